@@ -1,0 +1,302 @@
+"""Strict, frozen, typed configuration: YAML in, one clear line out when it is wrong."""
+
+import difflib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from dpsd.errors import UserError
+
+
+class Section(BaseModel):
+    """A part of the configuration: unknown keys, inf and nan are refused; values are frozen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class DataConfig(Section):
+    """The private data, and the facts about it that are declared public."""
+
+    name: str = "digits"
+    """digits | mnist | fashion_mnist | cifar10 | cifar10_jpeg | att_faces | image_folder | npz |
+    none (a checkpoint only) | an import path `package.module:callable`."""
+    root: Path | None = None
+    """Folder (or npz file) of the data; default `$DPSD_DATA`, else `data/`."""
+    classes: int | None = Field(default=None, ge=2)
+    """Number of classes, public. Named data sets know theirs."""
+    shape: tuple[int, int, int] | None = None
+    """Channels, height, width of an image, public. Named data sets know theirs."""
+
+    def folder(self) -> Path:
+        """Where the data lie."""
+        return self.root or Path(os.environ.get("DPSD_DATA", "data"))
+
+
+class Normalize(Section):
+    """The teacher's own input normalisation, on a pixel range of 0 to 1, one entry a channel."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+class TeacherConfig(Section):
+    """The private model: one to train here (model and recipe), or the user's own (weights)."""
+
+    model: str = "cnn"
+    """cnn | cnn-small | resnet20 | a torchvision model | `package.module:callable`."""
+    weights: Path | None = None
+    """The user's own trained weights (.pt, .safetensors), TorchScript or `torch.export` file."""
+    path: Path | None = None
+    """A teacher folder made by `dpsd teacher`; default: found by recipe under `root`."""
+    root: Path = Path("teachers")
+    normalize: Normalize | None = None
+    epochs: int = Field(default=12, ge=1)
+    batch_size: int = Field(default=256, ge=1)
+    lr: float = Field(default=0.01, gt=0)
+    augment: Literal["none", "shift", "shift-flip"] = "shift"
+
+
+class StudentConfig(Section):
+    """The model that is released, and how it learns from the answers."""
+
+    model: str = "cnn-small"
+    loss: Literal["dkd", "kd", "likelihood"] = "dkd"
+    """Decoupled KD, Hinton's KD, or the mixture likelihood -log sum_c p(c) exp(ll(c))."""
+    alpha: float = Field(default=1.0, ge=0)
+    """Weight of DKD's target part; KD's mixing weight (at most 1)."""
+    beta: float = Field(default=1.0, ge=0)
+    """Weight of DKD's non-target part."""
+    temperature: float = Field(default=1.0, gt=0)
+    prior_temperature: float = Field(default=1.0, ge=1)
+    """Flattens the student's prediction where it serves as prior for its own posterior labels."""
+    epochs_per_round: float = Field(default=1.0, gt=0)
+    """Examples trained on in a round, in units of `queries_per_round`."""
+    batch_size: int = Field(default=256, ge=1)
+    lr: float = Field(default=0.01, gt=0)
+    average: float = Field(default=0.99, ge=0, lt=1)
+    """Decay of the moving average of the weights, which is what is released."""
+
+
+class GeneratorConfig(Section):
+    """The synthesizer: makes query images from public knowledge alone."""
+
+    kind: Literal["procedural", "adversarial", "mixed", "images"] = "procedural"
+    shares: dict[Literal["strokes", "blobs", "spectra", "leaves", "adversarial"], float] = {
+        "strokes": 0.4,
+        "blobs": 0.2,
+        "spectra": 0.1,
+        "leaves": 0.3,
+    }
+    """Shares of the mix, normalised to one. `adversarial` is read when kind is mixed."""
+    select: int = Field(default=1, ge=1)
+    """Candidates drawn for each image asked; those where the student is least sure are kept."""
+    source: str | None = None
+    """kind `images`: an image folder that you declare public, or `package.module:callable`."""
+    steps: int = Field(default=50, ge=0)
+    """Updates of the trainable generator in a round."""
+    lr: float = Field(default=0.001, gt=0)
+    latent: int = Field(default=64, ge=1)
+    classification: float = Field(default=1.0, ge=0)
+    entropy: float = Field(default=5.0, ge=0)
+    activation: float = Field(default=0.1, ge=0)
+    disagreement: float = Field(default=1.0, ge=0)
+
+
+class LoopConfig(Section):
+    """Rounds of the loop. rounds times queries_per_round is privacy.answers."""
+
+    rounds: int = Field(default=20, ge=1)
+    queries_per_round: int | None = Field(default=None, ge=1)
+    window: int = Field(default=400_000, ge=1)
+    """Images that the bank keeps, the newest; the bound on its memory follows from it."""
+
+
+class PrivacyConfig(Section):
+    """What is guaranteed. Epsilon belongs to the unit named beside it."""
+
+    route: Literal["single", "none"] = "single"
+    unit: Literal["answer", "none"] = "answer"
+    mechanism: Literal["gaussian", "randomized_response", "none"] = "randomized_response"
+    epsilon: float | None = Field(default=None, gt=0)
+    delta: float = Field(default=1e-5, gt=0, lt=1)
+    answers: int | None = Field(default=None, ge=1)
+    asks_per_image: int = Field(default=1, ge=1)
+    """How often one image may be asked in a run; epsilon covers all of them together."""
+    vector: Literal["gradient", "probabilities", "onehot"] = "onehot"
+    bound: Literal["normalize", "clip"] = "normalize"
+    bound_norm: float = Field(default=1.0, gt=0)
+    top_k: int | None = Field(default=None, ge=1)
+    prior: Literal["student", "uniform"] = "student"
+    insecure_seeded_noise: bool = False
+
+
+class Config(Section):
+    """Everything that one command needs."""
+
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Arithmetic of forward passes; auto is bfloat16 where the processor or GPU computes in it."""
+    data: DataConfig = DataConfig()
+    teacher: TeacherConfig = TeacherConfig()
+    student: StudentConfig = StudentConfig()
+    generator: GeneratorConfig = GeneratorConfig()
+    loop: LoopConfig = LoopConfig()
+    privacy: PrivacyConfig = PrivacyConfig()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Config":
+        p, g = self.privacy, self.generator
+        if p.mechanism == "none":
+            if p.epsilon is not None:
+                raise ValueError(
+                    f"privacy.epsilon: {p.epsilon} with mechanism none, which privatises nothing; "
+                    "set it to null"
+                )
+        elif p.epsilon is None:
+            raise ValueError(
+                f"privacy.epsilon: null, but mechanism {p.mechanism} needs a number above 0"
+            )
+        if (p.mechanism != "none") and (p.unit == "none" or p.route == "none"):
+            raise ValueError(
+                f"privacy.unit: {p.unit} (route {p.route}) with mechanism {p.mechanism}; "
+                "accepted: unit answer, route single"
+            )
+        if p.mechanism == "randomized_response" and p.top_k is not None and p.top_k < 2:
+            raise ValueError(
+                f"privacy.top_k: {p.top_k}; randomized_response needs at least 2, "
+                "since 1 would carry nothing"
+            )
+        if p.mechanism == "randomized_response" and p.prior == "uniform" and p.top_k is not None:
+            raise ValueError(
+                f"privacy.top_k: {p.top_k} with prior uniform; the top classes are the student's, "
+                "so set privacy.prior to student or top_k to null"
+            )
+        if g.kind == "images" and g.source is None:
+            raise ValueError("generator.source: null; kind images needs a folder or an import path")
+        if any(s < 0 for s in g.shares.values()) or sum(g.shares.values()) <= 0:
+            raise ValueError(
+                f"generator.shares: {g.shares}; accepted: numbers from 0, with a sum above 0"
+            )
+        if self.student.loss == "kd" and self.student.alpha > 1:
+            raise ValueError(
+                f"student.alpha: {self.student.alpha}; accepted with loss kd: from 0 to 1"
+            )
+        self.queries_per_round()
+        return self
+
+    def queries_per_round(self) -> int:
+        """Images asked in one round; checks that rounds, queries and answers agree."""
+        rounds, queries, answers = (
+            self.loop.rounds,
+            self.loop.queries_per_round,
+            self.privacy.answers,
+        )
+        if answers is None:
+            return queries if queries is not None else 2000
+        if answers < (queries or rounds):
+            raise ValueError(
+                f"privacy.answers: {answers} is too small for one round of "
+                f"{queries or 'at least one query in each of the ' + str(rounds)}"
+                f"{' queries' if queries else ' rounds'}; accepted: from {queries or rounds}"
+            )
+        if queries is None:
+            if answers % rounds:
+                raise ValueError(
+                    f"privacy.answers: {answers} is no multiple of loop.rounds ({rounds}); "
+                    f"accepted: {answers // rounds * rounds} or {(answers // rounds + 1) * rounds}"
+                )
+            return answers // rounds
+        if rounds * queries != answers:
+            raise ValueError(
+                f"privacy.answers: {answers} is not loop.rounds * loop.queries_per_round "
+                f"({rounds} * {queries} = {rounds * queries}); leave one of the three out"
+            )
+        return queries
+
+
+def load_config(path: Path | str | None, overrides: Sequence[str] = ()) -> Config:
+    """Read a YAML file, apply `a.b=c` overrides, validate.
+
+    Raises:
+        UserError: one line with the field, the value and what is accepted.
+    """
+    tree: Any = {}
+    if path is not None:
+        try:
+            tree = yaml.safe_load(Path(path).read_text()) or {}
+        except OSError as e:
+            raise UserError(f"config {path}: {e.strerror or e}") from e
+        except (yaml.YAMLError, UnicodeDecodeError) as e:
+            raise UserError(f"config {path}: not YAML: {' '.join(str(e).split())}") from e
+    if not isinstance(tree, dict):
+        raise UserError(f"config {path}: a mapping of sections is expected, found {tree!r:.60}")
+    for item in overrides:
+        _override(tree, item)
+    return parse_config(tree)
+
+
+def parse_config(tree: dict[str, Any]) -> Config:
+    """Validate a tree of plain values.
+
+    Raises:
+        UserError: one line with the field, the value and what is accepted.
+    """
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as e:
+        raise UserError(_one_line(e)) from e
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`{"a": {"b": 1}}` as `{"a.b": 1}`."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _override(tree: dict[str, Any], item: str) -> None:
+    key, eq, text = item.partition("=")
+    if not eq or not key:
+        raise UserError(f"--set {item}: expected KEY=VALUE, as in privacy.epsilon=1")
+    node = tree
+    *parents, leaf = key.split(".")
+    for name in parents:
+        child = node.setdefault(name, {})
+        if not isinstance(child, dict):
+            raise UserError(f"--set {item}: {name} is a value, not a section")
+        node = child
+    try:
+        node[leaf] = yaml.safe_load(text)
+    except yaml.YAMLError as e:
+        raise UserError(f"--set {item}: the value is not YAML") from e
+
+
+def _known_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
+    keys = []
+    for name, field in model.model_fields.items():
+        keys.append(prefix + name)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            keys += _known_keys(field.annotation, f"{prefix}{name}.")
+    return keys
+
+
+def _one_line(error: ValidationError) -> str:
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"] if part != "[key]")
+    if first["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(key, _known_keys(Config), n=1, cutoff=0.4)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        return f"{key}: unknown key (value {first['input']!r:.60}){hint}"
+    message = first["msg"].removeprefix("Value error, ")
+    if not key:
+        return message
+    return f"{key}: {first['input']!r:.60} is not accepted: {message}"
