@@ -58,6 +58,8 @@ class TeacherConfig(Section):
     batch_size: int = Field(default=256, ge=1)
     lr: float = Field(default=0.01, gt=0)
     augment: Literal["none", "shift", "shift-flip"] = "shift"
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    """Of the teacher's training; the run's own `seed` leaves the teacher as it is."""
 
 
 class StudentConfig(Section):

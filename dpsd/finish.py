@@ -1,0 +1,102 @@
+"""What a finished run is made of: weights, statement, report, card and pictures, sealed by hashes."""
+
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from dpsd.data import PublicFacts
+from dpsd.generator.bank import Bank
+from dpsd.generator.synthesizer import Synthesizer
+from dpsd.privacy.ledger import Ledger
+from dpsd.privacy.plan import Plan
+from dpsd.privacy.statement import file_hashes, statement_facts, statement_text
+from dpsd.run import Run, write_json
+from dpsd.student import Student
+
+
+def finish(
+    run: Run,
+    plan: Plan,
+    student: Student,
+    synthesizer: Synthesizer,
+    bank: Bank,
+    seconds: dict[str, float],
+    began: float,
+) -> None:
+    """Write everything that a finished run holds and seal its release."""
+    metadata = {
+        "model": run.config.student.model,
+        "shape": ",".join(map(str, plan.facts.shape)),
+        "classes": str(plan.facts.classes),
+    }
+    run.save_weights("student", student.average.state_dict(), metadata)
+    generator = synthesizer.adversarial
+    run.save_weights(
+        "generator", {} if generator is None else generator.model.state_dict(), metadata
+    )
+    statement = state(run, plan)
+    run.write_report(report_of(run, plan, statement, time.perf_counter() - began, seconds))
+    seal(run)
+
+
+def state(run: Run, plan: Plan) -> dict[str, Any]:
+    """Write the statement from the teacher's ledger, and a private copy of the ledger."""
+    ledger = Ledger(run.teacher_folder, run.teacher)
+    facts = statement_facts(plan, run.id, run.teacher, ledger.runs(), _declared(run, plan.facts))
+    write_json(run.release / "statement.json", facts)
+    (run.release / "statement.txt").write_text(statement_text(facts))
+    shutil.copyfile(ledger.path, run.private / "ledger.jsonl")
+    return facts
+
+
+def seal(run: Run) -> None:
+    """Enter the hashes of all released files in the statement. The last thing that is written."""
+    import json
+
+    path = run.release / "statement.json"
+    facts = json.loads(path.read_text())
+    write_json(path, facts | {"files": file_hashes(run.release)})
+
+
+def report_of(
+    run: Run, plan: Plan, statement: dict[str, Any], wall: float, seconds: dict[str, float]
+) -> dict[str, Any]:
+    """`report.json`: the figures that scripts read. `evaluate` fills the accuracies."""
+    g = statement["guarantee"]
+    return {
+        "schema_version": statement["schema_version"],
+        "private": statement["private"],
+        "teacher": {"uuid": run.teacher, "accuracy": None},
+        "student": {"accuracy": None, "agreement": None},
+        "privacy": {
+            "unit": plan.unit,
+            "relation": plan.relation,
+            "scope": statement["scope"],
+            "mechanism": plan.mechanism.name,
+            "epsilon": g["epsilon"] if statement["private"] else None,
+            "delta": plan.delta,
+            "worst_case_epsilon": g["worst_case_epsilon"] if statement["private"] else None,
+            "configured_epsilon": g["epsilon"],
+            "seeded_noise": statement["seeded_noise"],
+        },
+        "answers": statement["answers_made"],
+        "wall_seconds": wall,
+        "seconds": seconds,
+        "seed": run.config.seed,
+    }
+
+
+def _declared(run: Run, facts: PublicFacts) -> dict[str, Any]:
+    g = run.config.generator
+    return {
+        "image_shape": list(facts.shape),
+        "classes": facts.classes,
+        "pixel_range": list(facts.pixel_range),
+        "query_images": f"declared public by the user: {g.source}" if g.kind == "images" else g.kind,
+    }
+
+
+def release_files(run: Run) -> list[Path]:
+    """All files that are released."""
+    return sorted(p for p in run.release.rglob("*") if p.is_file())

@@ -1,0 +1,104 @@
+"""The trainable generator: learns from the student alone which images to ask about next."""
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dpsd.config import GeneratorConfig
+from dpsd.student import Student
+
+
+class Generator(nn.Module):
+    """DCGAN-style decoder: latent [B, Z] -> images float32 in [0, 1], [B, C, H, W]."""
+
+    def __init__(self, latent: int, shape: tuple[int, int, int], width: int = 32) -> None:
+        super().__init__()
+        c, self.height, self.width = shape
+        self.latent, self.start = latent, ((self.height + 3) // 4, (self.width + 3) // 4)
+        self.project = nn.Linear(latent, 2 * width * self.start[0] * self.start[1])
+        self.body = nn.Sequential(
+            nn.BatchNorm2d(2 * width),
+            nn.Upsample(scale_factor=2),
+            nn.Conv2d(2 * width, 2 * width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(2 * width),
+            nn.LeakyReLU(0.2),
+            nn.Upsample(scale_factor=2),
+            nn.Conv2d(2 * width, width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(width, c, 3, padding=1),
+        )
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Images of latent vectors."""
+        x = self.project(z).view(len(z), -1, *self.start)
+        return torch.sigmoid(self.body(x)[:, :, : self.height, : self.width])
+
+
+def generator_loss(
+    images: Tensor, student: nn.Module, average: nn.Module, config: GeneratorConfig
+) -> dict[str, Tensor]:
+    """Named losses of the generator, all of the student's reaction (arXiv 2601.19090, section 4).
+
+    Args:
+        images: float32 [B, C, H, W] from the generator, with gradient.
+        student: frozen, in evaluation mode; has `features`.
+        average: the student's moving average, for the optional disagreement.
+        config: weights of the losses.
+
+    Returns:
+        `classification` CE(student(x), argmax student(x)); `entropy` minus the entropy of the
+        batch-mean prediction, for class balance; `activation` -mean|features|; `disagreement`
+        minus the L1 distance of student and moving average, against collapse; `total`.
+    """
+    features = student.features(images)  # type: ignore[operator]
+    logits = student(images)
+    mean = logits.softmax(1).mean(0)
+    losses = {
+        "classification": F.cross_entropy(logits, logits.argmax(1)),
+        "entropy": torch.special.xlogy(mean, mean).sum(),
+        "activation": -features.abs().mean(),
+        "disagreement": -(logits.softmax(1) - average(images).softmax(1)).abs().sum(1).mean(),
+    }
+    losses["total"] = sum(
+        (getattr(config, name) * loss for name, loss in losses.items()), torch.zeros(())
+    )
+    return losses
+
+
+class Adversarial:
+    """Generator and optimiser; `update` needs the student, `sample` nothing but the seed."""
+
+    def __init__(
+        self, config: GeneratorConfig, shape: tuple[int, int, int], seed: int, device: torch.device
+    ) -> None:
+        self.config, self.device = config, device
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.model = Generator(config.latent, shape).to(
+                device, memory_format=torch.channels_last
+            )
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.lr, betas=(0.5, 0.99))
+
+    @torch.no_grad()
+    def sample(self, n: int, rng: torch.Generator) -> Tensor:
+        """uint8 images [n, C, H, W] on the CPU; all randomness from `rng`."""
+        self.model.eval()
+        z = torch.randn(n, self.config.latent, generator=rng)
+        parts = [self.model(part.to(self.device)).cpu() for part in z.split(1024)]
+        return (torch.cat(parts) * 255).round().to(torch.uint8)
+
+    def update(self, student: Student, rng: torch.Generator, batch: int = 128) -> dict[str, float]:
+        """`steps` updates against a frozen copy of the student; returns the last losses."""
+        frozen = copy.deepcopy(student.model).eval().requires_grad_(False)
+        self.model.train()
+        losses: dict[str, Tensor] = {}
+        for _ in range(self.config.steps):
+            z = torch.randn(batch, self.config.latent, generator=rng).to(self.device)
+            losses = generator_loss(self.model(z), frozen, student.average, self.config)
+            self.optimizer.zero_grad()
+            losses["total"].backward()
+            self.optimizer.step()
+        return {f"generator_{name}": float(loss.detach()) for name, loss in losses.items()}

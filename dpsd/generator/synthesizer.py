@@ -1,0 +1,169 @@
+"""The synthesizer: a seeded, position-addressed stream of query images from public knowledge."""
+
+import hashlib
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from dpsd.config import Config
+from dpsd.data import PublicFacts, load_public_images
+from dpsd.errors import UserError
+from dpsd.generator.adversarial import Adversarial
+from dpsd.generator.procedural import FAMILIES, procedural
+from dpsd.models import import_object
+from dpsd.student import Student
+
+_TRIES = 20
+
+
+class CanAsk(Protocol):
+    """What the synthesizer may know of the oracle: which public images are still unasked."""
+
+    def fresh(self, images: Tensor) -> Tensor:
+        """Bool [B]."""
+
+
+class Synthesizer:
+    """Makes query images by the configured mix; holds nothing private.
+
+    Round r always draws from its own random stream, so a resumed run goes on where it stood.
+    """
+
+    def __init__(self, config: Config, facts: PublicFacts, device: torch.device) -> None:
+        self.config, self.facts, self.seed = config.generator, facts, config.seed
+        self.shares = self._normalised()
+        self.adversarial = (
+            Adversarial(self.config, facts.shape, self._key("weights"), device)
+            if "adversarial" in self.shares
+            else None
+        )
+        self._own = _own_source(self.config.source, facts) if self.config.kind == "images" else None
+
+    def sample(
+        self, n: int, student: Student, oracle: CanAsk | None = None, *, round: int = 0
+    ) -> Tensor:
+        """Images for one round.
+
+        Args:
+            n: how many.
+            student: ranks candidates where `generator.select` is above 1.
+            oracle: drops images that were asked before; None keeps all.
+            round: selects the random stream.
+
+        Returns:
+            uint8 [n, C, H, W] in random order.
+
+        Raises:
+            UserError: the source does not yield enough images that were never asked.
+        """
+        rng = torch.Generator().manual_seed(self._key("images", round))
+        found, total = [], 0
+        for _ in range(_TRIES):
+            images = self._select(self._draw((n - total) * self.config.select, rng), n - total,
+                                  student)  # fmt: skip
+            if oracle is not None:
+                images = images[oracle.fresh(images)]
+            found.append(images)
+            total += len(images)
+            if total == n:
+                out = torch.cat(found)
+                return out[torch.randperm(n, generator=rng)]
+        raise UserError(
+            f"generator.kind: {self.config.kind} gave only {total} of {n} images that were not "
+            "asked before; use more public images or fewer privacy.answers"
+        )
+
+    def update(self, student: Student, *, round: int) -> dict[str, float]:
+        """Train the trainable generator, if the mix has one, against the student."""
+        if self.adversarial is None:
+            return {}
+        rng = torch.Generator().manual_seed(self._key("update", round))
+        return self.adversarial.update(student, rng)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Weights and optimiser of the trainable generator, if any."""
+        if self.adversarial is None:
+            return {}
+        return {
+            "model": self.adversarial.model.state_dict(),
+            "optimizer": self.adversarial.optimizer.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        if self.adversarial is not None:
+            self.adversarial.model.load_state_dict(state["model"])
+            if "optimizer" in state:
+                self.adversarial.optimizer.load_state_dict(state["optimizer"])
+
+    def _draw(self, n: int, rng: torch.Generator) -> Tensor:
+        if self._own is not None:
+            return self._own(n, rng)
+        parts = []
+        for name, count in _split_count(n, self.shares).items():
+            if name == "adversarial":
+                assert self.adversarial is not None
+                parts.append(self.adversarial.sample(count, rng))
+            else:
+                parts.append(procedural(name, count, self.facts.shape, rng))
+        return torch.cat(parts)
+
+    def _select(self, images: Tensor, n: int, student: Student) -> Tensor:
+        """The n images where the student is least sure of its class."""
+        if len(images) == n:
+            return images
+        margin = student.predict(images).topk(2, dim=1).values
+        unsure = (margin[:, 0] - margin[:, 1]).argsort(stable=True)
+        return images[unsure[:n]]
+
+    def _normalised(self) -> dict[str, float]:
+        kind, shares = self.config.kind, dict(self.config.shares)
+        if kind == "images":
+            return {}
+        if kind == "adversarial":
+            return {"adversarial": 1.0}
+        if kind == "procedural":
+            shares.pop("adversarial", None)
+        shares = {name: share for name, share in shares.items() if share > 0}
+        if not shares:
+            raise UserError(
+                f"generator.shares: {self.config.shares} leaves nothing for kind {kind}; "
+                f"accepted: a share above 0 for one of {', '.join(FAMILIES)}"
+            )
+        total = math.fsum(shares.values())
+        return {name: share / total for name, share in sorted(shares.items())}
+
+    def _key(self, *what: Any) -> int:
+        text = f"dpsd synthesizer {self.seed} {what}".encode()
+        return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1
+
+
+def _split_count(n: int, shares: dict[str, float]) -> dict[str, int]:
+    """n cut by shares, the rounding left to the last."""
+    counts, left = {}, n
+    *first, last = shares
+    for name in first:
+        counts[name] = min(left, round(n * shares[name]))
+        left -= counts[name]
+    counts[last] = left
+    return {name: count for name, count in counts.items() if count}
+
+
+def _own_source(source: str | None, facts: PublicFacts) -> Callable[[int, torch.Generator], Tensor]:
+    """The user's declared-public images: a folder, or a callable (n, rng) -> uint8 images."""
+    assert source is not None
+    if ":" in source:
+        draw: Callable[[int, torch.Generator], Tensor] = import_object(source)
+        return draw
+    pool = load_public_images(Path(source), facts)
+
+    def from_folder(n: int, rng: torch.Generator) -> Tensor:
+        return pool[torch.randint(len(pool), (n,), generator=rng)]
+
+    return from_folder
+
+

@@ -1,0 +1,1 @@
+"""The privacy core: plan, mechanisms, oracle, ledger, accounting, noise, statement."""

@@ -1,0 +1,180 @@
+"""Exact accounting for Gaussian and pure-epsilon releases and any mix of them.
+
+Every function speaks of one pair of neighbouring worlds. The *unit* (answer, record, ...) is the
+caller's: it decides how many releases differ between the two worlds.
+
+Sources: Balle and Wang 2018 (arXiv 1805.06530, theorem 8) and Dong, Roth and Su 2022 (JRSS-B 84,
+Gaussian DP) for the Gaussian; Kairouz, Oh and Viswanath 2017 (IEEE Trans. Inf. Theory 63) for the
+optimal composition of pure epsilon.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import brentq
+from scipy.signal import fftconvolve
+from scipy.special import expit, log_ndtr
+from scipy.stats import binom
+
+_GRID = 2**18  # cells for the loss of several pure mechanisms of different epsilon
+_TAIL = 1e-30  # probability cut off a binomial's end; added to delta
+
+
+@dataclass(frozen=True)
+class GaussianRelease:
+    """A Gaussian mechanism: L2 sensitivity and noise deviation, in the same unit."""
+
+    sensitivity: float
+    sigma: float
+
+    @property
+    def mu(self) -> float:
+        """The mechanism is mu-GDP."""
+        return self.sensitivity / self.sigma
+
+
+@dataclass(frozen=True)
+class PureRelease:
+    """A mechanism with pure epsilon."""
+
+    epsilon: float
+
+
+@dataclass(frozen=True)
+class OpenRelease:
+    """A release without any noise: epsilon is infinite."""
+
+
+Release = GaussianRelease | PureRelease | OpenRelease
+
+
+def gaussian_delta(epsilon: float, mu: float) -> float:
+    """delta(eps) of a mu-GDP mechanism: Phi(-eps/mu + mu/2) - e^eps Phi(-eps/mu - mu/2)."""
+    if mu == 0:
+        return max(0.0, -math.expm1(epsilon))
+    first = float(log_ndtr(-epsilon / mu + mu / 2))
+    second = epsilon + float(log_ndtr(-epsilon / mu - mu / 2))
+    if second >= first:
+        return 0.0
+    return math.exp(first) * -math.expm1(second - first)
+
+
+def gaussian_epsilon(mu: float, delta: float) -> float:
+    """The smallest eps >= 0 at which a mu-GDP mechanism is (eps, delta)-DP."""
+    return _invert(lambda eps: gaussian_delta(eps, mu), delta, start=mu * mu / 2 + mu)
+
+
+def gaussian_mu(epsilon: float, delta: float) -> float:
+    """The largest mu whose mu-GDP mechanism is (eps, delta)-DP, rounded to less privacy loss."""
+    low, high = 1e-12, 1.0
+    while gaussian_delta(epsilon, high) < delta:
+        high *= 2
+    mu = brentq(
+        lambda m: gaussian_delta(epsilon, m) - delta, low, high, xtol=1e-15, rtol=8.9e-16
+    )
+    return float(mu) * (1 - 1e-12)
+
+
+def compose_delta(epsilon: float, releases: Iterable[tuple[Release, int]]) -> float:
+    """delta(eps) of the composition of releases, each with its count.
+
+    Gaussians add as mu squared. Pure mechanisms are dominated by binary randomised response, whose
+    composed loss is eps (2 Bin(n, e^eps / (1 + e^eps)) - n); several different epsilons are added
+    on a grid with losses rounded up. Then delta(eps) = E_loss[delta_gauss(eps - loss)].
+    """
+    mu, losses, masses, slack = _combine(releases)
+    if math.isinf(mu):
+        return 1.0
+    if len(losses) == 1 and losses[0] == 0.0:
+        return gaussian_delta(epsilon, mu)
+    rest = epsilon - losses
+    if mu == 0:
+        deltas = np.maximum(0.0, -np.expm1(np.minimum(rest, 0.0)))
+    else:
+        first = log_ndtr(-rest / mu + mu / 2)
+        second = np.minimum(rest + log_ndtr(-rest / mu - mu / 2), first)
+        deltas = np.exp(first) * -np.expm1(second - first)
+    return float(min(1.0, masses @ deltas + slack))
+
+
+def compose_epsilon(releases: Iterable[tuple[Release, int]], delta: float) -> float:
+    """The smallest eps >= 0 at which the composition of releases is (eps, delta)-DP.
+
+    Args:
+        releases: what is released, each with how often.
+        delta: in [0, 1). Zero gives the sum of the pure epsilons.
+    """
+    counts = _count(releases)
+    if any(isinstance(r, OpenRelease) for r in counts):
+        return math.inf
+    pure = {r: n for r, n in counts.items() if isinstance(r, PureRelease)}
+    ceiling = sum(r.epsilon * n for r, n in pure.items())
+    if len(pure) == len(counts) and (delta == 0 or sum(counts.values()) == 1):
+        return ceiling
+    if delta == 0:
+        return math.inf
+    combined = list(counts.items())
+    if not pure:
+        mu = total_mu(combined)
+        return gaussian_epsilon(mu, delta)
+    start = ceiling / 2 + 1
+    epsilon = _invert(lambda eps: compose_delta(eps, combined), delta, start)
+    return min(epsilon, ceiling) if len(pure) == len(counts) else epsilon
+
+
+def total_mu(releases: Iterable[tuple[Release, int]]) -> float:
+    """mu of all Gaussian releases together: the root of the sum of (sensitivity / sigma)^2."""
+    return math.sqrt(sum(r.mu**2 * n for r, n in releases if isinstance(r, GaussianRelease)))
+
+
+def _count(releases: Iterable[tuple[Release, int]]) -> Counter[Release]:
+    counts: Counter[Release] = Counter()
+    for release, n in releases:
+        if n > 0:
+            counts[release] += n
+    return counts
+
+
+def _combine(
+    releases: Iterable[tuple[Release, int]],
+) -> tuple[float, NDArray[np.float64], NDArray[np.float64], float]:
+    """mu of the Gaussians; losses, masses and truncated mass of the pure mechanisms."""
+    counts = _count(releases)
+    if any(isinstance(r, OpenRelease) for r in counts):
+        return math.inf, np.zeros(1), np.ones(1), 0.0
+    mu = total_mu(counts.items())
+    groups = [(r.epsilon, n) for r, n in counts.items() if isinstance(r, PureRelease)]
+    if not groups:
+        return mu, np.zeros(1), np.ones(1), 0.0
+    parts = [_binary_losses(eps, n) for eps, n in groups]
+    slack = _TAIL * len(groups)
+    if len(parts) == 1:
+        return mu, *parts[0], slack
+    spacing = sum(float(losses[-1] - losses[0]) for losses, _ in parts) / _GRID
+    offset, mass = 0.0, np.ones(1)
+    for losses, masses in parts:
+        cells = np.ceil((losses - losses[0]) / spacing).astype(np.int64)
+        mass = np.clip(fftconvolve(mass, np.bincount(cells, weights=masses)), 0.0, None)
+        offset += float(losses[0])
+    return mu, offset + spacing * np.arange(len(mass)), mass, slack + 1e-15 * len(groups)
+
+
+def _binary_losses(epsilon: float, n: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    keep = float(expit(epsilon))
+    low, high = binom.ppf(_TAIL, n, keep), binom.isf(_TAIL, n, keep)
+    kept = np.arange(max(0, int(low) - 1), min(n, int(high) + 1) + 1)
+    return epsilon * (2.0 * kept - n), binom.pmf(kept, n, keep)
+
+
+def _invert(delta_of: Callable[[float], float], delta: float, start: float) -> float:
+    if delta_of(0.0) <= delta:
+        return 0.0
+    high = max(start, 1e-6)
+    while delta_of(high) > delta:
+        high *= 2
+    root = brentq(lambda eps: delta_of(eps) - delta, 0.0, high, xtol=1e-13 * max(1, high))
+    return float(root)

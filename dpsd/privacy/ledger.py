@@ -1,0 +1,239 @@
+"""The append-only record of every release, kept with the teacher.
+
+`ledger.jsonl` holds one JSON object a line, each with a checksum over itself and the line before;
+`ledger.hashes` holds 16 bytes for each image asked, in the same order. Both are appended, flushed
+and synced under a file lock before an answer is returned. Both are private.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dpsd.errors import UserError
+from dpsd.privacy import accounting
+
+HASH_BYTES = 16
+Hashes = NDArray[np.void]
+
+
+def image_hashes(images: Tensor) -> Hashes:
+    """A 16-byte BLAKE2b hash of each image; images uint8 [B, C, H, W] -> void16 [B]."""
+    flat = images.contiguous().view(len(images), -1).numpy()
+    digests = b"".join(hashlib.blake2b(row, digest_size=HASH_BYTES).digest() for row in flat)
+    return np.frombuffer(digests, dtype=f"V{HASH_BYTES}")
+
+
+def event_facts(event: accounting.Release) -> dict[str, Any]:
+    """An accounting release as plain values."""
+    if isinstance(event, accounting.GaussianRelease):
+        return {"kind": "gaussian", "sensitivity": event.sensitivity, "sigma": event.sigma}
+    if isinstance(event, accounting.PureRelease):
+        return {"kind": "pure", "epsilon": event.epsilon}
+    return {"kind": "open"}
+
+
+def event_from_facts(facts: dict[str, Any]) -> accounting.Release:
+    """The inverse of `event_facts`.
+
+    Raises:
+        UserError: a kind that the accountant does not know.
+    """
+    kind = facts.get("kind")
+    if kind == "gaussian":
+        return accounting.GaussianRelease(float(facts["sensitivity"]), float(facts["sigma"]))
+    if kind == "pure":
+        return accounting.PureRelease(float(facts["epsilon"]))
+    if kind == "open":
+        return accounting.OpenRelease()
+    raise UserError(f"release kind: {kind!r}; accepted: gaussian, pure, open")
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What one run has released from a teacher, as the ledger holds it."""
+
+    run: str
+    event: accounting.Release
+    cap: int
+    asks_per_image: int
+    answers: int
+    seeded_noise: bool
+    started: str
+
+
+class Ledger:
+    """The master ledger in a teacher's folder.
+
+    Args:
+        folder: the teacher's folder; created files are `ledger.jsonl` and `ledger.hashes`.
+        teacher: the teacher's UUID; a ledger of another teacher is refused.
+
+    Raises:
+        UserError: damaged (checksum) or of another teacher.
+    """
+
+    def __init__(self, folder: Path, teacher: str) -> None:
+        self.path = folder / "ledger.jsonl"
+        self._hashes = folder / "ledger.hashes"
+        self.teacher = teacher
+        self._entries: list[dict[str, Any]] = []
+        self._read, self._chain = 0, ""  # what of the file is parsed and verified already
+        folder.mkdir(parents=True, exist_ok=True)
+        with self._locked():
+            if not self.path.exists():
+                self._append({"kind": "ledger", "version": 1, "teacher": teacher})
+            else:
+                self._cut_torn_line()
+        first = self.entries()[0]
+        if first.get("teacher") != teacher:
+            raise UserError(
+                f"ledger {self.path}: belongs to teacher {first.get('teacher')}, not {teacher}"
+            )
+
+    def open_run(
+        self, run: str, event: accounting.Release, cap: int, asks_per_image: int, seeded: bool,
+        started: str,
+    ) -> None:  # fmt: skip
+        """Enter a run and what it may release, before its first answer. Idempotent."""
+        with self._locked():
+            if any(e["kind"] == "run" and e["run"] == run for e in self.entries()):
+                return
+            self._append(
+                {"kind": "run", "run": run, "event": event_facts(event), "cap": cap,
+                 "asks_per_image": asks_per_image, "seeded_noise": seeded, "started": started}
+            )  # fmt: skip
+
+    def charge(self, run: str, position: int, hashes: Hashes) -> int:
+        """Charge answers to images, durably, before they are given.
+
+        Args:
+            run: the run's id, entered by `open_run`.
+            position: answers charged to the run before, which guards against a rewound stream.
+            hashes: of the images.
+
+        Returns:
+            Answers charged to the run so far, these included.
+        """
+        with self._locked():
+            charged = self.charged(run)
+            if position != charged:
+                raise UserError(
+                    f"ledger {self.path}: run {run} stands at {charged} answers, not {position}; "
+                    "another process may be using the run"
+                )
+            raw = hashes.tobytes()
+            offset = self._hashes.stat().st_size if self._hashes.exists() else 0
+            _append_synced(self._hashes, raw)
+            self._append(
+                {"kind": "answers", "run": run, "n": len(hashes), "position": position,
+                 "hashes_offset": offset,
+                 "hashes_digest": hashlib.blake2b(raw, digest_size=16).hexdigest()}
+            )  # fmt: skip
+            return charged + len(hashes)
+
+    def charged(self, run: str) -> int:
+        """Answers charged to a run."""
+        return sum(e["n"] for e in self.entries() if e["kind"] == "answers" and e["run"] == run)
+
+    def hashes(self, run: str) -> Hashes:
+        """Hashes of the images that a run asked, in order, void16 [n]."""
+        parts = []
+        for e in self.entries():
+            if e["kind"] != "answers" or e["run"] != run:
+                continue
+            with self._hashes.open("rb") as f:
+                f.seek(e["hashes_offset"])
+                raw = f.read(e["n"] * HASH_BYTES)
+            if hashlib.blake2b(raw, digest_size=16).hexdigest() != e["hashes_digest"]:
+                raise UserError(f"ledger {self._hashes}: damaged at byte {e['hashes_offset']}")
+            parts.append(np.frombuffer(raw, dtype=f"V{HASH_BYTES}"))
+        return np.concatenate(parts) if parts else np.empty(0, dtype=f"V{HASH_BYTES}")
+
+    def runs(self) -> list[RunRecord]:
+        """All runs on this teacher, oldest first."""
+        entries = self.entries()
+        return [
+            RunRecord(
+                run=e["run"],
+                event=event_from_facts(e["event"]),
+                cap=e["cap"],
+                asks_per_image=e["asks_per_image"],
+                answers=sum(
+                    a["n"] for a in entries if a["kind"] == "answers" and a["run"] == e["run"]
+                ),
+                seeded_noise=e["seeded_noise"],
+                started=e["started"],
+            )
+            for e in entries
+            if e["kind"] == "run"
+        ]
+
+    def entries(self) -> list[dict[str, Any]]:
+        """All entries, oldest first, their checksums verified.
+
+        Raises:
+            UserError: a line was changed, removed or is unreadable.
+        """
+        try:
+            with self.path.open("rb") as f:
+                f.seek(self._read)
+                raw = f.read()
+        except OSError as e:
+            raise UserError(f"ledger {self.path}: cannot be read: {e}") from e
+        for line in raw.splitlines():
+            number = len(self._entries) + 1
+            try:
+                entry = json.loads(line)
+                claimed = entry.pop("checksum")
+            except (ValueError, KeyError, AttributeError, TypeError) as e:
+                raise UserError(f"ledger {self.path}: line {number} is damaged") from e
+            chain = _checksum(self._chain, entry)
+            if claimed != chain:
+                raise UserError(f"ledger {self.path}: line {number} fails its checksum")
+            self._chain = chain
+            self._entries.append(entry)
+        self._read += len(raw)
+        if not self._entries:
+            raise UserError(f"ledger {self.path}: empty")
+        return self._entries
+
+    def _append(self, entry: dict[str, Any]) -> None:
+        if self.path.exists():
+            self.entries()
+        line = json.dumps(entry | {"checksum": _checksum(self._chain, entry)}) + "\n"
+        _append_synced(self.path, line.encode())
+
+    def _cut_torn_line(self) -> None:
+        """Drop an unfinished last line: its answers were never given."""
+        raw = self.path.read_bytes()
+        if raw and not raw.endswith(b"\n"):
+            with self.path.open("r+b") as f:
+                f.truncate(raw.rfind(b"\n") + 1)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        with (self.path.parent / "ledger.lock").open("w") as f:
+            fcntl.flock(f, fcntl.LOCK_EX)
+            yield
+
+
+def _checksum(chain: str, entry: dict[str, Any]) -> str:
+    text = chain + json.dumps(entry, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _append_synced(path: Path, raw: bytes) -> None:
+    with path.open("ab") as f:
+        f.write(raw)
+        f.flush()
+        os.fsync(f.fileno())

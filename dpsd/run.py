@@ -1,0 +1,217 @@
+"""Run folders: a part for release, a private part, and nothing half-written in either."""
+
+import json
+import os
+import platform
+import subprocess
+import time
+import uuid
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors.torch import save_file
+from torch import Tensor
+
+from dpsd.config import Config, flatten, parse_config
+from dpsd.errors import UserError
+
+_KEPT_CHECKPOINTS = 2
+
+
+class Run:
+    """One run's folder.
+
+    Attributes:
+        path: the folder; `release` and `private` lie in it.
+        id: the run's UUID, as the ledger knows it.
+        started: UTC time of the start, ISO 8601.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.release, self.private = path / "release", path / "private"
+        self.bank, self.checkpoints = self.private / "bank", self.private / "checkpoints"
+        facts = _read_json(self.private / "run.json")
+        self.id, self.started = str(facts["run"]), str(facts["started"])
+        self.teacher_folder, self.teacher = Path(facts["teacher_folder"]), str(facts["teacher"])
+        self.data_is_public = bool(facts["data_is_public"])
+        self.config = parse_config(facts["config"])
+
+    def log(self, record: dict[str, Any]) -> None:
+        """Append one public record to `release/metrics.jsonl`."""
+        with (self.release / "metrics.jsonl").open("a") as f:
+            f.write(json.dumps(record) + "\n")
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The public records, oldest first."""
+        path = self.release / "metrics.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def save_checkpoint(self, state: dict[str, Any], round: int) -> None:
+        """Write a checkpoint whole or not at all, then prune the older ones.
+
+        Raises:
+            UserError: the disk is full or not writable; the previous checkpoint stays whole.
+        """
+        path = self.checkpoints / f"round-{round:06d}.pt"
+        partial = path.with_suffix(".partial")
+        try:
+            with partial.open("wb") as f:
+                torch.save(state | {"round": round}, f)
+                f.flush()
+                os.fsync(f.fileno())
+            os.replace(partial, path)
+        except (OSError, RuntimeError) as e:
+            partial.unlink(missing_ok=True)
+            raise UserError(
+                f"checkpoint {path}: cannot be written ({e}); the one before is whole, make room "
+                "and go on with --resume"
+            ) from e
+        for old in sorted(self.checkpoints.glob("round-*.pt"))[:-_KEPT_CHECKPOINTS]:
+            old.unlink()
+
+    def load_checkpoint(self) -> dict[str, Any] | None:
+        """The newest checkpoint, or None.
+
+        Raises:
+            UserError: it cannot be read.
+        """
+        found = sorted(self.checkpoints.glob("round-*.pt"))
+        if not found:
+            return None
+        try:
+            state: dict[str, Any] = torch.load(found[-1], map_location="cpu", weights_only=True)
+        except Exception as e:
+            raise UserError(
+                f"checkpoint {found[-1]}: unreadable ({type(e).__name__}); remove it to go on from "
+                "the one before"
+            ) from e
+        return state
+
+    def save_weights(self, name: str, state: dict[str, Tensor], metadata: dict[str, str]) -> None:
+        """Write a safetensors file under `release/`, whole or not at all."""
+        path = self.release / f"{name}.safetensors"
+        partial = path.with_suffix(".partial")
+        save_file({k: v.cpu().contiguous() for k, v in state.items()}, partial, metadata)
+        os.replace(partial, path)
+
+    def write_report(self, report: dict[str, Any]) -> None:
+        """Write `private/report.json`."""
+        write_json(self.private / "report.json", report)
+
+    def report(self) -> dict[str, Any]:
+        """`private/report.json`.
+
+        Raises:
+            UserError: the run has not finished.
+        """
+        return _read_json(self.private / "report.json")
+
+
+def create_run(
+    path: Path, config: Config, teacher: str, teacher_folder: Path, *, data_is_public: bool
+) -> Run:
+    """Make a run folder.
+
+    Raises:
+        UserError: it exists.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UserError(f"--out {path}: exists; go on with --resume or choose another folder")
+    for folder in (path / "release", path / "private"):
+        folder.mkdir(parents=True)
+    os.chmod(path / "private", 0o700)
+    for name in ("bank", "checkpoints"):
+        (path / "private" / name).mkdir()
+    plain = config.model_dump(mode="json")
+    write_json(
+        path / "private" / "run.json",
+        {"run": str(uuid.uuid4()), "started": datetime.now(UTC).isoformat(timespec="seconds"),
+         "teacher": teacher, "teacher_folder": str(teacher_folder.absolute()),
+         "data_is_public": data_is_public, "config": plain},
+    )  # fmt: skip
+    released = plain | {"teacher": {k: v for k, v in plain["teacher"].items()
+                                    if k not in ("path", "root", "weights")}}  # fmt: skip
+    released["data"] = {k: v for k, v in plain["data"].items() if k != "root"}
+    (path / "release" / "config.yaml").write_text(yaml.safe_dump(released, sort_keys=False))
+    write_json(path / "release" / "env.json", environment(config))
+    return Run(path)
+
+
+def resume_run(path: Path, config: Config) -> Run:
+    """Open a run that was stopped.
+
+    Raises:
+        UserError: no run there, or one with another configuration; says which keys differ.
+    """
+    run = open_run(path)
+    old, new = (flatten(c.model_dump(mode="json")) for c in (run.config, config))
+    differ = [f"{k} ({old.get(k)} -> {new.get(k)})" for k in sorted(old.keys() | new.keys())
+              if old.get(k) != new.get(k)]  # fmt: skip
+    if differ:
+        raise UserError(f"--resume {path}: another configuration: {', '.join(differ)}")
+    return run
+
+
+def open_run(path: Path | str) -> Run:
+    """Open an existing run folder.
+
+    Raises:
+        UserError: it is none.
+    """
+    path = Path(path)
+    if not (path / "private" / "run.json").is_file():
+        raise UserError(f"run {path}: no run folder (private/run.json is missing)")
+    return Run(path)
+
+
+def environment(config: Config) -> dict[str, Any]:
+    """Versions, cores, device, git revision: public facts of the machine."""
+    packages = ("dpsd", "torch", "torchvision", "numpy", "scipy", "safetensors")
+    return {
+        "python": platform.python_version(),
+        "platform": platform.machine(),
+        "packages": {name: version(name) for name in packages},
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": config.device,
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "git": _revision(),
+        "seed": config.seed,
+    }
+
+
+def write_json(path: Path, tree: dict[str, Any]) -> None:
+    """Write JSON whole or not at all."""
+    partial = path.with_suffix(path.suffix + ".partial")
+    partial.write_text(json.dumps(tree, indent=2, allow_nan=False) + "\n")
+    os.replace(partial, path)
+
+
+def default_run_folder(config: Config) -> Path:
+    """`runs/<data>-<mechanism>-<time>`."""
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    return Path("runs") / f"{config.data.name.replace(':', '.')}-{config.privacy.mechanism}-{stamp}"
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        tree: dict[str, Any] = json.loads(path.read_text())
+        return tree
+    except (OSError, ValueError) as e:
+        raise UserError(f"{path}: cannot be read: {e}") from e
+
+
+def _revision() -> str | None:
+    try:
+        found = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True,
+            timeout=5, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip()

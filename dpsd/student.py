@@ -1,0 +1,173 @@
+"""The student: the model that is released, and how it learns from the bank."""
+
+import contextlib
+import copy
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dpsd import parallel
+from dpsd.config import Config
+from dpsd.data import PublicFacts
+from dpsd.distill import dkd_loss, kd_loss, likelihood_loss, posterior, soften
+from dpsd.generator.bank import Bank
+from dpsd.models import build_model
+
+_WARMUP = 0.05  # of all steps
+_PREDICT_BATCH = 1024
+
+
+class Student:
+    """A model under training and the moving average of its weights, which is released.
+
+    Args:
+        config: `student`, `seed`, `device` and `precision` are read.
+        facts: public shape and number of classes.
+        rounds: of the loop, for the learning-rate schedule.
+        queries_per_round: of the loop.
+        soft_targets: the bank's scores are the teacher's own log-probabilities (mechanism none)
+            and no prior enters.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        facts: PublicFacts,
+        *,
+        rounds: int,
+        queries_per_round: int,
+        soft_targets: bool,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        self.config, self.facts, self.device, self._dtype = config.student, facts, device, dtype
+        self.soft_targets = soft_targets
+        self._rng = torch.Generator().manual_seed(config.seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            model = build_model(self.config.model, facts.shape, facts.classes)
+        self.model = model.to(device, memory_format=torch.channels_last)
+        self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
+        self.draws = max(1, round(self.config.epochs_per_round * queries_per_round))
+        self.steps_total = rounds * math.ceil(self.draws / self.config.batch_size)
+        self.steps = 0
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=self.config.lr, weight_decay=1e-4, foreach=True
+        )
+
+    def fit(self, bank: Bank, new: int) -> dict[str, float]:
+        """One round on the bank: the `new` newest images once, the rest from the whole window.
+
+        Returns:
+            Public figures: mean loss and the share of images where the student's class is the
+            most likely one given the answer alone.
+        """
+        self.model.train()
+        losses, hits, seen = [], 0.0, 0
+        places = bank.schedule(new, self.draws, self._rng)
+        for batch in places.split(self.config.batch_size):
+            mine = batch.tensor_split(parallel.world())[parallel.rank()]
+            images = bank.images[mine].to(self.device)
+            scores = bank.scores[mine].to(self.device)
+            loss, logits = self._step(images, scores)
+            losses.append(loss)
+            hits += float((logits.argmax(1) == scores.argmax(1)).sum())
+            seen += len(mine)
+        self._settle_buffers()
+        return {
+            "loss": float(torch.stack(losses).mean()),
+            "agreement_with_answers": hits / max(1, seen),
+        }
+
+    def loss(self, logits: Tensor, scores: Tensor) -> Tensor:
+        """The configured loss of logits [B, K] against the bank's scores [B, K]."""
+        c = self.config
+        if c.loss == "likelihood" and not self.soft_targets:
+            return likelihood_loss(logits, scores)
+        if self.soft_targets:
+            target = soften(scores, c.temperature)
+        else:
+            prior = logits.detach().log_softmax(1)
+            target = posterior(scores, prior, c.prior_temperature)
+            if c.temperature != 1:
+                target = soften(target.clamp_min(1e-12).log(), c.temperature)
+        if c.loss == "kd":
+            return kd_loss(logits, target, alpha=c.alpha, temperature=c.temperature)
+        return dkd_loss(
+            logits, target, alpha=c.alpha, beta=c.beta, temperature=c.temperature
+        )
+
+    def _step(self, images: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.lr * self._schedule()
+        with self._autocast():
+            logits = self.model(as_input(images))
+        logits = logits.float()
+        loss = self.loss(logits, scores)
+        self.optimizer.zero_grad()
+        loss.backward()
+        parallel.mean_gradients(self.model)
+        self.optimizer.step()
+        self.steps += 1
+        self._update_average()
+        return loss.detach(), logits.detach()
+
+    def predict(self, images: Tensor) -> Tensor:
+        """The released model's probabilities; uint8 [B, C, H, W] -> float32 [B, K] on the CPU."""
+        parts = []
+        with torch.inference_mode(), self._autocast():
+            for part in images.split(_PREDICT_BATCH):
+                logits = self.average(as_input(part.to(self.device)))
+                parts.append(logits.float().softmax(1).cpu())
+        return torch.cat(parts)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a resumed run needs to go on bit for bit."""
+        return {
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "rng": self._rng.get_state(),
+            "steps": self.steps,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        self.model.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self._rng.set_state(state["rng"].cpu())
+        self.steps = state["steps"]
+
+    def _schedule(self) -> float:
+        """Linear warm-up, then a cosine to zero."""
+        done = self.steps / max(1, self.steps_total)
+        if done < _WARMUP:
+            return (done + 1 / max(1, self.steps_total)) / _WARMUP
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, (done - _WARMUP) / (1 - _WARMUP))))
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        decay = min(self.config.average, (1 + self.steps) / (10 + self.steps))
+        mine, others = _floats(self.average), _floats(self.model)
+        torch._foreach_lerp_(mine, others, 1 - decay)
+
+    def _settle_buffers(self) -> None:
+        parallel.mean_buffers([b for b in self.model.buffers() if b.is_floating_point()])
+        parallel.mean_buffers([b for b in self.average.buffers() if b.is_floating_point()])
+
+    def _autocast(self) -> contextlib.AbstractContextManager[None]:
+        enabled = self._dtype != torch.float32
+        return torch.autocast(self.device.type, dtype=self._dtype, enabled=enabled)
+
+
+def as_input(images: Tensor) -> Tensor:
+    """uint8 [B, C, H, W] -> float32 in [0, 1], channels last."""
+    return images.to(torch.float32, memory_format=torch.channels_last).div_(255)
+
+
+def _floats(model: nn.Module) -> list[Tensor]:
+    tensors = [*model.parameters(), *model.buffers()]
+    return [t.detach() for t in tensors if t.is_floating_point()]

@@ -1,0 +1,235 @@
+"""The private teacher: training, the folder it lives in, and the cache by recipe.
+
+Everything here stands on the private side; nothing of it goes under `release/`.
+"""
+
+import hashlib
+import json
+import math
+import os
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from dpsd.config import Config
+from dpsd.data import PrivateData, PublicFacts, Split, fingerprint, load_data, public_facts
+from dpsd.device import pick_device, pick_dtype
+from dpsd.errors import UserError
+from dpsd.models import Teacher, build_model, load_own_teacher
+from dpsd.student import as_input
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class TeacherFolder:
+    """A teacher's home: `teacher.json`, `weights.safetensors`, `ledger.jsonl`. All private."""
+
+    path: Path
+    uuid: str
+    facts: dict[str, Any]
+
+
+def ensure_teacher(config: Config, say: Say) -> TeacherFolder:
+    """The teacher's folder; a missing teacher is trained first, and said so.
+
+    Raises:
+        UserError: a folder or file that is named but missing or unreadable.
+    """
+    own = config.teacher.path
+    if own is not None:
+        return _read_folder(own)
+    if config.teacher.weights is not None or ":" in config.teacher.model:
+        return _own_folder(config)
+    data = load_data(config.data)
+    folder = config.teacher.root / _recipe_hash(config, data)
+    if (folder / "teacher.json").exists():
+        return _read_folder(folder)
+    say(f"no teacher of this recipe yet: training {config.teacher.model} on {config.data.name}")
+    return train_teacher(config, data, folder, say)
+
+
+def load_teacher(config: Config, folder: TeacherFolder) -> Callable[[Tensor], Tensor]:
+    """uint8 images [B, C, H, W] -> logits float32 [B, K], frozen, in evaluation mode."""
+    facts = public_facts(config.data)
+    weights = folder.path / "weights.safetensors"
+    if weights.exists():
+        recipe = folder.facts["recipe"]
+        model = build_model(recipe["model"], facts.shape, facts.classes)
+        try:
+            model.load_state_dict(load_file(weights))
+        except Exception as e:
+            raise UserError(f"teacher {weights}: unreadable: {str(e).splitlines()[0]}") from e
+        teacher = Teacher(model, normalize=None, classes=facts.classes, shape=facts.shape)
+    else:
+        teacher = load_own_teacher(config.teacher, facts)
+    device = pick_device(config.device)
+    dtype = pick_dtype(config, device)
+    teacher = teacher.to(device, memory_format=torch.channels_last)
+
+    def ask(images: Tensor) -> Tensor:
+        with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
+            logits: Tensor = teacher(images.to(device))
+        return logits.float()
+
+    return ask
+
+
+def train_teacher(
+    config: Config, data: PrivateData, folder: Path, say: Say
+) -> TeacherFolder:
+    """Train by the recipe in `config.teacher`, and write the folder."""
+    facts = public_facts(config.data)
+    device = pick_device(config.device)
+    dtype = pick_dtype(config, device)
+    start = time.perf_counter()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.teacher.seed)
+        model = build_model(config.teacher.model, facts.shape, facts.classes).to(
+            device, memory_format=torch.channels_last
+        )
+        _fit(config, model, data.train, device, dtype, say)
+    teacher = Teacher(model, normalize=None, classes=facts.classes, shape=facts.shape)
+
+    def ask(images: Tensor) -> Tensor:
+        with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
+            logits: Tensor = teacher(images.to(device))
+        return logits.float().cpu()
+
+    record = {
+        "uuid": str(uuid.uuid4()),
+        "recipe": _recipe(config),
+        "accuracy": {
+            "holdout": accuracy(ask, data.holdout),
+            "test": None if data.test is None else accuracy(ask, data.test),
+        },
+        "rows": {"train": len(data.train), "holdout": len(data.holdout)},
+        "seconds": time.perf_counter() - start,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    os.chmod(folder, 0o700)
+    save_file({k: v.cpu().contiguous() for k, v in model.state_dict().items()},
+              folder / "weights.safetensors")  # fmt: skip
+    _write_json(folder / "teacher.json", record)
+    return _read_folder(folder)
+
+
+def accuracy(ask: Callable[[Tensor], Tensor], split: Split) -> float:
+    """Share of rows whose most probable class is the label."""
+    hits = sum(
+        float((ask(x).argmax(1).cpu() == y).sum())
+        for x, y in zip(split.images.split(512), split.labels.split(512), strict=True)
+    )
+    return hits / len(split)
+
+
+def _fit(
+    config: Config,
+    model: nn.Module,
+    split: Split,
+    device: torch.device,
+    dtype: torch.dtype,
+    say: Say,
+) -> None:
+    """Adam with a one-cycle learning rate, label smoothing 0.05 and the recipe's augmentation."""
+    c = config.teacher
+    optimizer = torch.optim.AdamW(model.parameters(), lr=c.lr, weight_decay=1e-2)
+    per_epoch = math.ceil(len(split) / c.batch_size)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, c.lr, total_steps=c.epochs * per_epoch)
+    model.train()
+    for epoch in range(c.epochs):
+        total = 0.0
+        for rows in torch.randperm(len(split)).split(c.batch_size):
+            images, labels = augment(split.images[rows], c.augment), split.labels[rows]
+            with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
+                logits = model(as_input(images.to(device)))
+            loss = F.cross_entropy(logits.float(), labels.to(device), label_smoothing=0.05)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            total += float(loss.detach()) * len(rows)
+        say(f"teacher epoch {epoch + 1}/{c.epochs} loss {total / len(split):.4f}")
+    model.eval()
+
+
+def augment(images: Tensor, kind: str) -> Tensor:
+    """Random shifts of up to a tenth of the side (and flips) from torch's global generator."""
+    if kind == "none":
+        return images
+    n, _, h, w = images.shape
+    dy, dx = max(1, round(h / 14)), max(1, round(w / 14))
+    padded = F.pad(images, (dx, dx, dy, dy))
+    rows = torch.arange(h) + torch.randint(0, 2 * dy + 1, (n, 1))
+    columns = torch.arange(w) + torch.randint(0, 2 * dx + 1, (n, 1))
+    if kind == "shift-flip":
+        flip = torch.rand(n, 1) < 0.5
+        columns = torch.where(flip, columns.flip(1), columns)
+    picked = padded[torch.arange(n)[:, None, None], :, rows[:, :, None], columns[:, None, :]]
+    return picked.permute(0, 3, 1, 2)
+
+
+def _recipe(config: Config) -> dict[str, Any]:
+    t = config.teacher
+    return {
+        "model": t.model,
+        "epochs": t.epochs,
+        "batch_size": t.batch_size,
+        "lr": t.lr,
+        "augment": t.augment,
+        "seed": t.seed,
+        "data": config.data.name,
+    }
+
+
+def _recipe_hash(config: Config, data: PrivateData) -> str:
+    """Names a teacher by recipe and a private fingerprint of the data."""
+    text = json.dumps(_recipe(config) | {"fingerprint": fingerprint(data)}, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def _own_folder(config: Config) -> TeacherFolder:
+    """Home of the user's own teacher: beside its weights, or by name without weights."""
+    t = config.teacher
+    if t.weights is None:
+        name = hashlib.blake2b(t.model.encode(), digest_size=8).hexdigest()
+        folder, identity = t.root / name, t.model
+    else:
+        if not t.weights.is_file():
+            raise UserError(f"teacher.weights: {t.weights} is no file")
+        folder = t.weights.with_name(t.weights.name + ".dpsd")
+        identity = hashlib.blake2b(t.weights.read_bytes(), digest_size=16).hexdigest()
+    if not (folder / "teacher.json").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        os.chmod(folder, 0o700)
+        record = {"uuid": str(uuid.uuid4()), "identity": identity, "recipe": None}
+        _write_json(folder / "teacher.json", record | {"accuracy": None})
+    home = _read_folder(folder)
+    if home.facts.get("identity") != identity:
+        raise UserError(
+            f"teacher.weights: {t.weights} is not the teacher that {folder} belongs to; give the "
+            "new weights another file name, so that each teacher keeps its own ledger"
+        )
+    return home
+
+
+def _read_folder(path: Path) -> TeacherFolder:
+    try:
+        facts = json.loads((path / "teacher.json").read_text())
+        return TeacherFolder(path, facts["uuid"], facts)
+    except (OSError, ValueError, KeyError) as e:
+        raise UserError(f"teacher.path: {path} holds no readable teacher.json: {e}") from e
+
+
+def _write_json(path: Path, tree: dict[str, Any]) -> None:
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(tree, indent=2) + "\n")
+    os.replace(partial, path)

@@ -1,0 +1,244 @@
+"""The loop: synthesise, ask, learn, and let the generator learn from the student."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from dpsd import parallel
+from dpsd.config import Config
+from dpsd.device import pick_device, pick_dtype
+from dpsd.generator.bank import Bank
+from dpsd.generator.synthesizer import Synthesizer
+from dpsd.privacy.ledger import Ledger
+from dpsd.privacy.mechanisms import Answers
+from dpsd.privacy.oracle import Oracle, Prior
+from dpsd.privacy.plan import Plan, make_plan
+from dpsd.run import Run, create_run, default_run_folder, resume_run
+from dpsd.student import Student
+from dpsd.teacher import ensure_teacher, load_teacher
+
+Progress = Callable[[dict[str, Any]], None]
+_CHECKPOINT_SECONDS = 10.0
+
+
+class Door(Protocol):
+    """What the loop sees of an oracle."""
+
+    position: int
+    seconds: dict[str, float]
+
+    def fresh(self, images: Tensor) -> Tensor:
+        """Which images may still be asked, bool [B]."""
+
+    def answer(self, images: Tensor, prior: Prior | None = None) -> Answers:
+        """Charge, privatise, return."""
+
+    def recall(self, position: int) -> tuple[Tensor, Answers] | None:
+        """Images and answers that were paid before a stop, or None if they were lost."""
+
+
+def distil(
+    plan: Plan,
+    synthesizer: Synthesizer,
+    oracle: Door | None,
+    bank: Bank,
+    student: Student,
+    *,
+    start: int = 0,
+    after_round: Callable[[int, dict[str, Any]], None],
+) -> None:
+    """The loop of private distillation. Only `oracle` has seen a teacher.
+
+    Args:
+        plan: rounds and queries.
+        synthesizer: makes images from public knowledge and the student.
+        oracle: the one door; None on the ranks of a process group that do not ask.
+        bank: of answered images.
+        student: learns.
+        start: first round, above 0 when resumed.
+        after_round: receives the round and its public figures.
+    """
+    for round in range(start, plan.rounds):
+        images, scores = parallel.broadcast(
+            query(plan, synthesizer, oracle, student, round) if oracle is not None else None
+        )
+        bank.add(images, scores)
+        figures = student.fit(bank, new=len(images)) if len(bank) else {}
+        figures |= synthesizer.update(student, round=round)
+        after_round(round, figures)
+
+
+def query(
+    plan: Plan, synthesizer: Synthesizer, oracle: Door, student: Student, round: int
+) -> tuple[Tensor, Tensor]:
+    """One round of paid images and what their answers say, [B, C, H, W] and [B, K].
+
+    Answers that were paid before a stop are recalled; those lost on the way stay paid, are not
+    asked again, and leave the round empty.
+    """
+    position = round * plan.queries_per_round
+    if position < oracle.position:
+        recalled = oracle.recall(position)
+        if recalled is None:
+            return torch.empty((0, *plan.facts.shape), dtype=torch.uint8), torch.empty(
+                (0, plan.facts.classes)
+            )
+        images, answers = recalled
+    else:
+        images = synthesizer.sample(plan.queries_per_round, student, oracle, round=round)
+        answers = oracle.answer(images, prior=student.predict)
+    return images, plan.mechanism.log_likelihood(answers)
+
+
+def transcribe(
+    config: Config,
+    *,
+    out: Path | str | None = None,
+    resume: bool = False,
+    data_is_public: bool = False,
+    progress: Progress | None = None,
+    say: Callable[[str], None] = lambda text: None,
+    open_oracle: Callable[[Plan, Run], Door] | None = None,
+) -> Run:
+    """Transcribe the private teacher into a student that may be released.
+
+    Args:
+        config: from `load_config`.
+        out: run folder, new; default `runs/<data>-<mechanism>-<time>`.
+        resume: go on with a stopped run in `out`.
+        data_is_public: put figures measured on the data on the card too.
+        progress: receives the public figures of each round.
+        say: receives lines for the user.
+        open_oracle: another oracle than the configured teacher's, for replays.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        UserError: bad input, in one line.
+    """
+    from dpsd.finish import finish
+
+    began = time.perf_counter()
+    plan = make_plan(config)
+    device = pick_device(config.device)
+    parallel.start(device)
+    if config.privacy.insecure_seeded_noise:
+        say("WARNING: the noise is seeded and can be predicted; this run is NOT PRIVATE")
+    student = Student(
+        config, plan.facts, rounds=plan.rounds, queries_per_round=plan.queries_per_round,
+        soft_targets=plan.mechanism.name == "none", device=device,
+        dtype=pick_dtype(config, device),
+    )  # fmt: skip
+    synthesizer = Synthesizer(config, plan.facts, device)
+    bank = Bank(min(config.loop.window, plan.answers), plan.facts.shape, plan.facts.classes)
+    leads = parallel.rank() == 0
+    run, oracle, start = None, None, 0
+    if leads:
+        run = _open(config, out, resume, data_is_public, say)
+        oracle = (open_oracle or (lambda plan, run: _oracle(config, plan, run)))(plan, run)
+        start = _restore(run, plan, student, synthesizer, bank, oracle)
+    start = _share_start(start, student, synthesizer, bank)
+    saved = time.perf_counter()
+
+    def after_round(round: int, figures: dict[str, Any]) -> None:
+        nonlocal saved
+        if run is None or oracle is None:
+            return
+        record = {"round": round, "answers": oracle.position,
+                  "epsilon_per_answer": plan.epsilon if plan.epsilon < float("inf") else None,
+                  "seconds": round_to(time.perf_counter() - began)} | figures  # fmt: skip
+        run.log(record)
+        if progress is not None:
+            progress(record)
+        if time.perf_counter() - saved > _CHECKPOINT_SECONDS or round + 1 == plan.rounds:
+            run.save_checkpoint(
+                {"student": student.state_dict(), "synthesizer": synthesizer.state_dict()},
+                round + 1,
+            )
+            _prune_releases(run, plan, round + 1, config.loop.window)
+            saved = time.perf_counter()
+
+    distil(plan, synthesizer, oracle, bank, student, start=start, after_round=after_round)
+    if run is not None and oracle is not None:
+        finish(run, plan, student, synthesizer, bank, dict(oracle.seconds), began)
+    parallel.stop()
+    assert run is not None or not leads
+    return run  # type: ignore[return-value]
+
+
+def round_to(x: float, digits: int = 3) -> float:
+    """Rounded, for logs."""
+    return round(x, digits)
+
+
+def _open(
+    config: Config, out: Path | str | None, resume: bool, data_is_public: bool,
+    say: Callable[[str], None],
+) -> Run:  # fmt: skip
+    path = Path(out) if out is not None else default_run_folder(config)
+    if resume:
+        return resume_run(path, config)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        create_run(path, config, "", path, data_is_public=data_is_public)  # raises
+    home = ensure_teacher(config, say)
+    load_teacher(config, home)  # fails before anything is written
+    return create_run(path, config, home.uuid, home.path, data_is_public=data_is_public)
+
+
+def _oracle(config: Config, plan: Plan, run: Run) -> Oracle:
+    home = ensure_teacher(config.model_copy(update={"teacher": config.teacher}), lambda text: None)
+    ledger = Ledger(run.teacher_folder, run.teacher)
+    return Oracle(
+        load_teacher(config, home), plan, ledger, run.id, run.started, run.bank, config.seed
+    )
+
+
+def _restore(
+    run: Run, plan: Plan, student: Student, synthesizer: Synthesizer, bank: Bank, oracle: Door
+) -> int:
+    """Load the newest checkpoint and refill the bank; returns the round to go on with."""
+    state = run.load_checkpoint()
+    if state is None:
+        (run.release / "metrics.jsonl").unlink(missing_ok=True)
+        return 0
+    student.load_state_dict(state["student"])
+    synthesizer.load_state_dict(state["synthesizer"])
+    start = int(state["round"])
+    for round in range(start):
+        recalled = oracle.recall(round * plan.queries_per_round)
+        if recalled is not None:
+            bank.add(recalled[0], plan.mechanism.log_likelihood(recalled[1]))
+    kept = [m for m in run.metrics() if m["round"] < start]
+    (run.release / "metrics.jsonl").unlink(missing_ok=True)
+    for record in kept:
+        run.log(record)
+    return start
+
+
+def _share_start(
+    start: int, student: Student, synthesizer: Synthesizer, bank: Bank
+) -> int:
+    """Give rank 0's restored state to the other ranks."""
+    if parallel.world() == 1:
+        return start
+    start, state, made, images, scores, added = parallel.broadcast(
+        (start, student.state_dict(), synthesizer.state_dict(), bank.images[: len(bank)],
+         bank.scores[: len(bank)], bank.added)
+    )  # fmt: skip
+    student.load_state_dict(state)
+    synthesizer.load_state_dict(made)
+    bank.images[: len(images)], bank.scores[: len(scores)], bank.added = images, scores, added
+    return start
+
+
+def _prune_releases(run: Run, plan: Plan, rounds: int, window: int) -> None:
+    """Drop kept releases that have slid out of the bank's window."""
+    oldest = rounds * plan.queries_per_round - window - plan.queries_per_round
+    for path in run.bank.glob("*.safetensors"):
+        if int(path.stem) < oldest:
+            path.unlink()
