@@ -1,1 +1,125 @@
-"""Transcribe a private model into a differentially private student that may be released."""
+"""Transcribe a private model into a differentially private student that may be released.
+
+`dpsd.plan`, `dpsd.transcribe`, `dpsd.load_student` and `dpsd.load_config` are the Python API; the
+command line is a thin layer over them. Importing the package imports no torch.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from dpsd.config import Config
+    from dpsd.privacy.plan import Plan
+    from dpsd.run import Run
+
+__all__ = ["__version__", "load_config", "load_student", "plan", "transcribe"]
+
+
+class _Package(ModuleType):
+    # Importing the submodule dpsd.transcribe would otherwise put it in the function's place.
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name != "transcribe" or not isinstance(value, ModuleType):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("dpsd")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def load_config(path: "Path | str | None", overrides: Sequence[str] = ()) -> "Config":
+    """Read a YAML file, apply `a.b=c` overrides, validate.
+
+    Raises:
+        UserError: one line with the field, the value and what is accepted.
+    """
+    from dpsd.config import load_config
+
+    return load_config(path, overrides)
+
+
+def plan(config: "Config | Path | str | dict[str, Any]") -> "Plan":
+    """What a run of this configuration will release and guarantee; touches no data.
+
+    Args:
+        config: a `Config`, a YAML file, or a tree of plain values.
+
+    Raises:
+        UserError: bad input, in one line.
+    """
+    from dpsd.privacy.plan import make_plan
+
+    return make_plan(_config(config))
+
+
+def transcribe(
+    config: "Config | Path | str | dict[str, Any]",
+    *,
+    out: "Path | str | None" = None,
+    resume: bool = False,
+    data_is_public: bool = False,
+    evaluate: bool = True,
+    progress: Callable[[dict[str, Any]], None] | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> "Run":
+    """Transcribe the private teacher into a student that may be released.
+
+    Args:
+        config: a `Config`, a YAML file, or a tree of plain values.
+        out: run folder, new; default `runs/<data>-<mechanism>-<time>`.
+        resume: go on with a stopped run in `out`.
+        data_is_public: put figures measured on the data on the card too.
+        evaluate: measure the student on the private holdout at the end, where there are data.
+        progress: receives the public figures of each round.
+        say: receives lines for the user.
+
+    Returns:
+        The finished run (None on the other ranks of a process group).
+
+    Raises:
+        UserError: bad input, in one line.
+    """
+    from dpsd.transcribe import transcribe
+
+    config = _config(config)
+    run = transcribe(
+        config, out=out, resume=resume, data_is_public=data_is_public, progress=progress, say=say
+    )
+    if evaluate and run is not None and config.data.name != "none":
+        from dpsd.evaluate import evaluate as measure
+
+        measure(run, split="holdout")
+    return run
+
+
+def load_student(run: "Run | Path | str") -> "nn.Module":
+    """The released student: float images [B, C, H, W] from 0 to 1 in, logits [B, K] out.
+
+    Args:
+        run: a finished run, its folder, or a release folder by itself.
+
+    Raises:
+        UserError: no release is there.
+    """
+    from dpsd.release import load_student
+
+    return load_student(run)
+
+
+def _config(config: "Config | Path | str | dict[str, Any]") -> "Config":
+    from dpsd.config import Config, load_config, parse_config
+
+    if isinstance(config, Config):
+        return config
+    return parse_config(config) if isinstance(config, dict) else load_config(config)

@@ -95,7 +95,7 @@ class GeneratorConfig(Section):
     }
     """Shares of the mix, normalised to one. `adversarial` is read when kind is mixed."""
     select: int = Field(default=1, ge=1)
-    """Candidates drawn for each image asked; those where the student is least sure are kept."""
+    """Candidates drawn for each image asked; doubtful ones and rare classes are preferred."""
     source: str | None = None
     """kind `images`: an image folder that you declare public, or `package.module:callable`."""
     steps: int = Field(default=50, ge=0)
@@ -133,6 +133,10 @@ class PrivacyConfig(Section):
     bound_norm: float = Field(default=1.0, gt=0)
     top_k: int | None = Field(default=None, ge=1)
     prior: Literal["student", "uniform"] = "student"
+    explore: float = Field(default=0.3, ge=0, le=1)
+    """Share of images whose prior is uniform, so that randomised response draws over all classes.
+    It falls from 1 to this over the first half of the rounds; a student that trusts a wrong prior
+    would otherwise never be contradicted."""
     insecure_seeded_noise: bool = False
 
 

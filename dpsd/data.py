@@ -155,7 +155,7 @@ def fingerprint(data: PrivateData) -> str:
     """BLAKE2b of the training images, labels and shape, in hex. Private: it confirms a guess."""
     digest = hashlib.blake2b(repr(tuple(data.train.images.shape)).encode(), digest_size=32)
     for tensor in (data.train.images, data.train.labels):
-        digest.update(np.ascontiguousarray(tensor.cpu().numpy()))
+        digest.update(np.ascontiguousarray(tensor.cpu().numpy()).data)
     return digest.hexdigest()
 
 
@@ -166,22 +166,24 @@ def _split(rows: Rows, facts: PublicFacts, where: str) -> Split:
     if images.shape[1:] == (h, w, c) != facts.shape:
         images = np.moveaxis(images, 3, 1)
     if images.ndim != 4 or images.shape[1:] != facts.shape:
-        given, wanted = list(images.shape[1:]), list(facts.shape)
-        raise UserError(f"{where} images are {given} each, data.shape is {wanted}")
+        size = f"{list(images.shape[1:])} each, data.shape is {list(facts.shape)}"
+        raise UserError(f"{where} images are {size}")
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
-        given = f"{labels.dtype} {list(labels.shape)}"
-        raise UserError(f"{where} labels are {given}; accepted: integers [N]")
+        kind = f"{labels.dtype} {list(labels.shape)}"
+        raise UserError(f"{where} labels are {kind}; accepted: integers [N]")
     if len(labels) != len(images) or not len(labels):
-        raise UserError(f"{where}: {len(images)} images and {len(labels)} labels; as many, above 0")
+        counts = f"{len(images)} images and {len(labels)} labels"
+        raise UserError(f"{where} has {counts}; accepted: as many of each, at least 1")
     if labels.min() < 0 or labels.max() >= facts.classes:
-        wanted = f"0 to {facts.classes - 1} (data.classes {facts.classes})"
-        raise UserError(f"{where} labels: {labels.min()} to {labels.max()}; accepted: {wanted}")
+        accepted = f"0 to {facts.classes - 1} (data.classes {facts.classes})"
+        raise UserError(f"{where} labels: {labels.min()} to {labels.max()}; accepted: {accepted}")
     if images.dtype != np.uint8:
-        low, high = images.min(), images.max()
-        if images.dtype.kind != "f" or not (low >= 0 and high <= 1):
-            given = f"{images.dtype} from {low:g} to {high:g}"
+        numbers = images.dtype.kind in "fiu"
+        extent = f" from {images.min():g} to {images.max():g}" if numbers else ""
+        if images.dtype.kind != "f" or not (images.min() >= 0 and images.max() <= 1):
+            given = f"{images.dtype}{extent}"
             raise UserError(f"{where} images are {given}; accepted: uint8, or floats from 0 to 1")
-        images = np.rint(images * 255).astype(np.uint8)
+        images = np.rint(images.astype(np.float32) * 255).astype(np.uint8)
     pixels = torch.tensor(np.ascontiguousarray(images))
     return Split(pixels, torch.tensor(labels.astype(np.int64)))
 
@@ -249,7 +251,7 @@ def _att_faces(path: Path, facts: PublicFacts) -> Tables:
         if images.shape != (400, 112, 92) or images.dtype != np.uint8 or len(shots) != 10:
             raise ValueError(f"images {images.dtype} {images.shape}, labels {labels.shape}")
         size = (facts.shape[2], facts.shape[1])
-        images = np.stack([Image.fromarray(x).resize(size, _BILINEAR) for x in images])
+        images = np.stack([np.asarray(Image.fromarray(x).resize(size, _BILINEAR)) for x in images])
     except Exception as e:
         raise UserError(f"{path}: ten faces of 40 people, 112x92, are expected; {brief(e)}") from e
     train, test = shots[:-3].ravel(), shots[-3:].ravel()
@@ -308,17 +310,18 @@ def _read_npz(path: Path) -> dict[str, Array]:
 
 
 def _imported(name: str) -> Tables:
-    function = import_object(name)
+    function, keys = import_object(name), ("images", "labels", "test_images", "test_labels")
     try:
         found = function()
+        if isinstance(found, tuple | list) and len(found) in (2, 4):
+            found = dict(zip(keys, found, strict=False))
+        if not isinstance(found, Mapping):
+            accepted = f"a dict or tuple of {', '.join(keys)} (the last two if there are any)"
+            raise TypeError(f"returned {type(found).__name__}; accepted: {accepted}")
+        arrays = {key: np.asarray(value) for key, value in found.items() if value is not None}
     except Exception as e:
-        raise UserError(f"data.name: {name} raised {brief(e)}") from e
-    if isinstance(found, tuple | list) and len(found) in (2, 4):
-        found = dict(zip(("images", "labels", "test_images", "test_labels"), found, strict=False))
-    if not isinstance(found, Mapping):
-        accepted = "a dict or tuple of images, labels and, if any, test_images, test_labels"
-        raise UserError(f"data.name: {name} returned {type(found).__name__}; accepted: {accepted}")
-    return _tables({k: np.asarray(v) for k, v in found.items() if v is not None}, name)
+        raise UserError(f"data.name: {name} gave no data ({brief(e)})") from e
+    return _tables(arrays, name)
 
 
 def _tables(arrays: Mapping[str, Array], source: str) -> Tables:

@@ -1,13 +1,16 @@
-"""What a finished run is made of: weights, statement, report, card and pictures, sealed by hashes."""
+"""What a finished run is made of: weights, statement, pictures, card, report; sealed by hashes."""
 
+import json
 import shutil
 import time
 from pathlib import Path
 from typing import Any
 
+from dpsd.card import write_card
 from dpsd.data import PublicFacts
 from dpsd.generator.bank import Bank
 from dpsd.generator.synthesizer import Synthesizer
+from dpsd.pictures import curves, newest_images, synthetic_grid
 from dpsd.privacy.ledger import Ledger
 from dpsd.privacy.plan import Plan
 from dpsd.privacy.statement import file_hashes, statement_facts, statement_text
@@ -24,11 +27,11 @@ def finish(
     seconds: dict[str, float],
     began: float,
 ) -> None:
-    """Write everything that a finished run holds and seal its release."""
+    """Write everything that a finished run holds and seal its release, last."""
     metadata = {
         "model": run.config.student.model,
-        "shape": ",".join(map(str, plan.facts.shape)),
-        "classes": str(plan.facts.classes),
+        "shape": list(plan.facts.shape),
+        "classes": plan.facts.classes,
     }
     run.save_weights("student", student.average.state_dict(), metadata)
     generator = synthesizer.adversarial
@@ -36,6 +39,9 @@ def finish(
         "generator", {} if generator is None else generator.model.state_dict(), metadata
     )
     statement = state(run, plan)
+    synthetic_grid(newest_images(bank, 100), run.release / "synthetic.png")
+    curves(run.metrics(), run.release / "curves.png")
+    write_card(run, statement, None)
     run.write_report(report_of(run, plan, statement, time.perf_counter() - began, seconds))
     seal(run)
 
@@ -52,8 +58,6 @@ def state(run: Run, plan: Plan) -> dict[str, Any]:
 
 def seal(run: Run) -> None:
     """Enter the hashes of all released files in the statement. The last thing that is written."""
-    import json
-
     path = run.release / "statement.json"
     facts = json.loads(path.read_text())
     write_json(path, facts | {"files": file_hashes(run.release)})
@@ -68,7 +72,8 @@ def report_of(
         "schema_version": statement["schema_version"],
         "private": statement["private"],
         "teacher": {"uuid": run.teacher, "accuracy": None},
-        "student": {"accuracy": None, "agreement": None},
+        "student": {"accuracy": None, "agreement": None, "ece": None},
+        "evaluation": {"split": None, "rows": None, "agreement_with": None},
         "privacy": {
             "unit": plan.unit,
             "relation": plan.relation,
@@ -89,11 +94,12 @@ def report_of(
 
 def _declared(run: Run, facts: PublicFacts) -> dict[str, Any]:
     g = run.config.generator
+    source = f"declared public by the user: {g.source}" if g.kind == "images" else g.kind
     return {
         "image_shape": list(facts.shape),
         "classes": facts.classes,
         "pixel_range": list(facts.pixel_range),
-        "query_images": f"declared public by the user: {g.source}" if g.kind == "images" else g.kind,
+        "query_images": source,
     }
 
 

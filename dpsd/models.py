@@ -9,6 +9,7 @@ import os
 import re
 import sys
 import time
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -48,9 +49,10 @@ class ConvNet(nn.Module):
         super().__init__()
         channels, height, width = shape
         a, b, c = (16, 32, 64) if small else (32, 64, 128)
-        more = (lambda w: []) if small else (lambda w: _block(w, w, norm))
-        body = [*_block(channels, a, norm), nn.MaxPool2d(2)]
-        body += [*_block(a, b, norm), *more(b), nn.MaxPool2d(2), *_block(b, c, norm), *more(c)]
+        body = [*_block(channels, a, norm), nn.MaxPool2d(2), *_block(a, b, norm)]
+        body += [] if small else _block(b, b, norm)
+        body += [nn.MaxPool2d(2), *_block(b, c, norm)]
+        body += [] if small else _block(c, c, norm)
         # A fixed window: adaptive pooling has no deterministic gradient on a GPU.
         rows, columns = height // 4, width // 4
         window = (-(-rows // 7), -(-columns // 7)) if small else (rows, columns)
@@ -116,7 +118,7 @@ class Backbone(nn.Module):
         """What the last linear layer reads, [B, D]; the logits where there is none."""
         linear = [m for m in self.net.modules() if isinstance(m, nn.Linear)]
         if not linear:
-            return self(x)
+            return self.forward(x)
         seen: list[torch.Tensor] = []
         hook = linear[-1].register_forward_pre_hook(lambda _, args: seen.append(args[0]))
         try:
@@ -151,8 +153,12 @@ def build_model(name: str, shape: Shape, classes: int, *, norm: Norm = "batch") 
             raise UserError(f"model: {name} gave {type(model).__name__}; accepted: an nn.Module")
     else:
         model = Backbone(_torchvision(name, classes, norm))
-    Teacher(model, classes=classes, shape=shape, in_channels=shape[0])  # a dry run
-    return model.train().requires_grad_(True)
+    try:
+        Teacher(model, classes=classes, shape=shape, in_channels=shape[0])  # a dry run
+    except UserError as e:
+        raise UserError(str(e).replace("teacher.model", f"model {name}")) from e
+    ready: nn.Module = model.train().requires_grad_(True)
+    return ready
 
 
 def import_object(path: str) -> Any:
@@ -170,7 +176,8 @@ def import_object(path: str) -> Any:
     try:
         found: Any = importlib.import_module(module_name)
         for part in attribute.split("."):
-            names, found = dir(found), getattr(found, part)
+            names = dir(found)
+            found = getattr(found, part)
     except AttributeError as e:
         near = ", ".join(difflib.get_close_matches(attribute, names, n=3)) or "nothing similar"
         raise UserError(f"import path {path!r}: {brief(e)}; it has {near}") from e
@@ -210,9 +217,12 @@ def _torchvision(name: str, classes: int, norm: Norm = "batch") -> nn.Module:
         )
     extra = {"norm_layer": _group_norm} if norm == "group" else {}
     try:
-        return torchvision.models.get_model(name, weights=None, num_classes=classes, **extra)
+        net: nn.Module = torchvision.models.get_model(
+            name, weights=None, num_classes=classes, **extra
+        )
     except TypeError as e:
         raise UserError(f"model: {name} cannot do without batch norm ({brief(e)})") from e
+    return net
 
 
 def _logits_of(out: Any) -> torch.Tensor:
@@ -257,7 +267,9 @@ class Teacher(nn.Module):
             UserError: the model does not take such images, or gives no logits [B, classes].
         """
         super().__init__()
-        self.model, self.classes, self.shape = model.requires_grad_(False), classes, shape
+        self.model, self.classes, self.shape = model, classes, shape
+        for parameter in model.parameters():  # a script module has no requires_grad_
+            parameter.requires_grad_(False)
         with contextlib.suppress(NotImplementedError):  # an exported program has one mode
             model.eval()
         self.training = False
@@ -283,8 +295,8 @@ class Teacher(nn.Module):
             except Exception as e:
                 problems.append(brief(e))
         raise UserError(
-            f"teacher.model: cannot take two images {list(shape)} ({problems[0]}); check data.shape "
-            "and, for traced or exported models, that the batch size is dynamic"
+            f"teacher.model: cannot take two images {list(shape)} ({problems[0]}); check "
+            "data.shape and, for traced or exported models, that the batch size is dynamic"
         )
 
     def train(self, mode: bool = True) -> "Teacher":
@@ -309,7 +321,7 @@ class Teacher(nn.Module):
             if z.shape != (len(x), self.classes):
                 kind = "segmentation" if z.ndim > 2 else "multi-label or another set of classes"
                 raise UserError(
-                    f"teacher.model: output has shape {list(z.shape)}, width {z.shape[1:].numel()}; "
+                    f"teacher.model: output {list(z.shape)} has width {z.shape[1:].numel()}; "
                     f"accepted: [{len(x)}, {self.classes}] with data.classes {self.classes} "
                     f"(it looks like {kind}, which is not supported)"
                 )
@@ -375,7 +387,10 @@ def _read_weights(path: Path) -> Any:
     ):
         return torch.export.load(path).module()
     if any(name.endswith("/constants.pkl") for name in names):
-        return torch.jit.load(str(path), map_location="cpu")
+        load_script: Callable[..., Any] = torch.jit.load
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # old, but what people have
+            return load_script(str(path), map_location="cpu")
     return torch.load(path, map_location="cpu", weights_only=True)
 
 

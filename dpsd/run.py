@@ -92,11 +92,13 @@ class Run:
             ) from e
         return state
 
-    def save_weights(self, name: str, state: dict[str, Tensor], metadata: dict[str, str]) -> None:
-        """Write a safetensors file under `release/`, whole or not at all."""
+    def save_weights(self, name: str, state: dict[str, Tensor], facts: dict[str, Any]) -> None:
+        """Write a safetensors file under `release/`, whole or not at all; facts go in its header."""
         path = self.release / f"{name}.safetensors"
         partial = path.with_suffix(".partial")
-        save_file({k: v.cpu().contiguous() for k, v in state.items()}, partial, metadata)
+        header = {"dpsd": json.dumps(facts)}  # one key: the order of several is not reproducible
+        save_file({k: v.cpu().contiguous() for k, v in state.items()}, partial, header)
+        os.chmod(partial, 0o644)
         os.replace(partial, path)
 
     def write_report(self, report: dict[str, Any]) -> None:
@@ -120,8 +122,7 @@ def create_run(
     Raises:
         UserError: it exists.
     """
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise UserError(f"--out {path}: exists; go on with --resume or choose another folder")
+    refuse_existing(path)
     for folder in (path / "release", path / "private"):
         folder.mkdir(parents=True)
     os.chmod(path / "private", 0o700)
@@ -140,6 +141,16 @@ def create_run(
     (path / "release" / "config.yaml").write_text(yaml.safe_dump(released, sort_keys=False))
     write_json(path / "release" / "env.json", environment(config))
     return Run(path)
+
+
+def refuse_existing(path: Path) -> None:
+    """Nothing is overwritten.
+
+    Raises:
+        UserError: the folder exists and is not empty.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UserError(f"--out {path}: exists; go on with --resume or choose another folder")
 
 
 def resume_run(path: Path, config: Config) -> Run:

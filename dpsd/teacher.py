@@ -46,13 +46,13 @@ def ensure_teacher(config: Config, say: Say) -> TeacherFolder:
     """
     own = config.teacher.path
     if own is not None:
-        return _read_folder(own)
+        return read_folder(own)
     if config.teacher.weights is not None or ":" in config.teacher.model:
         return _own_folder(config)
     data = load_data(config.data)
     folder = config.teacher.root / _recipe_hash(config, data)
     if (folder / "teacher.json").exists():
-        return _read_folder(folder)
+        return read_folder(folder)
     say(f"no teacher of this recipe yet: training {config.teacher.model} on {config.data.name}")
     return train_teacher(config, data, folder, say)
 
@@ -73,7 +73,7 @@ def load_teacher(config: Config, folder: TeacherFolder) -> Callable[[Tensor], Te
         teacher = load_own_teacher(config.teacher, facts)
     device = pick_device(config.device)
     dtype = pick_dtype(config, device)
-    teacher = teacher.to(device, memory_format=torch.channels_last)
+    teacher.to(device=device, memory_format=torch.channels_last)
 
     def ask(images: Tensor) -> Tensor:
         with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
@@ -119,7 +119,7 @@ def train_teacher(
     save_file({k: v.cpu().contiguous() for k, v in model.state_dict().items()},
               folder / "weights.safetensors")  # fmt: skip
     _write_json(folder / "teacher.json", record)
-    return _read_folder(folder)
+    return read_folder(folder)
 
 
 def accuracy(ask: Callable[[Tensor], Tensor], split: Split) -> float:
@@ -212,7 +212,7 @@ def _own_folder(config: Config) -> TeacherFolder:
         os.chmod(folder, 0o700)
         record = {"uuid": str(uuid.uuid4()), "identity": identity, "recipe": None}
         _write_json(folder / "teacher.json", record | {"accuracy": None})
-    home = _read_folder(folder)
+    home = read_folder(folder)
     if home.facts.get("identity") != identity:
         raise UserError(
             f"teacher.weights: {t.weights} is not the teacher that {folder} belongs to; give the "
@@ -221,7 +221,12 @@ def _own_folder(config: Config) -> TeacherFolder:
     return home
 
 
-def _read_folder(path: Path) -> TeacherFolder:
+def read_folder(path: Path) -> TeacherFolder:
+    """An existing teacher's folder.
+
+    Raises:
+        UserError: it holds no readable `teacher.json`.
+    """
     try:
         facts = json.loads((path / "teacher.json").read_text())
         return TeacherFolder(path, facts["uuid"], facts)

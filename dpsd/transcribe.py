@@ -17,9 +17,9 @@ from dpsd.privacy.ledger import Ledger
 from dpsd.privacy.mechanisms import Answers
 from dpsd.privacy.oracle import Oracle, Prior
 from dpsd.privacy.plan import Plan, make_plan
-from dpsd.run import Run, create_run, default_run_folder, resume_run
+from dpsd.run import Run, create_run, default_run_folder, refuse_existing, resume_run
 from dpsd.student import Student
-from dpsd.teacher import ensure_teacher, load_teacher
+from dpsd.teacher import TeacherFolder, ensure_teacher, load_teacher, read_folder
 
 Progress = Callable[[dict[str, Any]], None]
 _CHECKPOINT_SECONDS = 10.0
@@ -90,8 +90,25 @@ def query(
         images, answers = recalled
     else:
         images = synthesizer.sample(plan.queries_per_round, student, oracle, round=round)
-        answers = oracle.answer(images, prior=student.predict)
+        answers = oracle.answer(images, prior=asking_prior(plan, student, round))
     return images, plan.mechanism.log_likelihood(answers)
+
+
+def asking_prior(plan: Plan, student: Student, round: int) -> Prior:
+    """The student's prediction; for randomised response, uniform on a share of the images.
+
+    The share falls linearly from 1 to `plan.explore` over the first half of the rounds.
+    """
+    if plan.mechanism.name != "randomized_response":
+        return student.predict
+    share = max(plan.explore, 1 - 2 * round / plan.rounds * (1 - plan.explore))
+
+    def prior(images: Tensor) -> Tensor:
+        believed = student.predict(images)
+        believed[: int(share * len(images))] = 1 / believed.shape[1]
+        return believed
+
+    return prior
 
 
 def transcribe(
@@ -103,6 +120,7 @@ def transcribe(
     progress: Progress | None = None,
     say: Callable[[str], None] = lambda text: None,
     open_oracle: Callable[[Plan, Run], Door] | None = None,
+    home: TeacherFolder | None = None,
 ) -> Run:
     """Transcribe the private teacher into a student that may be released.
 
@@ -114,6 +132,7 @@ def transcribe(
         progress: receives the public figures of each round.
         say: receives lines for the user.
         open_oracle: another oracle than the configured teacher's, for replays.
+        home: the teacher's folder if it is known; found, or trained and filled, by default.
 
     Returns:
         The finished run.
@@ -122,6 +141,7 @@ def transcribe(
         UserError: bad input, in one line.
     """
     from dpsd.finish import finish
+    from dpsd.pictures import Board, newest_images
 
     began = time.perf_counter()
     plan = make_plan(config)
@@ -139,20 +159,23 @@ def transcribe(
     leads = parallel.rank() == 0
     run, oracle, start = None, None, 0
     if leads:
-        run = _open(config, out, resume, data_is_public, say)
+        run = _open(config, out, resume, data_is_public, say, home)
         oracle = (open_oracle or (lambda plan, run: _oracle(config, plan, run)))(plan, run)
         start = _restore(run, plan, student, synthesizer, bank, oracle)
     start = _share_start(start, student, synthesizer, bank)
+    board = Board(run, start) if run is not None else None
     saved = time.perf_counter()
 
     def after_round(round: int, figures: dict[str, Any]) -> None:
         nonlocal saved
-        if run is None or oracle is None:
+        if run is None or oracle is None or board is None:
             return
         record = {"round": round, "answers": oracle.position,
                   "epsilon_per_answer": plan.epsilon if plan.epsilon < float("inf") else None,
-                  "seconds": round_to(time.perf_counter() - began)} | figures  # fmt: skip
+                  "seconds": time.perf_counter() - began} | figures  # fmt: skip
         run.log(record)
+        shown = newest_images(bank, min(plan.queries_per_round, 1000))
+        board.round(record, shown, student.predict(shown))
         if progress is not None:
             progress(record)
         if time.perf_counter() - saved > _CHECKPOINT_SECONDS or round + 1 == plan.rounds:
@@ -164,38 +187,36 @@ def transcribe(
             saved = time.perf_counter()
 
     distil(plan, synthesizer, oracle, bank, student, start=start, after_round=after_round)
-    if run is not None and oracle is not None:
+    if run is not None and oracle is not None and board is not None:
+        board.close()
         finish(run, plan, student, synthesizer, bank, dict(oracle.seconds), began)
     parallel.stop()
     assert run is not None or not leads
     return run  # type: ignore[return-value]
 
 
-def round_to(x: float, digits: int = 3) -> float:
-    """Rounded, for logs."""
-    return round(x, digits)
-
-
 def _open(
-    config: Config, out: Path | str | None, resume: bool, data_is_public: bool,
+    config: Config,
+    out: Path | str | None,
+    resume: bool,
+    data_is_public: bool,
     say: Callable[[str], None],
-) -> Run:  # fmt: skip
+    home: TeacherFolder | None,
+) -> Run:
     path = Path(out) if out is not None else default_run_folder(config)
     if resume:
         return resume_run(path, config)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        create_run(path, config, "", path, data_is_public=data_is_public)  # raises
-    home = ensure_teacher(config, say)
-    load_teacher(config, home)  # fails before anything is written
+    refuse_existing(path)
+    if home is None:
+        home = ensure_teacher(config, say)
+        load_teacher(config, home)  # an unreadable teacher fails before anything is written
     return create_run(path, config, home.uuid, home.path, data_is_public=data_is_public)
 
 
 def _oracle(config: Config, plan: Plan, run: Run) -> Oracle:
-    home = ensure_teacher(config.model_copy(update={"teacher": config.teacher}), lambda text: None)
     ledger = Ledger(run.teacher_folder, run.teacher)
-    return Oracle(
-        load_teacher(config, home), plan, ledger, run.id, run.started, run.bank, config.seed
-    )
+    teacher = load_teacher(config, read_folder(run.teacher_folder))
+    return Oracle(teacher, plan, ledger, run.id, run.started, run.bank, config.seed)
 
 
 def _restore(

@@ -54,7 +54,7 @@ def generator_loss(
         minus the L1 distance of student and moving average, against collapse; `total`.
     """
     features = student.features(images)  # type: ignore[operator]
-    logits = student(images)
+    logits = student.head(features) if hasattr(student, "head") else student(images)
     mean = logits.softmax(1).mean(0)
     losses = {
         "classification": F.cross_entropy(logits, logits.argmax(1)),

@@ -131,16 +131,15 @@ def _paths(n: int, rng: Generator) -> tuple[Tensor, Tensor]:
     chains = 1 + (_CHAINS * _uniform(rng, n, 1) ** 1.7).long()
     progress = torch.arange(_POINTS, device=rng.device) * chains
     chain, u = progress // _POINTS, (progress % _POINTS) / _POINTS
-    count = (_SEGMENTS * _uniform(rng, n, _CHAINS)).floor_() + 1
-    v = u * count.gather(1, chain)
+    v = u * (_SEGMENTS * _uniform(rng, n, _CHAINS)).floor_().add_(1).gather(1, chain)
     key = chain * _SEGMENTS + v.long()
     v = v.frac_()
 
     # Half of the images: arcs of constant curvature, which give lines, hooks, loops and coils.
     table = (n, _CHAINS, _SEGMENTS)
-    kind = _uniform(rng, *table)
-    turn = _normal(rng, *table) * (math.pi / 2) * (kind > 0.25)
-    turn = torch.where(kind > 0.8, turn.sign() * _uniform(rng, *table, low=3.5, high=7.5), turn)
+    turn = _normal(rng, *table) * (math.pi / 2) * _chance(0.75, rng, *table)
+    loop = turn.sign() * _uniform(rng, *table, low=3.5, high=7.5)
+    turn = torch.where(_chance(0.25, rng, *table), loop, turn)
     corner = _uniform(rng, *table, low=-math.pi, high=math.pi) * _chance(0.4, rng, *table)
     corner[:, :, 0] = _uniform(rng, n, _CHAINS, low=-math.pi, high=math.pi)
     start = (corner + turn).cumsum(2) - turn

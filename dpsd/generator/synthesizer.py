@@ -18,6 +18,14 @@ from dpsd.models import import_object
 from dpsd.student import Student
 
 _TRIES = 20
+_LEAST_DOUBT = 0.05  # a sure image is still asked now and then
+
+
+class Predicts(Protocol):
+    """What ranking candidates needs of a student."""
+
+    def predict(self, images: Tensor) -> Tensor:
+        """uint8 [B, C, H, W] -> probabilities float32 [B, K]."""
 
 
 class CanAsk(Protocol):
@@ -44,7 +52,7 @@ class Synthesizer:
         self._own = _own_source(self.config.source, facts) if self.config.kind == "images" else None
 
     def sample(
-        self, n: int, student: Student, oracle: CanAsk | None = None, *, round: int = 0
+        self, n: int, student: Predicts, oracle: CanAsk | None = None, *, round: int = 0
     ) -> Tensor:
         """Images for one round.
 
@@ -61,19 +69,17 @@ class Synthesizer:
             UserError: the source does not yield enough images that were never asked.
         """
         rng = torch.Generator().manual_seed(self._key("images", round))
-        found, total = [], 0
+        pool = torch.empty((0, *self.facts.shape), dtype=torch.uint8)
         for _ in range(_TRIES):
-            images = self._select(self._draw((n - total) * self.config.select, rng), n - total,
-                                  student)  # fmt: skip
+            missing = n - len(pool)
+            drawn = self._draw(missing * self.config.select, rng)
+            pool = torch.cat([pool, self._select(drawn, missing, student, rng)])
             if oracle is not None:
-                images = images[oracle.fresh(images)]
-            found.append(images)
-            total += len(images)
-            if total == n:
-                out = torch.cat(found)
-                return out[torch.randperm(n, generator=rng)]
+                pool = pool[oracle.fresh(pool)]
+            if len(pool) == n:
+                return pool[torch.randperm(n, generator=rng)]
         raise UserError(
-            f"generator.kind: {self.config.kind} gave only {total} of {n} images that were not "
+            f"generator.kind: {self.config.kind} gave only {len(pool)} of {n} images that were not "
             "asked before; use more public images or fewer privacy.answers"
         )
 
@@ -112,13 +118,21 @@ class Synthesizer:
                 parts.append(procedural(name, count, self.facts.shape, rng))
         return torch.cat(parts)
 
-    def _select(self, images: Tensor, n: int, student: Student) -> Tensor:
-        """The n images where the student is least sure of its class."""
+    def _select(
+        self, images: Tensor, n: int, student: Predicts, rng: torch.Generator
+    ) -> Tensor:
+        """n of the images, rather those where the student is unsure or that look like rare classes.
+
+        An image's weight is its doubt (1 - max p) times sum_c p(c) / mean p(c); drawn without
+        replacement by the Gumbel trick.
+        """
         if len(images) == n:
             return images
-        margin = student.predict(images).topk(2, dim=1).values
-        unsure = (margin[:, 0] - margin[:, 1]).argsort(stable=True)
-        return images[unsure[:n]]
+        p = student.predict(images)
+        rarity = (p / p.mean(0).clamp_min(1e-3)).sum(1)
+        weight = rarity * (1 - p.max(1).values + _LEAST_DOUBT)
+        uniform = torch.rand(len(images), generator=rng).clamp_min(1e-12)
+        return images[(weight.log() - (-uniform.log()).log()).topk(n).indices]
 
     def _normalised(self) -> dict[str, float]:
         kind, shares = self.config.kind, dict(self.config.shares)

@@ -23,6 +23,8 @@ from scipy.stats import binom
 _GRID = 2**18  # cells for the loss of several pure mechanisms of different epsilon
 _TAIL = 1e-30  # probability cut off a binomial's end; added to delta
 
+_Combined = tuple[float, NDArray[np.float64], NDArray[np.float64], float]
+
 
 @dataclass(frozen=True)
 class GaussianRelease:
@@ -86,19 +88,7 @@ def compose_delta(epsilon: float, releases: Iterable[tuple[Release, int]]) -> fl
     composed loss is eps (2 Bin(n, e^eps / (1 + e^eps)) - n); several different epsilons are added
     on a grid with losses rounded up. Then delta(eps) = E_loss[delta_gauss(eps - loss)].
     """
-    mu, losses, masses, slack = _combine(releases)
-    if math.isinf(mu):
-        return 1.0
-    if len(losses) == 1 and losses[0] == 0.0:
-        return gaussian_delta(epsilon, mu)
-    rest = epsilon - losses
-    if mu == 0:
-        deltas = np.maximum(0.0, -np.expm1(np.minimum(rest, 0.0)))
-    else:
-        first = log_ndtr(-rest / mu + mu / 2)
-        second = np.minimum(rest + log_ndtr(-rest / mu - mu / 2), first)
-        deltas = np.exp(first) * -np.expm1(second - first)
-    return float(min(1.0, masses @ deltas + slack))
+    return _delta_at(epsilon, _combine(releases))
 
 
 def compose_epsilon(releases: Iterable[tuple[Release, int]], delta: float) -> float:
@@ -117,13 +107,15 @@ def compose_epsilon(releases: Iterable[tuple[Release, int]], delta: float) -> fl
         return ceiling
     if delta == 0:
         return math.inf
-    combined = list(counts.items())
     if not pure:
-        mu = total_mu(combined)
-        return gaussian_epsilon(mu, delta)
-    start = ceiling / 2 + 1
-    epsilon = _invert(lambda eps: compose_delta(eps, combined), delta, start)
-    return min(epsilon, ceiling) if len(pure) == len(counts) else epsilon
+        return gaussian_epsilon(total_mu(counts.items()), delta)
+    combined = _combine(counts.items())
+    mu, slack = combined[0], combined[3]
+    bound = ceiling + (gaussian_epsilon(mu, delta) if mu > 0 else 0.0)  # basic composition
+    if delta <= slack:  # below what the grid resolves
+        return bound
+    epsilon = _invert(lambda eps: _delta_at(eps, combined), delta, start=ceiling / 2 + 1)
+    return min(epsilon, bound)
 
 
 def total_mu(releases: Iterable[tuple[Release, int]]) -> float:
@@ -139,9 +131,23 @@ def _count(releases: Iterable[tuple[Release, int]]) -> Counter[Release]:
     return counts
 
 
-def _combine(
-    releases: Iterable[tuple[Release, int]],
-) -> tuple[float, NDArray[np.float64], NDArray[np.float64], float]:
+def _delta_at(epsilon: float, combined: _Combined) -> float:
+    mu, losses, masses, slack = combined
+    if math.isinf(mu):
+        return 1.0
+    if len(losses) == 1 and losses[0] == 0.0:
+        return gaussian_delta(epsilon, mu)
+    rest = epsilon - losses
+    if mu == 0:
+        deltas = np.maximum(0.0, -np.expm1(np.minimum(rest, 0.0)))
+    else:
+        first = log_ndtr(-rest / mu + mu / 2)
+        second = np.minimum(rest + log_ndtr(-rest / mu - mu / 2), first)
+        deltas = np.exp(first) * -np.expm1(second - first)
+    return float(min(1.0, masses @ deltas + slack))
+
+
+def _combine(releases: Iterable[tuple[Release, int]]) -> _Combined:
     """mu of the Gaussians; losses, masses and truncated mass of the pure mechanisms."""
     counts = _count(releases)
     if any(isinstance(r, OpenRelease) for r in counts):

@@ -28,7 +28,7 @@ Hashes = NDArray[np.void]
 
 def image_hashes(images: Tensor) -> Hashes:
     """A 16-byte BLAKE2b hash of each image; images uint8 [B, C, H, W] -> void16 [B]."""
-    flat = images.contiguous().view(len(images), -1).numpy()
+    flat = images.flatten(1).contiguous().numpy()
     digests = b"".join(hashlib.blake2b(row, digest_size=HASH_BYTES).digest() for row in flat)
     return np.frombuffer(digests, dtype=f"V{HASH_BYTES}")
 
@@ -90,10 +90,14 @@ class Ledger:
         self._read, self._chain = 0, ""  # what of the file is parsed and verified already
         folder.mkdir(parents=True, exist_ok=True)
         with self._locked():
+            self._cut_torn_line()
             if not self.path.exists():
+                if self._hashes.exists():
+                    raise UserError(
+                        f"ledger {self.path}: missing or without a whole line, but "
+                        f"{self._hashes.name} beside it holds answers; restore it"
+                    )
                 self._append({"kind": "ledger", "version": 1, "teacher": teacher})
-            else:
-                self._cut_torn_line()
         first = self.entries()[0]
         if first.get("teacher") != teacher:
             raise UserError(
@@ -215,10 +219,15 @@ class Ledger:
 
     def _cut_torn_line(self) -> None:
         """Drop an unfinished last line: its answers were never given."""
+        if not self.path.exists():
+            return
         raw = self.path.read_bytes()
-        if raw and not raw.endswith(b"\n"):
+        whole = raw.rfind(b"\n") + 1
+        if whole == 0:
+            self.path.unlink()
+        elif whole < len(raw):
             with self.path.open("r+b") as f:
-                f.truncate(raw.rfind(b"\n") + 1)
+                f.truncate(whole)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

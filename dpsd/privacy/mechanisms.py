@@ -301,9 +301,9 @@ class RandomizedResponse:
             counted = torch.arange(answers.support.shape[1])[None] < answers.size[:, None]
             inside = torch.zeros((rows, self.classes), dtype=torch.bool)
             inside.scatter_(1, answers.support.long(), counted)
-        e = math.exp(self.epsilon)
+        shrink = math.exp(-self.epsilon)
         hit = torch.nn.functional.one_hot(labels, self.classes).bool()
-        within = self.epsilon * hit - torch.log(e + size - 1)
+        within = self.epsilon * (hit.double() - 1) - torch.log1p((size - 1) * shrink)
         return torch.where(inside, within, -torch.log(size)).float()
 
     def _sizes(self, ranked: Tensor) -> Tensor:
@@ -311,8 +311,7 @@ class RandomizedResponse:
         if self.top_k is not None:
             return torch.full((len(ranked),), self.top_k)
         k = torch.arange(1, self.classes + 1, dtype=torch.float64)
-        e = math.exp(self.epsilon)
-        gain = ranked.cumsum(1) * e / (e + k - 1)
+        gain = ranked.cumsum(1) / (1 + (k - 1) * math.exp(-self.epsilon))
         return gain[:, 1:].argmax(1) + 2
 
     def _draw_place(self, true: np.ndarray, size: np.ndarray, draws: np.ndarray) -> np.ndarray:
@@ -332,7 +331,8 @@ class RandomizedResponse:
 
 def _other_width(epsilon: float, k: int) -> int:
     """Width in [0, 2^62) of one wrong label, rounded up past the error of the float formula."""
-    return int(math.ceil(_RANGE / (math.exp(epsilon) + k - 1) * (1 + 2.0**-48))) + 1
+    shrink = math.exp(-epsilon)  # stays finite where e^eps would not
+    return math.ceil(_RANGE * shrink / (1 + (k - 1) * shrink) * (1 + 2.0**-48)) + 1
 
 
 def _place_of(true: np.ndarray, order: np.ndarray, size: np.ndarray) -> np.ndarray:

@@ -178,9 +178,11 @@ class Oracle:
         """The teacher's probabilities, float32 [B, K]; a row that is not finite becomes uniform."""
         start = time.perf_counter()
         with torch.inference_mode():
-            logits = torch.cat([self._teacher(part).cpu() for part in images.split(self._batch)])
+            logits = torch.cat(
+                [self._teacher(part).float().cpu() for part in images.split(self._batch)]
+            )
         good = logits.isfinite().all(1, keepdim=True)
-        probabilities = torch.where(good, logits, 0.0).float().softmax(1)
+        probabilities = torch.where(good, logits, 0.0).softmax(1)
         self.seconds["teacher"] += time.perf_counter() - start
         return probabilities
 

@@ -37,6 +37,7 @@ class Plan:
     rounds: int
     queries_per_round: int
     asks_per_image: int
+    explore: float
     facts: PublicFacts
     seeded_noise: bool
 
@@ -84,6 +85,7 @@ def make_plan(config: Config) -> Plan:
         rounds=config.loop.rounds,
         queries_per_round=queries,
         asks_per_image=p.asks_per_image,
+        explore=p.explore,
         facts=facts,
         seeded_noise=p.insecure_seeded_noise,
     )

@@ -138,7 +138,8 @@ def statement_text(facts: dict[str, Any]) -> str:
     if g["mu"] is not None:
         lines.append(f"Gaussian DP: mu {g['mu']:.6g} {per}.")
     elif facts["release"]["kind"] == "pure":
-        lines.append(f"Pure epsilon: {_show(g['epsilon'])} {per}, at delta 0.")
+        pure = facts["release"]["epsilon"] * facts["asks_per_image"]
+        lines.append(f"Pure epsilon: {_show(pure)} {per}, at delta 0.")
     lines.append(
         "The epsilon per answer does not protect a record: one changed training record may change "
         "every answer of a single teacher. For records read the worst case."
@@ -175,15 +176,16 @@ def verify_release(release: Path) -> dict[str, Any]:
     path = release / "statement.json"
     try:
         facts: dict[str, Any] = json.loads(path.read_text())
-        files, claimed = facts["files"], facts["guarantee"]
+        files, claimed = dict(facts["files"]), dict(facts["guarantee"])
         text = (release / "statement.txt").read_text()
         recomputed = guarantee(facts)
         expected = statement_text(facts)
-    except (OSError, ValueError, KeyError, TypeError) as e:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as e:
         raise UserError(f"{path}: no readable statement: {e}") from e
-    for name, value in recomputed.items():
-        if not _same(claimed.get(name), value):
-            raise UserError(f"{path}: {name} says {claimed.get(name)}, the facts give {value}")
+    for name in recomputed | claimed:
+        said, value = claimed.get(name), recomputed.get(name)
+        if name not in recomputed or not _same(said, value):
+            raise UserError(f"{path}: {name} says {said}, the facts give {value}")
     if facts["private"] and (facts["seeded_noise"] or claimed["epsilon"] is None):
         raise UserError(f"{path}: says private, but the facts say otherwise")
     if text != expected:
@@ -203,7 +205,7 @@ def file_hashes(release: Path) -> dict[str, str]:
     return {
         str(p.relative_to(release)): hashlib.sha256(p.read_bytes()).hexdigest()
         for p in sorted(release.rglob("*"))
-        if p.is_file() and p.name != "statement.json"
+        if p.is_file() and p != release / "statement.json"
     }
 
 

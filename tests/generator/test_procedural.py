@@ -6,6 +6,15 @@ from dpsd.generator import procedural as module
 from dpsd.generator.procedural import FAMILIES, procedural
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    # Small operations on two threads crawl when the cores are shared.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def draw(family, n=64, shape=(1, 28, 28), seed=0):
     return procedural(family, n, shape, torch.Generator().manual_seed(seed))
 
@@ -87,7 +96,7 @@ def test_half_of_the_blobs_are_mirror_symmetric():
 
 
 def test_chunks_join_and_large_images_work():
-    assert draw("leaves", 7, (3, 224, 224)).flatten(1).float().std(1).min() >= 0
+    assert draw("leaves", 7, (3, 224, 224)).flatten(1).unique(dim=0).shape[0] == 7
     assert draw("strokes", 5000, (1, 8, 8)).flatten(1).float().std(1).gt(0).float().mean() > 0.99
     assert draw("blobs", 0).shape == (0, 1, 28, 28)
 

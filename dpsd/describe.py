@@ -1,0 +1,204 @@
+"""What a run will release, guarantee and cost, before any data is touched: facts and text."""
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from dpsd.config import Config
+from dpsd.device import pick_device, pick_dtype
+from dpsd.generator.bank import Bank
+from dpsd.generator.synthesizer import Synthesizer
+from dpsd.models import Teacher, build_model
+from dpsd.privacy.plan import Plan, expected_bytes, make_plan
+from dpsd.privacy.statement import COVERED, NOT_COVERED, TRUST
+from dpsd.progress import show_epsilon
+from dpsd.student import Student
+
+_TIMED_IMAGES = 256
+_TIMED_VALUES = _TIMED_IMAGES * 32 * 32 * 3
+_REST = 1.05  # ledger, noise and log-likelihoods take at most a twentieth of the loop
+
+
+def describe(config: Config) -> dict[str, Any]:
+    """The plan of a configuration as plain values; infinite figures are None.
+
+    Raises:
+        UserError: bad input, in one line.
+    """
+    plan = make_plan(config)
+    seconds = expected_seconds(config, plan)
+    return {
+        "data": config.data.name,
+        "private": plan.private,
+        "seeded_noise": plan.seeded_noise,
+        "route": config.privacy.route,
+        "unit": plan.unit,
+        "relation": plan.relation,
+        "scope": "per_answer",
+        "mechanism": plan.mechanism.facts(),
+        "answers": plan.answers,
+        "rounds": plan.rounds,
+        "queries_per_round": plan.queries_per_round,
+        "asks_per_image": plan.asks_per_image,
+        "epsilon": _finite(plan.epsilon),
+        "delta": plan.delta,
+        "epsilon_at": [
+            {
+                "delta": d,
+                "per_answer": _finite(plan.unit_epsilon(d)),
+                "per_record_worst_case": _finite(plan.worst_case_epsilon(d)),
+            }
+            for d in plan.deltas()
+        ],
+        "declared_public": {"shape": list(plan.facts.shape), "classes": plan.facts.classes},
+        "trust": TRUST,
+        "covered": COVERED,
+        "not_covered": NOT_COVERED,
+        "estimate": {
+            "bytes": expected_bytes(config, plan) + _peak_bytes(),
+            "seconds": sum(v for v in seconds.values() if v is not None) * _REST,
+            "seconds_by_part": seconds,
+            "device": str(pick_device(config.device)),
+        },
+    }
+
+
+def describe_text(facts: dict[str, Any]) -> str:
+    """The plan in words; every epsilon stands beside its unit."""
+    m, n = facts["mechanism"], facts["answers"]
+    shape = " x ".join(map(str, facts["declared_public"]["shape"]))
+    lines = []
+    if not facts["private"]:
+        why = "the noise is seeded and can be predicted" if facts["seeded_noise"] else (
+            "nothing is privatised, so epsilon is infinite for every unit"
+        )  # fmt: skip
+        lines += [f"NOT PRIVATE: {why}.", ""]
+    detail = [f"{k} {m[k]}" for k in ("kind", "vector", "bound", "bound_norm", "top_k")
+              if m.get(k) is not None]  # fmt: skip
+    sensitivity = m.get("sensitivity")
+    lines += [
+        f"Route: {facts['route']}. Unit of privacy: {_one(facts['unit'])}.",
+        f"Neighbouring worlds: {facts['relation']}.",
+        f"Mechanism: {m['mechanism']}{', ' if detail else ''}{', '.join(detail)}.",
+        f"Sensitivity: {'by probabilities' if sensitivity is None else f'L2 {sensitivity:.6g}'} "
+        f"({m['derivation']}).",
+        f"Noise: {m['noise']}.",
+        f"Answers: {n:,} at most ({facts['rounds']} rounds of {facts['queries_per_round']:,}); an "
+        f"image is asked at most {facts['asks_per_image']} time(s).",
+        "",
+    ]
+    for row in facts["epsilon_at"]:
+        e, w = show_epsilon(row["per_answer"]), show_epsilon(row["per_record_worst_case"])
+        lines.append(
+            f"At delta {row['delta']:.3g}: epsilon {e} per answer; epsilon {w} for one record, "
+            f"user or client in the worst case (all {n:,} answers change together)."
+        )
+    return "\n".join(lines + _ending(facts, shape)) + "\n"
+
+
+def _ending(facts: dict[str, Any], shape: str) -> list[str]:
+    cost, classes = facts["estimate"], facts["declared_public"]["classes"]
+    parts = [f"{name} {'not timed' if s is None else f'{s:.0f} s'}"
+             for name, s in cost["seconds_by_part"].items()]  # fmt: skip
+    return [
+        "The epsilon per answer does not protect a record: one changed training record may change "
+        "every answer of a single teacher. For records read the worst case.",
+        "Earlier runs on the same teacher compose with this one; the statement will count them.",
+        f"Declared public: images of {shape}, {classes} classes.",
+        f"Trust: {facts['trust']}.",
+        f"Covered: {facts['covered']}.",
+        f"Not covered: {facts['not_covered']}.",
+        "",
+        f"Memory, estimated: {cost['bytes'] / 2**30:.1f} GiB at the peak.",
+        f"Time, estimated: {cost['seconds']:.0f} s on {cost['device']} ({', '.join(parts)}), "
+        "extrapolated from a few synthetic batches; training a missing teacher comes on top.",
+    ]
+
+
+def expected_seconds(config: Config, plan: Plan) -> dict[str, float | None]:
+    """Seconds of a run by part, extrapolated from small batches of synthetic images.
+
+    Nets are untrained; no data and no weights are read. The teacher's part is None where its
+    architecture is not known by name.
+    """
+    device, shape = pick_device(config.device), plan.facts.shape
+    dtype = pick_dtype(config, device)
+    n = max(8, min(_TIMED_IMAGES, _TIMED_VALUES // math.prod(shape)))
+    batch = min(n, config.student.batch_size)
+    quick = config.model_copy(
+        update={
+            "student": config.student.model_copy(update={"batch_size": batch}),
+            "generator": config.generator.model_copy(update={"select": 1, "steps": 2}),
+        }
+    )
+    student = Student(
+        quick, plan.facts, rounds=2, queries_per_round=batch, device=device, dtype=dtype,
+        soft_targets=plan.mechanism.name == "none",
+    )  # fmt: skip
+    synthesizer = Synthesizer(quick, plan.facts, device)
+    images = synthesizer.sample(n, student)
+    bank = Bank(n, shape, plan.facts.classes)
+    bank.add(images, torch.zeros(n, plan.facts.classes))
+    many = min(4 * n, plan.queries_per_round)  # a call's fixed cost weighs less in a real round
+    drawn = plan.answers * config.generator.select
+    looked = drawn * (config.generator.select > 1) + plan.answers * plan.mechanism.uses_prior
+    trained = plan.rounds * max(1, round(config.student.epochs_per_round * plan.queries_per_round))
+    parts: dict[str, float | None] = {
+        "images": _seconds(lambda: synthesizer.sample(many, student, round=1)) / many * drawn,
+        "teacher": _teacher_seconds(config, plan, images, device, dtype),
+        "prior": _seconds(lambda: student.predict(images)) / n * looked if looked else 0.0,
+        "student": _seconds(lambda: student.fit(bank, batch)) / student.draws * trained,
+    }
+    if synthesizer.adversarial is not None:
+        once = _seconds(lambda: synthesizer.update(student, round=0)) / 2
+        parts["generator"] = once * config.generator.steps * plan.rounds
+    return parts
+
+
+def _teacher_seconds(
+    config: Config, plan: Plan, images: torch.Tensor, device: torch.device, dtype: torch.dtype
+) -> float | None:
+    t = config.teacher
+    if t.path is not None or ":" in t.model:
+        return None
+    if t.weights is not None and "model" not in t.model_fields_set:
+        return None  # a whole program, whose architecture is in the file alone
+    facts = plan.facts
+    with torch.random.fork_rng(devices=[]):
+        model = build_model(t.model, facts.shape, facts.classes)
+    teacher = Teacher(model, classes=facts.classes, shape=facts.shape)
+    teacher = teacher.to(device).to(memory_format=torch.channels_last)
+
+    def ask() -> None:
+        with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
+            teacher(images).cpu()
+
+    return _seconds(ask) / len(images) * plan.answers
+
+
+def _seconds(work: Callable[[], Any]) -> float:
+    """Of the second call; the first one warms up."""
+    work()
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def _peak_bytes() -> int:
+    """The largest memory that this process has held so far, or 0 where it is not told."""
+    try:
+        with open("/proc/self/status") as f:
+            return next(int(x.split()[1]) * 1024 for x in f if x.startswith("VmHWM:"))
+    except (OSError, StopIteration):
+        return 0
+
+
+def _one(unit: str) -> str:
+    return "none" if unit == "none" else f"one {unit}"
+
+
+def _finite(x: float) -> float | None:
+    return x if math.isfinite(x) else None

@@ -1,0 +1,69 @@
+"""What the command line shows while it works."""
+
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dpsd.config import Config
+
+
+class Progress:
+    """Public figures of each round: a bar on a terminal, else a line."""
+
+    def __init__(self, config: "Config") -> None:
+        self.rounds = config.loop.rounds
+        self.answers = config.queries_per_round() * self.rounds
+        self.first: tuple[float, int] | None = None
+        self.terminal = sys.stdout.isatty()  # asked now: rich's bar stands in for stdout later
+        self.bar: Any = None
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+
+    def __call__(self, record: dict[str, Any]) -> None:
+        """Show a round's public record."""
+        now, done = time.perf_counter(), int(record["answers"])
+        self.first = self.first or (now, done)
+        passed = done - self.first[1]
+        rate = passed / (now - self.first[0]) if passed else None
+        line = f"round {record['round'] + 1}/{self.rounds}  answers {done:,}/{self.answers:,}"
+        for key, name in (("loss", "loss"), ("agreement_with_answers", "agreement with answers")):
+            if key in record:
+                line += f"  {name} {record[key]:.4f}"
+        line += f"  epsilon {show_epsilon(record['epsilon_per_answer'])} per answer"
+        if rate:
+            line += f"  {rate:,.0f} answers/s  {(self.answers - done) / rate:.0f} s left"
+        if self.terminal:
+            self._bar(line, done)
+        else:
+            say(line)
+
+    def _bar(self, line: str, done: int) -> None:
+        if self.bar is None:
+            from rich import progress as rich
+            from rich.table import Column
+
+            self.bar = rich.Progress(
+                rich.BarColumn(20),
+                rich.TaskProgressColumn(),
+                rich.TextColumn("{task.description}", markup=False, table_column=Column(ratio=1)),
+            )
+            self.bar.add_task(line, total=self.answers)
+            self.bar.start()
+        self.bar.update(0, completed=done, description=line, refresh=True)
+
+
+def say(text: str) -> None:
+    """Print to stdout at once."""
+    sys.stdout.write(text.rstrip("\n") + "\n")
+    sys.stdout.flush()
+
+
+def show_epsilon(x: float | None) -> str:
+    """An epsilon for people; None is infinite."""
+    return "infinite" if x is None else f"{x:,.6g}" if x < 1e6 else f"{x:,.0f}"

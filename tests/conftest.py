@@ -1,0 +1,23 @@
+"""Fixtures that several tests share."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+
+@pytest.fixture(scope="session")
+def dpsd_data() -> Path:
+    """The folder of the real data sets; the test is skipped where there is none."""
+    value = os.environ.get("DPSD_DATA")
+    if not value or not Path(value).is_dir():
+        pytest.skip("DPSD_DATA does not name a folder with MNIST, Fashion-MNIST and AT&T faces")
+    return Path(value).resolve()
+
+
+@pytest.fixture
+def tiny_images() -> torch.Tensor:
+    """Sixteen random images, uint8 [16, 1, 28, 28]."""
+    generator = torch.Generator().manual_seed(7)
+    return torch.randint(0, 256, (16, 1, 28, 28), dtype=torch.uint8, generator=generator)

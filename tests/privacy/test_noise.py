@@ -1,0 +1,64 @@
+import numpy as np
+import pytest
+from scipy.stats import chisquare, kstest
+
+from dpsd.privacy.noise import NoiseSource
+
+N = 200_000
+
+
+def test_seeded_stream_repeats_and_goes_on():
+    first, second = NoiseSource(b"a"), NoiseSource(b"a")
+    np.testing.assert_array_equal(first.normals((5, 3)), second.normals((5, 3)))
+    ahead = first.integers((4,))
+    np.testing.assert_array_equal(ahead, second.integers((4,)))
+    assert not np.array_equal(ahead, first.integers((4,)))
+    assert not np.array_equal(NoiseSource(b"b").integers((4,)), NoiseSource(b"a").integers((4,)))
+
+
+def test_default_stream_is_fresh():
+    assert not np.array_equal(NoiseSource().integers((4,)), NoiseSource().integers((4,)))
+
+
+def test_default_key_comes_from_the_operating_system(monkeypatch):
+    monkeypatch.setattr("os.urandom", lambda n: bytes(n))
+    np.testing.assert_array_equal(NoiseSource().integers((4,)), NoiseSource().integers((4,)))
+
+
+def test_ordinary_generators_do_not_matter():
+    np.random.seed(0)
+    first = NoiseSource().integers((4,))
+    np.random.seed(0)
+    assert not np.array_equal(first, NoiseSource().integers((4,)))
+
+
+def test_integers_are_uniform_in_every_byte():
+    integers = NoiseSource(b"bytes").integers((N,))
+    for byte in integers.view(np.uint8).reshape(N, 8).T:
+        assert chisquare(np.bincount(byte, minlength=256)).pvalue > 1e-6
+
+
+def test_normals_have_the_standard_normal_distribution():
+    x = NoiseSource(b"normals").normals((N,))
+    # Sampling deviations of mean, variance, skewness and excess kurtosis: 1, 2, 6 and 24 over N.
+    moments = [x.mean(), (x**2).mean() - 1, (x**3).mean(), (x**4).mean() - 3]
+    for moment, variance in zip(moments, [1, 2, 15, 96], strict=True):
+        assert abs(moment) < 5 * np.sqrt(variance / N)
+    assert kstest(x, "norm").pvalue > 1e-4
+    assert abs(np.corrcoef(x[:-1], x[1:])[0, 1]) < 5 / np.sqrt(N)
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, 3), (2, 0), (7,), (2, 3, 4)])
+def test_shapes(shape):
+    assert NoiseSource().normals(shape).shape == shape
+    assert NoiseSource().integers(shape).dtype == np.uint64
+
+
+def test_extreme_bits_give_finite_symmetric_normals(monkeypatch):
+    extreme = np.array([0, 2**64 - 1], dtype=np.uint64)
+    source = NoiseSource()
+    monkeypatch.setattr(source, "integers", lambda shape: extreme)
+    low, high = source.normals((2,))
+    assert np.isfinite([low, high]).all()
+    assert high == -low
+    assert 8 < high < 9

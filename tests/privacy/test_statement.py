@@ -1,0 +1,259 @@
+import json
+import math
+import re
+
+import pytest
+import torch
+
+from dpsd.config import parse_config
+from dpsd.errors import UserError
+from dpsd.privacy.accounting import GaussianRelease, PureRelease, compose_epsilon
+from dpsd.privacy.ledger import Ledger, image_hashes
+from dpsd.privacy.plan import make_plan
+from dpsd.privacy.statement import (
+    file_hashes,
+    guarantee,
+    statement_facts,
+    statement_text,
+    verify_release,
+)
+
+PUBLIC = {"image_shape": [1, 28, 28], "classes": 10}
+RR = {"mechanism": "randomized_response", "epsilon": 1.0, "answers": 1000}
+GAUSSIAN = {"mechanism": "gaussian", "epsilon": 2.0, "answers": 500, "delta": 1e-6}
+NONE = {"mechanism": "none", "epsilon": None, "answers": 1000}
+SEEDED = RR | {"insecure_seeded_noise": True}
+KINDS = [RR, GAUSSIAN, NONE, SEEDED, RR | {"asks_per_image": 5}, GAUSSIAN | {"top_k": 3}]
+
+
+def plan(privacy):
+    tree = {"data": {"name": "digits"}, "loop": {"rounds": 10}, "privacy": privacy}
+    return make_plan(parse_config(tree))
+
+
+def run(folder, name, privacy, answers=7):
+    """Enter a run with some answers in the teacher's ledger, and give its statement's facts."""
+    p, ledger = plan(privacy), Ledger(folder, "t")
+    ledger.open_run(
+        name, p.mechanism.event, p.answers, p.asks_per_image, p.seeded_noise, "2024-01-01"
+    )
+    asked = torch.randint(256, (answers, 1, 2, 2), dtype=torch.uint8)
+    ledger.charge(name, 0, image_hashes(asked))
+    return statement_facts(p, name, "t", Ledger(folder, "t").runs(), PUBLIC)
+
+
+@pytest.fixture
+def release(tmp_path):
+    """A sealed release folder with two files and a folder."""
+    return write_release(tmp_path / "release", run(tmp_path / "teacher", "a", RR))
+
+
+def write_release(folder, facts):
+    (folder / "tb").mkdir(parents=True)
+    (folder / "student.safetensors").write_bytes(b"weights")
+    (folder / "tb" / "events").write_bytes(b"curves")
+    (folder / "statement.txt").write_text(statement_text(facts))
+    facts = facts | {"files": file_hashes(folder)}
+    (folder / "statement.json").write_text(json.dumps(facts))
+    return folder
+
+
+def rewrite(release, change):
+    """Edit statement.json, and write the text that follows from it."""
+    path = release / "statement.json"
+    facts = json.loads(path.read_text())
+    change(facts)
+    (release / "statement.txt").write_text(statement_text(facts))
+    facts["files"] = file_hashes(release)
+    path.write_text(json.dumps(facts))
+
+
+# ---------------------------------------------------------------- facts and guarantee
+
+
+def test_guarantee_of_randomised_response(tmp_path):
+    g = run(tmp_path, "a", RR)["guarantee"]
+    assert g["epsilon"] == pytest.approx(1.0)
+    assert g["mu"] is None
+    worst = compose_epsilon([(PureRelease(1.0), 1000)], 1e-5)
+    assert g["worst_case_epsilon"] == pytest.approx(worst)
+    assert g["composed_epsilon"] == g["epsilon"]  # the only run
+
+
+def test_guarantee_of_the_gaussian(tmp_path):
+    facts = run(tmp_path, "a", GAUSSIAN)
+    g = facts["guarantee"]
+    assert g["epsilon"] == pytest.approx(2.0, abs=1e-8)
+    assert g["mu"] == pytest.approx(facts["mechanism"]["sensitivity"] / facts["mechanism"]["sigma"])
+    at = dict(zip(facts["deltas"], g["epsilon_at"], strict=True))
+    assert at[1e-6] == g["epsilon"]
+    assert at[1e-5] < g["epsilon"] < math.inf
+    assert facts["deltas"] == sorted(facts["deltas"], reverse=True)
+
+
+def test_guarantee_is_for_the_cap_not_for_the_answers_made(tmp_path):
+    few, many = (run(tmp_path / str(n), "a", RR, answers=n) for n in (1, 900))
+    assert few["guarantee"] == many["guarantee"]
+    assert (few["answers_made"], many["answers_made"], few["answers_cap"]) == (1, 900, 1000)
+
+
+def test_second_run_on_a_teacher_composes_with_the_first(tmp_path):
+    first = run(tmp_path, "a", RR)
+    second = run(tmp_path, "b", GAUSSIAN)
+    assert first["earlier_runs"] == []
+    assert [r["run"] for r in second["earlier_runs"]] == ["a"]
+    m = second["mechanism"]
+    gaussian = GaussianRelease(m["sensitivity"], m["sigma"])
+    g = second["guarantee"]
+    once = compose_epsilon([(gaussian, 1), (PureRelease(1.0), 1)], 1e-6)
+    everything = compose_epsilon([(gaussian, 500), (PureRelease(1.0), 1000)], 1e-6)
+    assert g["composed_epsilon"] == pytest.approx(once, rel=1e-9)
+    assert g["composed_worst_case_epsilon"] == pytest.approx(everything, rel=1e-9)
+    assert g["epsilon"] < g["composed_epsilon"] < g["epsilon"] + 1.0 + 1e-9
+
+
+def test_both_statements_follow_from_the_master_ledger(tmp_path):
+    given = [run(tmp_path, "a", RR), run(tmp_path, "b", GAUSSIAN)]
+    runs = Ledger(tmp_path, "t").runs()
+    for facts, privacy in zip(given, (RR, GAUSSIAN), strict=True):
+        again = statement_facts(plan(privacy), facts["run"], "t", runs, PUBLIC)
+        assert again == facts
+        stored = json.loads(json.dumps(facts))
+        assert guarantee(stored) == facts["guarantee"]
+
+
+def test_open_first_run_makes_the_composition_infinite(tmp_path):
+    run(tmp_path, "a", NONE)
+    facts = run(tmp_path, "b", RR)
+    assert facts["guarantee"]["epsilon"] == pytest.approx(1.0)
+    assert facts["guarantee"]["composed_epsilon"] is None
+    assert "has epsilon infinite per answer" in statement_text(facts)
+
+
+def test_nothing_is_claimed_that_the_ledger_does_not_hold(tmp_path):
+    run(tmp_path, "a", RR)
+    with pytest.raises(UserError, match="holds no run b"):
+        statement_facts(plan(RR), "b", "t", Ledger(tmp_path, "t").runs(), PUBLIC)
+
+
+# ---------------------------------------------------------------- text
+
+
+@pytest.mark.parametrize("privacy", KINDS)
+@pytest.mark.parametrize("earlier", [None, RR, NONE])
+def test_every_epsilon_names_its_unit(tmp_path, privacy, earlier):
+    if earlier is not None:
+        run(tmp_path, "first", earlier)
+    text = statement_text(run(tmp_path, "a", privacy))
+    figures = [
+        line for line in text.splitlines() if re.search(r"epsilon:? (is )?(infinite|\d)", line)
+    ]
+    assert len(figures) >= 3
+    for line in figures:
+        assert re.search(r"per answer|record|every unit", line), line
+    for line in text.splitlines():
+        for figure in re.findall(r"epsilon (?:infinite|[\d.,e+]+)([^;.]*)", line):
+            assert re.match(r" (per answer|for one record)", figure), line
+
+
+def test_text_says_what_is_not_protected(tmp_path):
+    text = statement_text(run(tmp_path, "a", RR))
+    assert "does not protect a record" in text
+    assert "worst case (all 1,000 answers change together)" in text
+    assert "at most 1,000 by the plan, 7 made" in text
+    assert "Not covered: hyper-parameters" in text
+    assert "NOT PRIVATE" not in text
+
+
+@pytest.mark.parametrize(("privacy", "why"), [(SEEDED, "seeded"), (NONE, "nothing was privatised")])
+def test_what_is_not_private_is_stamped(tmp_path, privacy, why):
+    facts = run(tmp_path, "a", privacy)
+    text = statement_text(facts)
+    assert facts["private"] is False
+    assert text.startswith("NOT PRIVATE: ")
+    assert why in text.splitlines()[0]
+
+
+@pytest.mark.parametrize("asks", [1, 5])
+def test_pure_epsilon_is_stated_at_delta_zero(tmp_path, asks):
+    text = statement_text(run(tmp_path, "a", RR | {"epsilon": 10.0, "asks_per_image": asks}))
+    assert "Pure epsilon: 10 per answer, at delta 0." in text
+
+
+# ---------------------------------------------------------------- verification
+
+
+@pytest.mark.parametrize("privacy", KINDS)
+def test_verify_accepts_what_was_written(tmp_path, privacy):
+    run(tmp_path / "teacher", "first", GAUSSIAN)
+    facts = run(tmp_path / "teacher", "a", privacy)
+    found = verify_release(write_release(tmp_path / "release", facts))
+    assert found["guarantee"] == facts["guarantee"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda f: f["guarantee"].update(epsilon=0.5),
+        lambda f: f["guarantee"].update(epsilon=1.0001),
+        lambda f: f["guarantee"].update(epsilon=None),
+        lambda f: f["guarantee"].update(worst_case_epsilon=1.0),
+        lambda f: f["guarantee"].update(record_epsilon=1.0),
+        lambda f: f["guarantee"]["epsilon_at"].__setitem__(0, 0.1),
+        lambda f: f["release"].update(epsilon=2.0),
+        lambda f: f.update(asks_per_image=2),
+        lambda f: f.update(answers_cap=10**6),
+        lambda f: f.update(seeded_noise=True),
+        lambda f: f.update(earlier_runs=[{"release": {"kind": "open"}, "asks_per_image": 1,
+                                          "answers_cap": 1}]),
+    ],
+)  # fmt: skip
+def test_verify_catches_a_figure_that_does_not_follow(release, change):
+    rewrite(release, change)
+    with pytest.raises(UserError, match=r"the facts"):
+        verify_release(release)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda r: (r / "student.safetensors").write_bytes(b"other"), "student.*: changed"),
+        (lambda r: (r / "student.safetensors").unlink(), "student.*: missing"),
+        (lambda r: (r / "tb" / "events").write_bytes(b""), "events: changed"),
+        (lambda r: (r / "more.txt").write_text("x"), "more.txt: not in the statement"),
+        (lambda r: (r / "tb" / "statement.json").write_text("x"), "not in the statement"),
+        (lambda r: (r / ".hidden").write_text("x"), "hidden: not in the statement"),
+        (lambda r: (r / "statement.txt").write_text("epsilon 0.1"), "does not say"),
+        (lambda r: (r / "statement.txt").unlink(), "no readable statement"),
+        (lambda r: (r / "statement.json").unlink(), "no readable statement"),
+        (lambda r: (r / "statement.json").write_text("{"), "no readable statement"),
+        (lambda r: (r / "statement.json").write_text("[]"), "no readable statement"),
+        (lambda r: (r / "statement.json").write_text("{}"), "no readable statement"),
+    ],
+)
+def test_verify_catches_a_changed_folder(release, change, message):
+    change(release)
+    with pytest.raises(UserError, match=message):
+        verify_release(release)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"release": "pure"},
+        {"release": {"kind": "laplace"}},
+        {"release": {"kind": "gaussian", "sensitivity": 1.0, "sigma": 0.0}},
+        {"earlier_runs": None},
+        {"files": [1]},
+        {"guarantee": "strong"},
+        {"files": {}},
+        {"deltas": [1e-300]},
+        {"mechanism": None},
+    ],
+)
+def test_verify_refuses_malformed_facts_in_one_line(release, broken):
+    path = release / "statement.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | broken))
+    with pytest.raises(UserError) as e:
+        verify_release(release)
+    assert "\n" not in str(e.value)

@@ -1,0 +1,59 @@
+"""One tiny finished run, shared by the tests of what a run is good for."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from dpsd.config import Config, parse_config
+from dpsd.run import Run
+from dpsd.transcribe import transcribe
+
+
+def tiny_config(root: Path) -> Config:
+    return parse_config(
+        {
+            "device": "cpu",
+            "precision": "float32",
+            "teacher": {
+                "model": "cnn-small",
+                "epochs": 1,
+                "batch_size": 32,
+                "root": str(root / "teachers"),
+            },
+            "student": {"batch_size": 100},
+            "generator": {
+                "kind": "mixed",
+                "shares": {"strokes": 0.7, "adversarial": 0.3},
+                "steps": 2,
+                "select": 2,
+            },
+            "loop": {"rounds": 2},
+            "privacy": {"epsilon": 8.0, "answers": 2000, "insecure_seeded_noise": True},
+        }
+    )
+
+
+def tiny_run(factory: pytest.TempPathFactory) -> Run:
+    """The run, made by whoever asks first. Do not write into it."""
+    root = factory.getbasetemp() / "products"
+    if not (root / "run").exists():
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        transcribe(tiny_config(root), out=root / "run")
+        torch.set_num_threads(threads)
+    return Run(root / "run")
+
+
+def copy_of(run: Run, folder: Path) -> Run:
+    """A copy that a test may change; it knows the same teacher."""
+    shutil.copytree(run.path, folder)
+    return Run(folder)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """All files below a folder."""
+    return {
+        str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()
+    }

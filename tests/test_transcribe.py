@@ -1,0 +1,302 @@
+"""The loop: one door, resume, determinism, controls, several processes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from products import contents, tiny_config
+from safetensors.torch import load_file
+
+from dpsd.config import Config, parse_config
+from dpsd.data import load_data
+from dpsd.errors import UserError
+from dpsd.generator.procedural import procedural
+from dpsd.privacy.accounting import compose_epsilon
+from dpsd.privacy.ledger import Ledger, image_hashes
+from dpsd.privacy.oracle import Oracle, ReplayOracle
+from dpsd.privacy.plan import make_plan
+from dpsd.privacy.statement import guarantee
+from dpsd.release import load_student
+from dpsd.run import Run
+from dpsd.transcribe import transcribe
+
+ENV = os.environ | {"OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("loop")
+
+
+def changed(config: Config, **sections) -> Config:
+    tree = config.model_dump(mode="json")
+    for section, values in sections.items():
+        tree[section] = tree[section] | values if isinstance(values, dict) else values
+    return parse_config(tree)
+
+
+def weights(run: Run) -> dict[str, torch.Tensor]:
+    return load_file(run.release / "student.safetensors")
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_replay_without_a_teacher_gives_the_same_run(root, tmp_path):
+    config = tiny_config(root)
+    run = transcribe(config, out=tmp_path / "run")
+    script = f"""
+import sys
+from dpsd.teacher import TeacherFolder
+from dpsd.run import Run
+from dpsd.privacy.oracle import ReplayOracle
+from dpsd.transcribe import transcribe
+import torch; torch.set_num_threads(1)
+run = Run(__import__("pathlib").Path({str(tmp_path / "run")!r}))
+def no_teacher(*_): raise AssertionError("a teacher was loaded")
+import dpsd.transcribe as t
+sys.modules["dpsd.transcribe"].load_teacher = no_teacher
+def replayed(plan, new):
+    new.id = run.id  # the ledger's entry of the answers that are given again
+    return ReplayOracle(run.bank, plan)
+transcribe(run.config, out={str(tmp_path / "replay")!r},
+           open_oracle=replayed,
+           home=TeacherFolder(run.teacher_folder, run.teacher, {{}}))
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, env=ENV)
+    replay = Run(tmp_path / "replay")
+    assert same(weights(run), weights(replay))
+    a, b = contents(run.release), contents(replay.release)
+    for name in ("generator.safetensors", "synthetic.png"):
+        assert a[name] == b[name]
+    drop = ("seconds",)
+    strip = [[{k: v for k, v in m.items() if k not in drop} for m in r.metrics()]
+             for r in (run, replay)]  # fmt: skip
+    assert strip[0] == strip[1]
+
+
+def test_same_seed_same_student_and_fresh_noise_differs(root, tmp_path):
+    config = tiny_config(root)
+    one, two = (transcribe(config, out=tmp_path / name) for name in "ab")
+    assert same(weights(one), weights(two))
+    fresh = changed(config, privacy={"insecure_seeded_noise": False})
+    three, four = (transcribe(fresh, out=tmp_path / name) for name in "cd")
+    assert not same(weights(three), weights(four))
+
+
+def test_second_run_composes_and_is_recomputed_from_the_master_ledger(root, tmp_path):
+    config = changed(tiny_config(root), teacher={"seed": 7})
+    runs = [transcribe(config, out=tmp_path / name) for name in "ab"]
+    ledger = Ledger(runs[0].teacher_folder, runs[0].teacher)
+    records = ledger.runs()
+    assert [r.run for r in records] == [r.id for r in runs]
+    facts = [json.loads((r.release / "statement.json").read_text()) for r in runs]
+    for i, fact in enumerate(facts):
+        events = [(r.event, r.asks_per_image) for r in records[: i + 1]]
+        assert fact["guarantee"]["composed_epsilon"] == pytest.approx(compose_epsilon(events, 1e-5))
+        assert fact["guarantee"] == pytest.approx(guarantee(fact))
+    assert facts[1]["guarantee"]["composed_epsilon"] > facts[0]["guarantee"]["composed_epsilon"]
+    asked = [set(ledger.hashes(r.id).tolist()) for r in runs]
+    assert len(asked[0]) == 2000  # no image twice within a run
+
+
+class Stop(Exception):
+    pass
+
+
+def stop_after(rounds: int):
+    def progress(record):
+        if record["round"] + 1 == rounds:
+            raise Stop
+
+    return progress
+
+
+def test_stopped_and_resumed_between_rounds_is_bit_for_bit(root, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules["dpsd.transcribe"], "_CHECKPOINT_SECONDS", 0.0)
+    config = changed(tiny_config(root), loop={"rounds": 4})
+    whole = transcribe(config, out=tmp_path / "whole")
+    with pytest.raises(Stop):
+        transcribe(config, out=tmp_path / "cut", progress=stop_after(3))
+    cut = transcribe(config, out=tmp_path / "cut", resume=True)
+    assert same(weights(whole), weights(cut))
+    assert [m["loss"] for m in whole.metrics()] == [m["loss"] for m in cut.metrics()]
+
+
+def test_killed_between_paying_and_returning_stays_paid(root, tmp_path):
+    config = changed(tiny_config(root), loop={"rounds": 4}, teacher={"seed": 11})
+    out = tmp_path / "run"
+    script = f"""
+import json, os, signal, torch
+torch.set_num_threads(1)
+from dpsd.config import parse_config
+from dpsd.privacy import oracle
+from dpsd.transcribe import transcribe
+charges = []
+class Deadly(oracle.Oracle):
+    def _ask(self, images):
+        charges.append(1)
+        if len(charges) == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super()._ask(images)
+import sys
+sys.modules["dpsd.transcribe"].Oracle = Deadly
+transcribe(parse_config(json.loads({json.dumps(config.model_dump_json())})), out={str(out)!r})
+"""
+    died = subprocess.run([sys.executable, "-c", script], check=False, env=ENV)
+    assert died.returncode == -signal.SIGKILL
+    run = Run(out)
+    ledger = Ledger(run.teacher_folder, run.teacher)
+    assert ledger.charged(run.id) == 1500  # three of four rounds of 500 paid, two given
+    lost = set(ledger.hashes(run.id)[1000:].tolist())
+    transcribe(config, out=out, resume=True)
+    ledger = Ledger(run.teacher_folder, run.teacher)
+    hashes = ledger.hashes(run.id).tolist()
+    assert ledger.charged(run.id) == 2000
+    assert len(set(hashes)) == 2000 and set(hashes[1000:1500]) == lost
+    report = run.report()
+    assert report["answers"] == 2000
+
+
+def test_resume_with_another_configuration_names_the_keys(root, tmp_path):
+    config = tiny_config(root)
+    transcribe(config, out=tmp_path / "run")
+    with pytest.raises(UserError, match=r"student\.lr \(0\.01 -> 0\.02\)"):
+        transcribe(changed(config, student={"lr": 0.02}), out=tmp_path / "run", resume=True)
+
+
+def test_images_of_a_round_are_never_asked_twice(root, tmp_path):
+    """A source of few distinct images: what is left is asked, then the run stops clearly."""
+    folder = tmp_path / "public"
+    folder.mkdir()
+    from PIL import Image
+
+    images = procedural("strokes", 600, (1, 28, 28), torch.Generator().manual_seed(0))
+    for i, image in enumerate(images):
+        Image.fromarray(image[0].numpy()).save(folder / f"{i}.png")
+    config = changed(tiny_config(root), generator={"kind": "images", "source": str(folder)})
+    with pytest.raises(UserError, match=r"generator\.kind: images gave only \d+ of 1000"):
+        transcribe(config, out=tmp_path / "run")
+
+
+def oracle_with(teacher):
+    def open_oracle(plan, run):
+        ledger = Ledger(run.teacher_folder, run.teacher)
+        return Oracle(teacher, plan, ledger, run.id, keep=run.bank, seed=run.config.seed)
+
+    return open_oracle
+
+
+@pytest.mark.slow
+def test_controls_permuted_classes_and_uniform_answers(root, tmp_path):
+    """Permuting the teacher's classes permutes the student's; uniform answers leave chance."""
+    config = changed(
+        tiny_config(root),
+        teacher={"epochs": 12},
+        generator={"kind": "procedural", "select": 1, "shares": {"strokes": 1.0}},
+        loop={"rounds": 8},
+        privacy={"answers": 16000, "epsilon": 8.0},
+    )
+    from dpsd.teacher import ensure_teacher, load_teacher
+
+    home = ensure_teacher(config, lambda text: None)
+    teacher = load_teacher(config, home)
+    test = load_data(config.data).test
+    order = torch.tensor([3, 7, 1, 9, 0, 2, 8, 4, 6, 5])
+    teachers = {
+        "plain": teacher,
+        "permuted": lambda x: teacher(x)[:, order],
+        "uniform": lambda x: torch.randn(len(x), 10, generator=torch.Generator().manual_seed(
+            int(image_hashes(x[:1]).tobytes()[0]))),
+    }  # fmt: skip
+    hits = {}
+    for name, asked in teachers.items():
+        run = transcribe(config, out=tmp_path / name, open_oracle=oracle_with(asked), home=home)
+        found = load_student(run)(test.images / 255).argmax(1)
+        hits[name] = float((found == test.labels).float().mean())
+        if name == "permuted":
+            hits["unpermuted"] = float((order[found] == test.labels).float().mean())
+    assert hits["plain"] > 0.7
+    assert abs(hits["unpermuted"] - hits["plain"]) < 0.08
+    assert hits["permuted"] < 0.25
+    assert hits["uniform"] < 0.25
+
+
+def test_nan_teacher_rows_do_not_stop_the_run(root, tmp_path):
+    config = tiny_config(root)
+    from dpsd.teacher import ensure_teacher, load_teacher
+
+    home = ensure_teacher(config, lambda text: None)
+    teacher = load_teacher(config, home)
+
+    def broken(images):
+        logits = teacher(images)
+        logits[images.float().mean((1, 2, 3)) > 30] = float("nan")
+        return logits
+
+    run = transcribe(config, out=tmp_path / "nan", open_oracle=oracle_with(broken), home=home)
+    plain = transcribe(config, out=tmp_path / "plain", open_oracle=oracle_with(teacher), home=home)
+    assert contents(run.release).keys() == contents(plain.release).keys()
+    assert all(torch.isfinite(t).all() for t in weights(run).values())
+    assert run.report()["answers"] == plain.report()["answers"]
+
+
+@pytest.mark.slow
+def test_two_processes_ask_once_and_agree(root, tmp_path):
+    config = tiny_config(root)
+    from dpsd.teacher import ensure_teacher
+
+    home = ensure_teacher(config, lambda text: None)
+    script = tmp_path / "ranks.py"
+    script.write_text(f"""
+import json, os, torch
+from safetensors.torch import save_file
+from dpsd.config import parse_config
+from dpsd.transcribe import transcribe
+import dpsd.transcribe
+import sys
+t = sys.modules["dpsd.transcribe"]
+class Seen(t.Student):
+    last = None
+    def __init__(self, *a, **k):
+        super().__init__(*a, **k); Seen.last = self
+t.Student = Seen
+transcribe(parse_config(json.loads({json.dumps(config.model_dump_json())})),
+           out={str(tmp_path / "run")!r})
+state = {{k: v.contiguous().clone() for k, v in Seen.last.average.state_dict().items()}}
+save_file(state, {str(tmp_path)!r} + "/rank" + os.environ["RANK"] + ".safetensors")
+""")
+    port = 20000 + int(time.time()) % 20000
+    subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2",
+         f"--master-port={port}", str(script)],
+        check=True, env=ENV,
+    )  # fmt: skip
+    ranks = [load_file(tmp_path / f"rank{i}.safetensors") for i in (0, 1)]
+    assert same(*ranks)
+    run = Run(tmp_path / "run")
+    assert same(ranks[0], weights(run))
+    ledger = Ledger(home.path, home.uuid)
+    assert ledger.charged(run.id) == make_plan(config).answers == 2000
+
+
+def test_replay_refuses_other_images(root, tmp_path):
+    run = transcribe(tiny_config(root), out=tmp_path / "run")
+    replay = ReplayOracle(run.bank, make_plan(run.config))
+    with pytest.raises(UserError, match="other images than were asked"):
+        replay.answer(torch.zeros((1000, 1, 28, 28), dtype=torch.uint8))
