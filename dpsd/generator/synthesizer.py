@@ -18,6 +18,7 @@ from dpsd.models import import_object
 from dpsd.student import Student
 
 _TRIES = 20
+_LEAST_DRAW = 64
 _LEAST_DOUBT = 0.05  # a sure image is still asked now and then
 
 
@@ -72,10 +73,10 @@ class Synthesizer:
         pool = torch.empty((0, *self.facts.shape), dtype=torch.uint8)
         for _ in range(_TRIES):
             missing = n - len(pool)
-            drawn = self._draw(missing * self.config.select, rng)
-            pool = torch.cat([pool, self._select(drawn, missing, student, rng)])
+            drawn = self._draw(max(missing, _LEAST_DRAW) * self.config.select, rng)
             if oracle is not None:
-                pool = pool[oracle.fresh(pool)]
+                drawn = drawn[oracle.fresh(torch.cat([pool, drawn]))[len(pool) :]]
+            pool = torch.cat([pool, self._select(drawn, missing, student, rng)])
             if len(pool) == n:
                 return pool[torch.randperm(n, generator=rng)]
         raise UserError(
@@ -126,8 +127,10 @@ class Synthesizer:
         An image's weight is its doubt (1 - max p) times sum_c p(c) / mean p(c); drawn without
         replacement by the Gumbel trick.
         """
-        if len(images) == n:
+        if len(images) <= n:
             return images
+        if self.config.select == 1:
+            return images[torch.randperm(len(images), generator=rng)[:n]]
         p = student.predict(images)
         rarity = (p / p.mean(0).clamp_min(1e-3)).sum(1)
         weight = rarity * (1 - p.max(1).values + _LEAST_DOUBT)

@@ -149,7 +149,7 @@ def test_mixed_mechanisms_against_a_naive_double_sum():
         assert compose_delta(epsilon, releases) == pytest.approx(expected, rel=1e-8)
 
 
-@pytest.mark.parametrize("delta", [1e-3, 1e-5, 1e-9])
+@pytest.mark.parametrize("delta", [1e-3, 1e-5, 1e-9, 1e-12])
 def test_different_pure_epsilons_against_every_combination(delta):
     groups = [(0.31, 12), (0.7, 5), (1.3, 3)]
     parts = [rr_by_hand(e, n) for e, n in groups]
