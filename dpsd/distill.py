@@ -92,9 +92,10 @@ def likelihood_loss(logits: Tensor, log_likelihood: Tensor) -> Tensor:
 
 
 def _xlogx(p: Tensor) -> Tensor:
-    return torch.special.xlogy(p, p)
+    out: Tensor = torch.special.xlogy(p, p)
+    return out
 
 
 def _log_complement(log_p: Tensor, chosen: Tensor) -> Tensor:
-    """log of the probability of all classes but the chosen one, [B, 1], without cancellation."""
+    """Log of the probability of all classes but the chosen one, [B, 1], without cancellation."""
     return log_p.scatter(1, chosen, float("-inf")).logsumexp(1, keepdim=True)

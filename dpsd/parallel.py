@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 def start(device: torch.device) -> None:
     """Join the process group that torchrun announces; without torchrun do nothing."""
-    if "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        if not dist.is_initialized():
-            dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    announced = "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if announced and not dist.is_initialized():
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
 
 
 def stop() -> None:

@@ -34,7 +34,7 @@ class Progress:
         line = f"round {record['round'] + 1}/{self.rounds}  answers {done:,}/{self.answers:,}"
         for key, name in (("loss", "loss"), ("agreement_with_answers", "agreement with answers")):
             if key in record:
-                line += f"  {name} {record[key]:.4f}"
+                line += f"  {name} {round(record[key], 4) + 0.0:.4f}"  # no "-0.0000"
         line += f"  epsilon {show_epsilon(record['epsilon_per_answer'])} per answer"
         if rate:
             line += f"  {rate:,.0f} answers/s  {(self.answers - done) / rate:.0f} s left"

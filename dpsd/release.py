@@ -1,9 +1,9 @@
 """What a release is good for without its private part: the student, samples, exports."""
 
 import contextlib
-import json
 import importlib.util
 import io
+import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

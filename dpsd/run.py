@@ -93,7 +93,7 @@ class Run:
         return state
 
     def save_weights(self, name: str, state: dict[str, Tensor], facts: dict[str, Any]) -> None:
-        """Write a safetensors file under `release/`, whole or not at all; facts go in its header."""
+        """Write safetensors under `release/`, whole or not at all; facts go in its header."""
         path = self.release / f"{name}.safetensors"
         partial = path.with_suffix(".partial")
         header = {"dpsd": json.dumps(facts)}  # one key: the order of several is not reproducible

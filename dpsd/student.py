@@ -48,7 +48,7 @@ class Student:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             model = build_model(self.config.model, facts.shape, facts.classes)
-        self.model = model.to(device, memory_format=torch.channels_last)
+        self.model = model.to(device).to(memory_format=torch.channels_last)
         self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
         self.draws = max(1, round(self.config.epochs_per_round * queries_per_round))
         self.steps_total = rounds * math.ceil(self.draws / self.config.batch_size)
@@ -95,9 +95,7 @@ class Student:
                 target = soften(target.clamp_min(1e-12).log(), c.temperature)
         if c.loss == "kd":
             return kd_loss(logits, target, alpha=c.alpha, temperature=c.temperature)
-        return dkd_loss(
-            logits, target, alpha=c.alpha, beta=c.beta, temperature=c.temperature
-        )
+        return dkd_loss(logits, target, alpha=c.alpha, beta=c.beta, temperature=c.temperature)
 
     def _step(self, images: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
         for group in self.optimizer.param_groups:

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from dpsd.config import Config
-from dpsd.data import PrivateData, PublicFacts, Split, fingerprint, load_data, public_facts
+from dpsd.data import PrivateData, Split, fingerprint, load_data, public_facts
 from dpsd.device import pick_device, pick_dtype
 from dpsd.errors import UserError
 from dpsd.models import Teacher, build_model, load_own_teacher
@@ -73,7 +73,7 @@ def load_teacher(config: Config, folder: TeacherFolder) -> Callable[[Tensor], Te
         teacher = load_own_teacher(config.teacher, facts)
     device = pick_device(config.device)
     dtype = pick_dtype(config, device)
-    teacher.to(device=device, memory_format=torch.channels_last)
+    teacher.to(device).to(memory_format=torch.channels_last)
 
     def ask(images: Tensor) -> Tensor:
         with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
@@ -83,9 +83,7 @@ def load_teacher(config: Config, folder: TeacherFolder) -> Callable[[Tensor], Te
     return ask
 
 
-def train_teacher(
-    config: Config, data: PrivateData, folder: Path, say: Say
-) -> TeacherFolder:
+def train_teacher(config: Config, data: PrivateData, folder: Path, say: Say) -> TeacherFolder:
     """Train by the recipe in `config.teacher`, and write the folder."""
     facts = public_facts(config.data)
     device = pick_device(config.device)
@@ -93,8 +91,10 @@ def train_teacher(
     start = time.perf_counter()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.teacher.seed)
-        model = build_model(config.teacher.model, facts.shape, facts.classes).to(
-            device, memory_format=torch.channels_last
+        model = (
+            build_model(config.teacher.model, facts.shape, facts.classes)
+            .to(device)
+            .to(memory_format=torch.channels_last)
         )
         _fit(config, model, data.train, device, dtype, say)
     teacher = Teacher(model, normalize=None, classes=facts.classes, shape=facts.shape)
@@ -143,7 +143,9 @@ def _fit(
     c = config.teacher
     optimizer = torch.optim.AdamW(model.parameters(), lr=c.lr, weight_decay=1e-2)
     per_epoch = math.ceil(len(split) / c.batch_size)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, c.lr, total_steps=c.epochs * per_epoch)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, c.lr, total_steps=c.epochs * per_epoch
+    )
     model.train()
     for epoch in range(c.epochs):
         total = 0.0

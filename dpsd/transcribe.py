@@ -241,9 +241,7 @@ def _restore(
     return start
 
 
-def _share_start(
-    start: int, student: Student, synthesizer: Synthesizer, bank: Bank
-) -> int:
+def _share_start(start: int, student: Student, synthesizer: Synthesizer, bank: Bank) -> int:
     """Give rank 0's restored state to the other ranks."""
     if parallel.world() == 1:
         return start

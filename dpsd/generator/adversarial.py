@@ -54,7 +54,8 @@ def generator_loss(
         minus the L1 distance of student and moving average, against collapse; `total`.
     """
     features = student.features(images)  # type: ignore[operator]
-    logits = student.head(features) if hasattr(student, "head") else student(images)
+    head = getattr(student, "head", None)
+    logits = student(images) if head is None else head(features)
     mean = logits.softmax(1).mean(0)
     losses = {
         "classification": F.cross_entropy(logits, logits.argmax(1)),
@@ -77,8 +78,8 @@ class Adversarial:
         self.config, self.device = config, device
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.model = Generator(config.latent, shape).to(
-                device, memory_format=torch.channels_last
+            self.model = (
+                Generator(config.latent, shape).to(device).to(memory_format=torch.channels_last)
             )
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.lr, betas=(0.5, 0.99))
 

@@ -119,10 +119,8 @@ class Synthesizer:
                 parts.append(procedural(name, count, self.facts.shape, rng))
         return torch.cat(parts)
 
-    def _select(
-        self, images: Tensor, n: int, student: Predicts, rng: torch.Generator
-    ) -> Tensor:
-        """n of the images, rather those where the student is unsure or that look like rare classes.
+    def _select(self, images: Tensor, n: int, student: Predicts, rng: torch.Generator) -> Tensor:
+        """N of the images, rather those where the student is unsure or that look like rare classes.
 
         An image's weight is its doubt (1 - max p) times sum_c p(c) / mean p(c); drawn without
         replacement by the Gumbel trick.
@@ -160,7 +158,7 @@ class Synthesizer:
 
 
 def _split_count(n: int, shares: dict[str, float]) -> dict[str, int]:
-    """n cut by shares, the rounding left to the last."""
+    """N cut by shares, the rounding left to the last."""
     counts, left = {}, n
     *first, last = shares
     for name in first:
@@ -182,5 +180,3 @@ def _own_source(source: str | None, facts: PublicFacts) -> Callable[[int, torch.
         return pool[torch.randint(len(pool), (n,), generator=rng)]
 
     return from_folder
-
-

@@ -12,6 +12,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +24,7 @@ from scipy.stats import binom
 _GRID = 2**18  # cells for the loss of several pure mechanisms of different epsilon
 _TAIL = 1e-30  # probability cut off a binomial's end; added to delta
 
-_Combined = tuple[float, NDArray[np.float64], NDArray[np.float64], float]
+_Combined = tuple[float, NDArray[np.floating[Any]], NDArray[np.floating[Any]], float]
 
 
 @dataclass(frozen=True)
@@ -75,9 +76,7 @@ def gaussian_mu(epsilon: float, delta: float) -> float:
     low, high = 1e-12, 1.0
     while gaussian_delta(epsilon, high) < delta:
         high *= 2
-    mu = brentq(
-        lambda m: gaussian_delta(epsilon, m) - delta, low, high, xtol=1e-15, rtol=8.9e-16
-    )
+    mu = brentq(lambda m: gaussian_delta(epsilon, m) - delta, low, high, xtol=1e-15, rtol=8.9e-16)
     return float(mu) * (1 - 1e-12)
 
 
@@ -119,7 +118,7 @@ def compose_epsilon(releases: Iterable[tuple[Release, int]], delta: float) -> fl
 
 
 def total_mu(releases: Iterable[tuple[Release, int]]) -> float:
-    """mu of all Gaussian releases together: the root of the sum of (sensitivity / sigma)^2."""
+    """Mu of all Gaussian releases together: the root of the sum of (sensitivity / sigma)^2."""
     return math.sqrt(sum(r.mu**2 * n for r, n in releases if isinstance(r, GaussianRelease)))
 
 
@@ -144,11 +143,11 @@ def _delta_at(epsilon: float, combined: _Combined) -> float:
         first = log_ndtr(-rest / mu + mu / 2)
         second = np.minimum(rest + log_ndtr(-rest / mu - mu / 2), first)
         deltas = np.exp(first) * -np.expm1(second - first)
-    return float(min(1.0, masses @ deltas + slack))
+    return min(1.0, float(masses @ deltas) + slack)
 
 
 def _combine(releases: Iterable[tuple[Release, int]]) -> _Combined:
-    """mu of the Gaussians; losses, masses and truncated mass of the pure mechanisms."""
+    """Mu of the Gaussians; losses, masses and truncated mass of the pure mechanisms."""
     counts = _count(releases)
     if any(isinstance(r, OpenRelease) for r in counts):
         return math.inf, np.zeros(1), np.ones(1), 0.0
@@ -169,7 +168,9 @@ def _combine(releases: Iterable[tuple[Release, int]]) -> _Combined:
     return mu, offset + spacing * np.arange(len(mass)), mass, slack + 1e-15 * len(groups)
 
 
-def _binary_losses(epsilon: float, n: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _binary_losses(
+    epsilon: float, n: int
+) -> tuple[NDArray[np.floating[Any]], NDArray[np.floating[Any]]]:
     keep = float(expit(epsilon))
     low, high = binom.ppf(_TAIL, n, keep), binom.isf(_TAIL, n, keep)
     kept = np.arange(max(0, int(low) - 1), min(n, int(high) + 1) + 1)

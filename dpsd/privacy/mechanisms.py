@@ -40,7 +40,9 @@ class Answers:
 class Mechanism(Protocol):
     """A randomised function of the teacher's probabilities, with its exact guarantee."""
 
-    classes: int
+    @property
+    def classes(self) -> int:
+        """K."""
 
     @property
     def name(self) -> str:
@@ -61,7 +63,7 @@ class Mechanism(Protocol):
         """Privatise teacher probabilities, float [B, K]; prior float32 [B, K] or None."""
 
     def log_likelihood(self, answers: Answers) -> Tensor:
-        """log p(answer | the teacher's class is c), float32 [B, K], up to a constant a row."""
+        """Log p(answer | the teacher's class is c), float32 [B, K], up to a constant a row."""
 
 
 @dataclass(frozen=True)
@@ -307,7 +309,7 @@ class RandomizedResponse:
         return torch.where(inside, within, -torch.log(size)).float()
 
     def _sizes(self, ranked: Tensor) -> Tensor:
-        """k of each row, int64 [B], from the prior sorted downwards."""
+        """K of each row, int64 [B], from the prior sorted downwards."""
         if self.top_k is not None:
             return torch.full((len(ranked),), self.top_k)
         k = torch.arange(1, self.classes + 1, dtype=torch.float64)
@@ -320,8 +322,13 @@ class RandomizedResponse:
         [0, 2^62) is cut into k - 1 intervals of equal width for the wrong labels and the rest for
         the true one. Rounding widens the wrong ones, so the ratio stays at or below e^eps.
         """
-        wrong = np.array([0, 0] + [_other_width(self.epsilon, k) for k in range(2, size.max(initial=2) + 1)], dtype=np.uint64)[size]  # noqa: E501
-        uniform = np.array([1] + [-(-_RANGE // k) for k in range(1, size.max(initial=2) + 1)], dtype=np.uint64)[size]  # noqa: E501
+        wrong = np.array(
+            [0, 0] + [_other_width(self.epsilon, k) for k in range(2, size.max(initial=2) + 1)],
+            dtype=np.uint64,
+        )[size]
+        uniform = np.array(
+            [1] + [-(-_RANGE // k) for k in range(1, size.max(initial=2) + 1)], dtype=np.uint64
+        )[size]
         other = (draws // wrong).astype(np.int64)
         other_place = other + (other >= true)
         keep = other >= size - 1

@@ -138,7 +138,7 @@ class Oracle:
         return answers
 
     def recall(self, position: int) -> tuple[Tensor, Answers] | None:
-        """Images and answers that are paid already; None if they were lost before they were kept."""
+        """Images and answers that are paid already; None if lost before they were kept."""
         if self._keep is None or not _release_file(self._keep, position).exists():
             return None
         return load_release(self._keep, position)

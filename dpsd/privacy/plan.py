@@ -111,7 +111,7 @@ def _mechanism(config: Config, classes: int) -> Mechanism:
 
 
 def expected_bytes(config: Config, plan: Plan) -> int:
-    """Peak memory that the bank and one round of queries need, in bytes (rough, on top of torch)."""
+    """Memory that the bank and one round of queries need, in bytes, on top of torch."""
     pixels = math.prod(plan.facts.shape)
     bank = bank_bytes(min(config.loop.window, plan.answers), plan.facts.shape, plan.facts.classes)
     return bank + plan.queries_per_round * config.generator.select * (pixels + 8)

@@ -24,7 +24,9 @@ NOT_COVERED = (
     "hyper-parameters chosen on private data; side channels (time, memory, power); floating-point "
     "attacks on releases that are floats; figures measured on private data; the teacher itself"
 )
-TRUST = "whoever runs the transcription holds the teacher and is trusted; readers of release/ are not"
+TRUST = (
+    "whoever runs the transcription holds the teacher and is trusted; readers of release/ are not"
+)
 
 
 def statement_facts(
@@ -127,9 +129,7 @@ def statement_text(facts: dict[str, Any]) -> str:
         f"Answers: at most {facts['answers_cap']:,} by the plan, {facts['answers_made']:,} made; "
         f"an image is asked at most {facts['asks_per_image']} time(s).",
     ]
-    for d, e, w in zip(
-        facts["deltas"], g["epsilon_at"], g["worst_case_epsilon_at"], strict=True
-    ):
+    for d, e, w in zip(facts["deltas"], g["epsilon_at"], g["worst_case_epsilon_at"], strict=True):
         lines.append(
             f"At delta {d:.3g}: epsilon {_show(e)} {per}; "
             f"epsilon {_show(w)} for one record, user or client in the worst case "
