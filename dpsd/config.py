@@ -73,7 +73,7 @@ class StudentConfig(Section):
     beta: float = Field(default=1.0, ge=0)
     """Weight of DKD's non-target part."""
     temperature: float = Field(default=1.0, gt=0)
-    prior_temperature: float = Field(default=1.0, ge=1)
+    prior_temperature: float = Field(default=2.0, ge=1)
     """Flattens the student's prediction where it serves as prior for its own posterior labels."""
     epochs_per_round: float = Field(default=1.0, gt=0)
     """Examples trained on in a round, in units of `queries_per_round`."""

@@ -313,7 +313,7 @@ class Teacher(nn.Module):
             given = f"{images.dtype} {list(images.shape)}"
             raise UserError(f"teacher input is {given}; accepted: uint8 [B, *{list(self.shape)}]")
         with torch.inference_mode():
-            x = images.to(self.mean.device).float() / 255
+            x = images.to(self.mean.device).float().div_(255)
             x = x.expand(-1, self.in_channels, -1, -1)
             z = _logits_of(self.model((x - self.mean) / self.std))
             if self.classes == 2 and z.shape in ((len(x),), (len(x), 1)):

@@ -210,6 +210,7 @@ def _own_folder(config: Config) -> TeacherFolder:
         folder = t.weights.with_name(t.weights.name + ".dpsd")
         identity = hashlib.blake2b(t.weights.read_bytes(), digest_size=16).hexdigest()
     if not (folder / "teacher.json").exists():
+        load_own_teacher(t, public_facts(config.data))  # a file that does not fit gets no home
         folder.mkdir(parents=True, exist_ok=True)
         os.chmod(folder, 0o700)
         record = {"uuid": str(uuid.uuid4()), "identity": identity, "recipe": None}
