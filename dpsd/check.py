@@ -1,14 +1,18 @@
 """Does the teacher do what the oracle needs? Tried on synthetic images, on the private side."""
 
-from typing import Any, cast
+import time
+from collections.abc import Callable
+from typing import Any
 
 import torch
 
 from dpsd.config import Config
-from dpsd.data import public_facts
+from dpsd.data import PublicFacts, public_facts
 from dpsd.device import pick_device
+from dpsd.errors import UserError
 from dpsd.generator.synthesizer import Synthesizer
-from dpsd.models import Teacher, check_teacher, load_own_teacher
+from dpsd.imports import brief
+from dpsd.loading import load_own_teacher
 from dpsd.student import Student
 from dpsd.teacher import Say, ensure_teacher, load_teacher
 
@@ -31,9 +35,9 @@ def check(config: Config, say: Say) -> list[dict[str, Any]]:
     t = config.teacher
     own = t.path is None and (t.weights is not None or ":" in t.model)
     if own:
-        teacher = load_own_teacher(t, facts).to(device)
+        teacher: Callable[[torch.Tensor], torch.Tensor] = load_own_teacher(t, facts).to(device)
     else:
-        teacher = cast(Teacher, load_teacher(config, ensure_teacher(config, say)))
+        teacher = load_teacher(config, ensure_teacher(config, say))
     n = max(8, min(_IMAGES, _VALUES // torch.Size(facts.shape).numel()))
     plain = config.model_copy(
         update={"generator": config.generator.model_copy(update={"select": 1})}
@@ -57,3 +61,50 @@ def check_text(rows: list[dict[str, Any]]) -> str:
         f"{failed} of {len(rows)} checks failed"
     )  # fmt: skip
     return "\n".join([*lines, verdict]) + "\n"
+
+
+def check_teacher(
+    teacher: Callable[[torch.Tensor], torch.Tensor], facts: PublicFacts, images: torch.Tensor
+) -> list[tuple[str, bool, str]]:
+    """Try a teacher on uint8 images [B, C, H, W]: rows of name, passed, message. Private.
+
+    A row that fails is a warning, not an error: outputs, finite values, confidence, determinism,
+    independence of the rows of a batch, speed.
+    """
+    try:
+        begin = time.perf_counter()
+        logits = teacher(images).cpu()
+        seconds = time.perf_counter() - begin
+    except UserError as e:
+        return [("output", False, str(e))]
+    except Exception as e:
+        return [("output", False, f"the model raised {brief(e)}")]
+    rows = [("output", True, f"logits {list(logits.shape)} for {facts.classes} classes")]
+    bad = int((~logits.isfinite()).any(1).sum())
+    text = f"{bad} of {len(logits)} answers have NaN or infinite values"
+    rows.append(("finite", not bad, text if bad else "all values are finite"))
+    p = logits.nan_to_num().softmax(1)
+    found, top = len(p.argmax(1).unique()), float(p.max(1).values.mean())
+    flat = not bad and bool(((logits >= 0) & (logits <= 1)).all())
+    text = f"{found} of {facts.classes} classes predicted, mean confidence {top:.4f}"
+    if flat:
+        text += "; all outputs lie from 0 to 1: probabilities? Return logits"
+    elif found == 1 and len(p) > 1:
+        text += "; one class alone: check teacher.normalize (mean and std) and grey or RGB"
+    elif top > 0.99999:
+        text += "; saturated: check teacher.normalize (mean and std)"
+    rows.append(("confidence", not (flat or top > 0.99999 or (found == 1 and len(p) > 1)), text))
+    again = teacher(images).cpu()
+    same = torch.equal(again.nan_to_num(), logits.nan_to_num())
+    text = "two calls agree" if same else "two calls differ: dropout or other randomness is on"
+    rows.append(("determinism", same, text))
+    few = images[: max(1, min(8, len(images) // 2))]
+    mates = teacher(torch.cat([few, 255 - few]))[: len(few)].cpu()
+    scale = 1 + float(logits.nan_to_num().abs().max())
+    gap = float((mates - logits[: len(few)]).nan_to_num().abs().max()) / scale
+    text = f"an answer moves by {gap:.1e} (relative) with the rest of its batch"
+    if gap > 1e-2:
+        text += ": batch norm in training mode? Export the model after .eval()"
+    rows.append(("batch independence", gap <= 1e-2, text))
+    rows.append(("speed", True, f"{len(images) / max(seconds, 1e-9):.0f} images per second"))
+    return rows

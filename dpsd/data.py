@@ -18,7 +18,7 @@ from PIL import Image, ImageOps
 
 from dpsd.config import DataConfig
 from dpsd.errors import UserError
-from dpsd.models import brief, import_object
+from dpsd.imports import brief, import_object
 
 Array = NDArray[Any]
 Rows = tuple[Array, Array]

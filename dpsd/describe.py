@@ -9,9 +9,10 @@ import torch
 
 from dpsd.config import Config
 from dpsd.device import pick_device, pick_dtype
+from dpsd.frozen import Teacher
 from dpsd.generator.bank import Bank
 from dpsd.generator.synthesizer import Synthesizer
-from dpsd.models import Teacher, build_model
+from dpsd.models import build_model
 from dpsd.privacy.plan import Plan, expected_bytes, make_plan
 from dpsd.privacy.statement import COVERED, NOT_COVERED, TRUST
 from dpsd.progress import show_epsilon

@@ -20,7 +20,8 @@ from dpsd.data import public_facts
 from dpsd.device import pick_device
 from dpsd.errors import UserError
 from dpsd.generator.synthesizer import Synthesizer
-from dpsd.models import brief, build_model
+from dpsd.imports import brief
+from dpsd.models import build_model
 from dpsd.run import Run
 from dpsd.student import as_input
 

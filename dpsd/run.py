@@ -51,6 +51,10 @@ class Run:
         path = self.release / "metrics.jsonl"
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
+    def seconds(self) -> float:
+        """Seconds that the finished rounds took, over all processes of the run."""
+        return float(max((m["seconds"] for m in self.metrics()), default=0.0))
+
     def save_checkpoint(self, state: dict[str, Any], round: int) -> None:
         """Write a checkpoint whole or not at all, then prune the older ones.
 

@@ -23,7 +23,9 @@ from dpsd.config import Config
 from dpsd.data import PrivateData, Split, fingerprint, load_data, public_facts
 from dpsd.device import pick_device, pick_dtype
 from dpsd.errors import UserError
-from dpsd.models import Teacher, build_model, load_own_teacher
+from dpsd.frozen import Teacher
+from dpsd.loading import load_own_teacher
+from dpsd.models import build_model
 from dpsd.student import as_input
 
 Say = Callable[[str], None]

@@ -143,7 +143,6 @@ def transcribe(
     from dpsd.finish import finish
     from dpsd.pictures import Board, newest_images
 
-    began = time.perf_counter()
     plan = make_plan(config)
     device = pick_device(config.device)
     parallel.start(device)
@@ -165,6 +164,7 @@ def transcribe(
     start = _share_start(start, student, synthesizer, bank)
     board = Board(run, start) if run is not None else None
     saved = time.perf_counter()
+    began = saved - (run.seconds() if run is not None else 0.0)
 
     def after_round(round: int, figures: dict[str, Any]) -> None:
         nonlocal saved

@@ -14,7 +14,7 @@ from dpsd.data import PublicFacts, load_public_images
 from dpsd.errors import UserError
 from dpsd.generator.adversarial import Adversarial
 from dpsd.generator.procedural import FAMILIES, procedural
-from dpsd.models import import_object
+from dpsd.imports import import_object
 from dpsd.student import Student
 
 _TRIES = 20
