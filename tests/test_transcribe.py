@@ -207,10 +207,12 @@ def test_controls_permuted_classes_and_uniform_answers(root, tmp_path):
     """Permuting the teacher's classes permutes the student's; uniform answers leave chance."""
     config = changed(
         tiny_config(root),
+        precision="auto",
         teacher={"epochs": 12},
-        generator={"kind": "procedural", "select": 1, "shares": {"strokes": 1.0}},
-        loop={"rounds": 8},
-        privacy={"answers": 16000, "epsilon": 8.0},
+        student={"loss": "likelihood", "lr": 0.003, "batch_size": 128, "epochs_per_round": 2.0},
+        generator={"kind": "procedural", "select": 2, "shares": {"strokes": 0.7, "leaves": 0.3}},
+        loop={"rounds": 10},
+        privacy={"answers": 24000, "epsilon": 8.0},
     )
     from dpsd.teacher import ensure_teacher, load_teacher
 

@@ -48,7 +48,7 @@ class Plan:
 
     def deltas(self) -> list[float]:
         """The deltas at which a statement gives epsilon: 1e-5, 1e-6, 1/N^1.1, the configured."""
-        return sorted({1e-5, 1e-6, self.answers**-1.1, self.delta}, reverse=True)
+        return sorted({1e-5, 1e-6, max(2, self.answers) ** -1.1, self.delta}, reverse=True)
 
     def unit_epsilon(self, delta: float) -> float:
         """Epsilon of one answer (all asks of one image)."""

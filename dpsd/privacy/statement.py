@@ -186,8 +186,8 @@ def verify_release(release: Path) -> dict[str, Any]:
         said, value = claimed.get(name), recomputed.get(name)
         if name not in recomputed or not _same(said, value):
             raise UserError(f"{path}: {name} says {said}, the facts give {value}")
-    if facts["private"] and (facts["seeded_noise"] or claimed["epsilon"] is None):
-        raise UserError(f"{path}: says private, but the facts say otherwise")
+    for problem in _contradictions(facts):
+        raise UserError(f"{path}: {problem}")
     if text != expected:
         raise UserError(f"{release / 'statement.txt'}: does not say what statement.json says")
     found = file_hashes(release)
@@ -198,6 +198,28 @@ def verify_release(release: Path) -> dict[str, Any]:
             )  # fmt: skip
             raise UserError(f"{release / name}: {state}")
     return facts
+
+
+def _contradictions(facts: dict[str, Any]) -> list[str]:
+    """What one part of the facts says against another."""
+    release, mechanism = facts["release"], facts["mechanism"]
+    expected = {
+        "gaussian": {"sensitivity": release.get("sensitivity"), "sigma": release.get("sigma")},
+        "randomized_response": {"epsilon_per_ask": release.get("epsilon")},
+    }.get(mechanism["mechanism"], {})
+    found = [
+        f"mechanism.{key} says {mechanism.get(key)}, the release {value}"
+        for key, value in expected.items()
+        if not _same(mechanism.get(key), value)
+    ]
+    if facts["unit"] != ("none" if release["kind"] == "open" else "answer"):
+        found.append(f"unit {facts['unit']} is not what one teacher's answers can give")
+    open_or_seeded = facts["seeded_noise"] or facts["guarantee"]["epsilon"] is None
+    if facts["private"] == open_or_seeded:
+        found.append(f"private says {facts['private']}, but the facts say otherwise")
+    if facts["answers_made"] > facts["answers_cap"]:
+        found.append(f"{facts['answers_made']} answers exceed the cap {facts['answers_cap']}")
+    return found
 
 
 def file_hashes(release: Path) -> dict[str, str]:
