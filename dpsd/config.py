@@ -133,6 +133,8 @@ class PrivacyConfig(Section):
     bound_norm: float = Field(default=1.0, gt=0)
     top_k: int | None = Field(default=None, ge=1)
     prior: Literal["student", "uniform"] = "student"
+    ask: Literal["label", "group"] = "label"
+    """randomized_response: for the class itself, or yes or no to a public group of classes."""
     explore: float = Field(default=0.3, ge=0, le=1)
     """Share of images whose prior is uniform, so that randomised response draws over all classes.
     It falls from 1 to this over the first half of the rounds; a student that trusts a wrong prior

@@ -86,7 +86,7 @@ def test_torchvision_code_on_the_card(finished, tmp_path, monkeypatch):
     student = run.config.student.model_copy(update={"model": "squeezenet1_1"})
     run.config = run.config.model_copy(update={"student": student})
     model = build_model("squeezenet1_1", (1, 28, 28), 10).eval()
-    facts = {"model": "squeezenet1_1", "shape": "1,28,28", "classes": "10"}
+    facts = {"model": "squeezenet1_1", "shape": [1, 28, 28], "classes": 10}
     run.save_weights("student", model.state_dict(), facts)
     write_card(run, json.loads((run.release / "statement.json").read_text()), None)
     monkeypatch.chdir(run.release)

@@ -1,4 +1,5 @@
 import importlib.util
+import json
 import shutil
 import subprocess
 import sys
@@ -57,7 +58,7 @@ def test_student_that_is_missing_or_damaged(finished, alone, tmp_path):
     save_file(load_file(finished.release / "student.safetensors"), path)  # no metadata
     with pytest.raises(UserError, match="no readable student"):
         load_student(alone)
-    facts = {"model": "cnn", "shape": "1,28,28", "classes": "10"}
+    facts = {"dpsd": json.dumps({"model": "cnn", "shape": [1, 28, 28], "classes": 10})}
     save_file(load_file(finished.release / "student.safetensors"), path, facts)
     with pytest.raises(UserError, match="does not fit the model"):
         load_student(alone)
@@ -85,13 +86,13 @@ def test_samples(finished, alone, tmp_path, monkeypatch):
 
 
 def test_samples_come_from_the_released_generator(alone, tmp_path):
-    sample(alone, 20, tmp_path / "a.npz")
+    sample(alone, 400, tmp_path / "a.npz")
     weights = load_file(alone / "generator.safetensors")
     save_file({k: torch.zeros_like(v) for k, v in weights.items()}, alone / "generator.safetensors")
-    sample(alone, 20, tmp_path / "b.npz")
+    sample(alone, 400, tmp_path / "b.npz")
     with np.load(tmp_path / "a.npz") as a, np.load(tmp_path / "b.npz") as b:
         assert not np.array_equal(a["images"], b["images"])
-        flat = b["images"].reshape(20, -1)
+        flat = b["images"].reshape(400, -1)
         assert (flat == flat[:, :1]).all(1).any()  # weights of zero make grey images
 
 

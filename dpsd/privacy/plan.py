@@ -12,7 +12,13 @@ from dpsd.data import PublicFacts, public_facts
 from dpsd.errors import UserError
 from dpsd.generator.bank import bank_bytes
 from dpsd.privacy import accounting
-from dpsd.privacy.mechanisms import Gaussian, Mechanism, NoMechanism, RandomizedResponse
+from dpsd.privacy.mechanisms import (
+    Gaussian,
+    GroupResponse,
+    Mechanism,
+    NoMechanism,
+    RandomizedResponse,
+)
 
 RELATION = (
     "two teachers that agree on every image but one, where an image is the exact uint8 tensor that "
@@ -97,6 +103,8 @@ def _mechanism(config: Config, classes: int) -> Mechanism:
     p = config.privacy
     if p.mechanism == "none" or p.epsilon is None:
         return NoMechanism(classes)
+    if p.mechanism == "randomized_response" and p.ask == "group":
+        return GroupResponse(classes, p.epsilon / p.asks_per_image, p.prior == "student")
     if p.mechanism == "randomized_response":
         return RandomizedResponse(
             classes,
