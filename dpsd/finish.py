@@ -3,7 +3,6 @@
 import json
 import shutil
 import time
-from pathlib import Path
 from typing import Any
 
 from dpsd.card import write_card
@@ -101,8 +100,3 @@ def _declared(run: Run, facts: PublicFacts) -> dict[str, Any]:
         "pixel_range": list(facts.pixel_range),
         "query_images": source,
     }
-
-
-def release_files(run: Run) -> list[Path]:
-    """All files that are released."""
-    return sorted(p for p in run.release.rglob("*") if p.is_file())

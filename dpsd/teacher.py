@@ -72,6 +72,7 @@ def load_teacher(config: Config, folder: TeacherFolder) -> Callable[[Tensor], Te
             raise UserError(f"teacher {weights}: unreadable: {str(e).splitlines()[0]}") from e
         teacher = Teacher(model, normalize=None, classes=facts.classes, shape=facts.shape)
     else:
+        _check_identity(config, folder)
         teacher = load_own_teacher(config.teacher, facts)
     device = pick_device(config.device)
     dtype = pick_dtype(config, device)
@@ -202,15 +203,11 @@ def _recipe_hash(config: Config, data: PrivateData) -> str:
 
 def _own_folder(config: Config) -> TeacherFolder:
     """Home of the user's own teacher: beside its weights, or by name without weights."""
-    t = config.teacher
+    t, identity = config.teacher, _identity(config)
     if t.weights is None:
-        name = hashlib.blake2b(t.model.encode(), digest_size=8).hexdigest()
-        folder, identity = t.root / name, t.model
+        folder = t.root / hashlib.blake2b(t.model.encode(), digest_size=8).hexdigest()
     else:
-        if not t.weights.is_file():
-            raise UserError(f"teacher.weights: {t.weights} is no file")
         folder = t.weights.with_name(t.weights.name + ".dpsd")
-        identity = hashlib.blake2b(t.weights.read_bytes(), digest_size=16).hexdigest()
     if not (folder / "teacher.json").exists():
         load_own_teacher(t, public_facts(config.data))  # a file that does not fit gets no home
         folder.mkdir(parents=True, exist_ok=True)
@@ -218,12 +215,28 @@ def _own_folder(config: Config) -> TeacherFolder:
         record = {"uuid": str(uuid.uuid4()), "identity": identity, "recipe": None}
         _write_json(folder / "teacher.json", record | {"accuracy": None})
     home = read_folder(folder)
-    if home.facts.get("identity") != identity:
-        raise UserError(
-            f"teacher.weights: {t.weights} is not the teacher that {folder} belongs to; give the "
-            "new weights another file name, so that each teacher keeps its own ledger"
-        )
+    _check_identity(config, home)
     return home
+
+
+def _identity(config: Config) -> str:
+    """Tells the user's own teachers apart: the hash of the weights, or the import path."""
+    t = config.teacher
+    if t.weights is None:
+        return t.model
+    if not t.weights.is_file():
+        raise UserError(f"teacher.weights: {t.weights} is no file")
+    return hashlib.blake2b(t.weights.read_bytes(), digest_size=16).hexdigest()
+
+
+def _check_identity(config: Config, home: TeacherFolder) -> None:
+    """One teacher's answers are never charged to another's ledger, also not on resume."""
+    if home.facts.get("identity") != _identity(config):
+        raise UserError(
+            f"teacher.weights: {config.teacher.weights or config.teacher.model} is not the teacher "
+            f"that {home.path} belongs to; give new weights another file name, so that each "
+            "teacher keeps its own ledger"
+        )
 
 
 def read_folder(path: Path) -> TeacherFolder:

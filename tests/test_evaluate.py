@@ -185,7 +185,9 @@ def test_a_teacher_that_was_moved(finished, measured, tmp_path):
     own = tmp_path / "own.safetensors"  # the user's own weights, their ledger beside them
     shutil.copy(folder / "weights.safetensors", own)
     (tmp_path / "own.safetensors.dpsd").mkdir()
-    shutil.copy(folder / "teacher.json", tmp_path / "own.safetensors.dpsd")
+    record = json.loads((folder / "teacher.json").read_text())
+    record["identity"] = hashlib.blake2b(own.read_bytes(), digest_size=16).hexdigest()
+    (tmp_path / "own.safetensors.dpsd" / "teacher.json").write_text(json.dumps(record))
     assert evaluate(run, teacher=own) == measured[2]
 
 
