@@ -77,6 +77,9 @@ class StudentConfig(Section):
     """Flattens the student's prediction where it serves as prior for its own posterior labels."""
     epochs_per_round: float = Field(default=1.0, gt=0)
     """Examples trained on in a round, in units of `queries_per_round`."""
+    refit_epochs: int = Field(default=4, ge=0)
+    """Passes over the whole bank after the last round, by a fresh student, which is the one that is
+    released; 0 releases the student of the loop."""
     batch_size: int = Field(default=256, ge=1)
     lr: float = Field(default=0.01, gt=0)
     average: float = Field(default=0.99, ge=0, lt=1)

@@ -43,19 +43,22 @@ class Student:
         dtype: torch.dtype,
     ) -> None:
         self.config, self.facts, self.device, self._dtype = config.student, facts, device, dtype
-        self.soft_targets = soft_targets
-        self._rng = torch.Generator().manual_seed(config.seed)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
-            model = build_model(self.config.model, facts.shape, facts.classes)
-        self.model = model.to(device).to(memory_format=torch.channels_last)
-        self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
+        self.soft_targets, self.seed = soft_targets, config.seed
         self.draws = max(1, round(self.config.epochs_per_round * queries_per_round))
-        self.steps_total = rounds * math.ceil(self.draws / self.config.batch_size)
-        self.steps = 0
+        self._start(self.seed, rounds * math.ceil(self.draws / self.config.batch_size))
+
+    def _start(self, seed: int, steps: int) -> None:
+        """Fresh weights, moving average, optimiser and schedule."""
+        self._rng = torch.Generator().manual_seed(seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = build_model(self.config.model, self.facts.shape, self.facts.classes)
+        self.model = model.to(self.device).to(memory_format=torch.channels_last)
+        self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
         self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=self.config.lr, weight_decay=1e-4, foreach=True
+            self.model.parameters(), lr=self.config.lr, weight_decay=1e-4, fused=True
         )
+        self.steps, self.steps_total = 0, steps
 
     def fit(self, bank: Bank, new: int) -> dict[str, float]:
         """One round on the bank: the `new` newest images once, the rest from the whole window.
@@ -64,9 +67,28 @@ class Student:
             Public figures: mean loss and the share of images where the student's class is the
             most likely one given the answer alone.
         """
+        return self._train(bank, bank.schedule(new, self.draws, self._rng))
+
+    def refit(self, bank: Bank) -> dict[str, float]:
+        """Begin anew and learn from the whole bank: `refit_epochs` passes under one schedule.
+
+        The student of the loop, whose predictions chose images and questions, learned from answers
+        as they came, the early ones to poor questions and at a high learning rate. A fresh student
+        that sees all of them in random order makes far more of the same answers.
+
+        Returns:
+            As `fit`, of the last pass; empty if nothing is to be done.
+        """
+        epochs, figures = self.config.refit_epochs, dict[str, float]()
+        if epochs and len(bank):
+            self._start(self.seed + 1, epochs * math.ceil(len(bank) / self.config.batch_size))
+            for _ in range(epochs):
+                figures = self._train(bank, torch.randperm(len(bank), generator=self._rng))
+        return figures
+
+    def _train(self, bank: Bank, places: Tensor) -> dict[str, float]:
         self.model.train()
         losses, hits, seen = [], 0.0, 0
-        places = bank.schedule(new, self.draws, self._rng)
         for batch in places.split(self.config.batch_size):
             mine = batch.tensor_split(parallel.world())[parallel.rank()]
             images = bank.images[mine].to(self.device)

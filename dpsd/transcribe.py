@@ -70,6 +70,7 @@ def distil(
         figures = student.fit(bank, new=len(images)) if len(bank) else {}
         figures |= synthesizer.update(student, round=round)
         after_round(round, figures)
+    student.refit(bank)
 
 
 def query(
