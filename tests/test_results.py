@@ -7,7 +7,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 
 
-def test_results_are_rendered_from_the_cells():
+def test_results_are_rendered_from_the_cells(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
     render = runpy.run_path(str(ROOT / "scripts" / "render_results"))["render"]
     assert (ROOT / "docs" / "results.md").read_text() == render()
 

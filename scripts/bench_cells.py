@@ -1,0 +1,74 @@
+"""The cells of the benchmarks: what is run, under which configuration, and its hash."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import yaml
+
+from dpsd.config import Config, load_config, parse_config
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "docs" / "results"
+_BUDGET = 0.5  # of an ablation, in units of its base cell's answers
+
+
+def main_cells() -> dict[str, dict]:
+    """Name -> cell: title, config, overrides, must, aim, seconds allowed, seeds."""
+    return _read("cells.yaml")
+
+
+def ablation_groups() -> dict[str, str]:
+    """Name of a group -> heading of its table."""
+    return _read("ablations.yaml")["groups"]
+
+
+def ablations() -> dict[str, dict]:
+    """Name -> cell that stands on a base among the main cells, with its own overrides behind."""
+    main, found = main_cells(), {}
+    for name, cell in _read("ablations.yaml")["cells"].items():
+        base = main[cell["base"]]
+        overrides = [*base.get("set", []), *cell.get("set", [])]
+        found[name] = cell | {"config": base["config"], "set": overrides, "budget": _BUDGET}
+    return found
+
+
+def configure(cell: dict, seed: int, teachers: Path, shrink: int = 1) -> Config:
+    """The cell's configuration, with its budget; `shrink` divides answers and rounds for trials."""
+    config = load_config(
+        ROOT / "configs" / cell["config"],
+        [*cell.get("set", []), f"seed={seed}", f"teacher.root={teachers}",
+         "privacy.insecure_seeded_noise=true"],
+    )  # fmt: skip
+    tree = config.model_dump(mode="json")
+    if "trainable_share" in cell:
+        share, shares = cell["trainable_share"], tree["generator"]["shares"]
+        shares.pop("adversarial", None)
+        shares["adversarial"] = sum(shares.values()) * share / (1 - share)
+    rounds = max(2, config.loop.rounds // shrink)
+    answers = config.queries_per_round() * config.loop.rounds * cell.get("budget", 1) / shrink
+    tree["loop"] |= {"rounds": rounds, "queries_per_round": None}
+    tree["privacy"]["answers"] = rounds * max(1, round(answers / rounds))
+    return parse_config(tree)
+
+
+def config_hash(config: Config, control: str | None = None) -> str:
+    """Of everything but the place of the teachers and the data."""
+    tree = config.model_dump(mode="json")
+    tree["teacher"].pop("root"), tree["data"].pop("root")
+    if control is not None:
+        tree["control"] = control
+    return hashlib.blake2b(json.dumps(tree, sort_keys=True).encode(), digest_size=8).hexdigest()
+
+
+def measured(wanted: str, seed: int) -> dict | None:
+    """A result of this configuration and seed, under whatever name, or None."""
+    for path in sorted(RESULTS.glob("*-seed*.json")):
+        result = json.loads(path.read_text())
+        if (result["config_hash"], result["seed"]) == (wanted, seed):
+            return result
+    return None
+
+
+def _read(name: str) -> dict:
+    return yaml.safe_load((ROOT / "scripts" / name).read_text())

@@ -1,0 +1,129 @@
+"""Parts of docs/results.md beside the main table: speed, smoke test, curve, published figures."""
+
+import json
+from pathlib import Path
+
+PUBLISHED = """## Published figures, for comparison
+
+| source | data | eps as published | accuracy |
+|---|---|---|---|
+| DPSD (Liu et al. 2026, arXiv 2601.19090), the paper that dpsd follows | MNIST | 1, unit not known to us | 96.03 % |
+| the same | MNIST | 10, unit not known to us | 97.85 % |
+| DP-SGD (TensorFlow Privacy, `tutorials/README.md`) | MNIST | 1.20 at delta 1e-5, unit record | 95.0 % |
+| the same | MNIST | 2.92 at delta 1e-5, unit record | 96.6 % |
+| the same | MNIST | 9.74 at delta 1e-5, unit record | 97.3 % |
+| teacher, student, discriminator (Gao and Zhuo 2020, arXiv 2004.04631) | MNIST | 1.93 at delta 1e-5, unit as that paper defines it | 0.89 points below its teacher |
+
+Whether the DPSD paper counts its eps per answer, per record or over all queries is not known to us,
+so its figures are not comparable with ours as guarantees. DP-SGD's eps is for a whole record (one
+training example added or removed), over the whole training: a far stronger promise than ours. Ours
+are for the unit *answer*: they do not protect a record (see the README, "What epsilon means here").
+"""  # noqa: E501
+
+
+def speed(path: Path) -> list[str]:
+    """The section on speed from speed.json; nothing where it is missing."""
+    if not path.exists():
+        return []
+    found = json.loads(path.read_text())
+    large, rate = found["large"], found["large"]["images_per_second"]
+    share = large["share"]
+    rest = 1 - sum(share.values())
+    ratio = found["time_ratio_4N_to_N"]
+    rows = [
+        ("synthesizer, with choosing what to ask", rate["synthesizer"], share["synthesizer"]),
+        ("teacher's forward passes", rate["teacher"], share["teacher"]),
+        ("student's forward passes as a prior", large["answers"] / large["parts"]["prior"],
+         share["prior"]),
+        ("oracle without both: noise, accounting, ledger, hashing",
+         large["answers"] / large["parts"]["oracle"], share["oracle"]),
+        ("student's training", rate["student"], share["student"]),
+        ("pictures, checkpoints and the rest", None, rest),
+        ("the loop", rate["loop"], 1.0),
+    ]  # fmt: skip
+    small = found["small"]["answers"]
+    return [
+        "## Speed and memory",
+        "",
+        f"`scripts/bench_speed` with `configs/{found['config']}` and {large['answers']:,} answers,",
+        f"{found['machine']['threads']} threads. Candidates that were drawn and not asked do not "
+        "count as images.",
+        "",
+        "| part | images a second | share of the loop |",
+        "|---|---|---|",
+        *(f"| {name} | {'-' if n is None else f'{n:,.0f}'} | {100 * part:.1f} % |"
+          for name, n, part in rows),
+        "",
+        f"The oracle's share is {100 * found['oracle_share']:.1f} % (must: at most 5 %). "
+        f"{large['answers']:,} answers take {ratio:.2f} times as long as {small:,} (must: 3.4 to "
+        f"4.6). Peak memory {found['peak_GiB']:.2f} GiB (must: under 4).",
+        "",
+    ]  # fmt: skip
+
+
+def imagenet(path: Path) -> list[str]:
+    """The section on the ImageNet-shaped smoke test; nothing where it is missing."""
+    if not path.exists():
+        return []
+    found = json.loads(path.read_text())
+    return [
+        "## Smoke test at ImageNet shape",
+        "",
+        f"`scripts/smoke_imagenet`: a random {found['teacher']} transcribed into a "
+        f"{found['student']}, {found['classes']:,} classes,",
+        f"images of {' x '.join(map(str, found['shape']))}, {found['rounds']} rounds, "
+        f"{found['answers']} answers in all, {found['precision']}, {found['machine']['threads']} "
+        f"thread(s): {found['seconds']:.0f} s,",
+        f"peak memory {found['peak_GiB']:.2f} GiB. It shows that the shape fits; with a random "
+        "teacher there is nothing to learn.",
+        "",
+    ]
+
+
+def curve(curves: list[dict], titles: dict[str, str]) -> list[str]:
+    """The section on accuracy over rounds, with a table of some of the points."""
+    if not curves:
+        return []
+    parts = [0.1, 0.25, 0.5, 0.75, 1.0]
+    lines = [
+        "## Accuracy over the rounds",
+        "",
+        f"Holdout rows ({curves[0]['rows']:,}), one seed, measured by the benchmark on the private "
+        "side",
+        "after each round; the released weights are those of the last one.",
+        "",
+        "![accuracy over rounds](pictures/curve.png)",
+        "",
+        f"| data, mechanism, eps per answer | {' | '.join(f'{p:.0%} of rounds' for p in parts)} | "
+        "teacher |",
+        "|---|" + "---|" * (len(parts) + 1),
+    ]
+    for found in curves:
+        values = found["student_accuracy"]
+        points = [values[max(0, round(p * len(values)) - 1)] for p in parts]
+        shown = " | ".join(f"{100 * v:.2f}" for v in points)
+        teacher = 100 * found["teacher_accuracy"]
+        lines.append(f"| {titles[found['cell']]} | {shown} | {teacher:.2f} |")
+    return [*lines, ""]
+
+
+def draw_curve(curves: list[dict], titles: dict[str, str], path: Path) -> None:
+    """Write the picture of accuracy over rounds."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    for i, found in enumerate(curves):
+        values, last = found["student_accuracy"], len(found["student_accuracy"])
+        rounds = [100 * (r + 1) / last for r in range(last)]
+        label = f"{titles[found['cell']]}, {found['answers'][-1]:,} answers"
+        axes.plot(rounds, [100 * v for v in values], color=f"C{i}", label=label)
+        axes.axhline(100 * found["teacher_accuracy"], color=f"C{i}", ls=":", lw=0.8)
+    axes.set(xlabel="rounds, percent of all", ylabel="accuracy on the holdout rows, percent",
+             title="Student (dotted: its teacher); eps is per answer")  # fmt: skip
+    axes.legend(fontsize="small")
+    axes.grid(alpha=0.3)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=100, metadata={"Software": None})
