@@ -1,28 +1,17 @@
 """Private data as uint8 tensors, and the facts about them that are declared public."""
 
-import contextlib
 import difflib
 import hashlib
-import io
-import sys
 import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from PIL import Image, ImageOps
 
+from dpsd import sources
 from dpsd.config import DataConfig
 from dpsd.errors import UserError
-from dpsd.imports import brief, import_object
-
-Array = NDArray[Any]
-Rows = tuple[Array, Array]
-Tables = tuple[Rows, Rows | None]
 
 _FASHION = "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot"
 _CIFAR = "airplane,automobile,bird,cat,deer,dog,frog,horse,ship,truck"
@@ -36,8 +25,6 @@ _NAMED = {
 }
 _OTHERS = ("image_folder", "npz", "none")
 _ACCEPTED = f"{', '.join((*_NAMED, *_OTHERS))} or an import path package.module:callable"
-_BILINEAR = Image.Resampling.BILINEAR
-_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 
 
 @dataclass(frozen=True)
@@ -118,21 +105,21 @@ def load_data(config: DataConfig) -> PrivateData:
     if name == "none":
         raise UserError("data.name: none, so there are only a checkpoint and no data to read")
     if name == "digits":
-        train, test = _digits()
+        train, test = sources.read_digits()
     elif name in ("mnist", "fashion_mnist", "cifar10"):
-        train, test = _torchvision(name, root)
+        train, test = sources.read_torchvision(name, root)
     elif name == "cifar10_jpeg":
-        train, test = _cifar10_jpeg(root / "cifar10_jpeg.npz")
+        train, test = sources.read_cifar10_jpeg(root / "cifar10_jpeg.npz")
     elif name == "att_faces":
-        train, test = _att_faces(root / "att_faces.npz", facts)
+        train, test = sources.read_att_faces(root / "att_faces.npz", facts.shape)
     elif name == "image_folder":
-        train, test = _image_folder(root, facts)
+        train, test = sources.read_image_folder(root, facts.shape, facts.classes)
     elif name == "npz":
         if config.root is None:
             raise UserError("data.root: missing; with data.name npz it is the path of the file")
-        train, test = _tables(_read_npz(root), str(root))
+        train, test = sources.as_tables(sources.read_npz(root), str(root))
     else:
-        train, test = _imported(name)
+        train, test = sources.read_imported(name)
     source = name if ":" in name or name == "digits" else f"{name} in {root}"
     rows = _split(train, facts, f"{source}: training")
     if len(rows) < 2:
@@ -159,7 +146,7 @@ def fingerprint(data: PrivateData) -> str:
     return digest.hexdigest()
 
 
-def _split(rows: Rows, facts: PublicFacts, where: str) -> Split:
+def _split(rows: sources.Rows, facts: PublicFacts, where: str) -> Split:
     images, labels = rows
     images = images[:, None] if images.ndim == 3 else images
     c, h, w = facts.shape
@@ -188,158 +175,6 @@ def _split(rows: Rows, facts: PublicFacts, where: str) -> Split:
     return Split(pixels, torch.tensor(labels.astype(np.int64)))
 
 
-def _shuffled(rows: Rows) -> Rows:
-    # RandomState, because numpy promises that its streams never change.
-    order = np.random.RandomState(20260119).permutation(len(rows[1]))
-    return rows[0][order], rows[1][order]
-
-
-def _digits() -> Tables:
-    from sklearn.datasets import load_digits
-
-    bunch = load_digits()
-    small = torch.tensor(bunch.images, dtype=torch.float32)[:, None] / 16 * 255
-    large = torch.nn.functional.interpolate(small, (28, 28), mode="bilinear", align_corners=False)
-    images, labels = _shuffled((large.round().to(torch.uint8).numpy(), bunch.target))
-    n_test = len(labels) // 5
-    return (images[n_test:], labels[n_test:]), (images[:n_test], labels[:n_test])
-
-
-def _torchvision(name: str, root: Path) -> Tables:
-    from torchvision import datasets
-
-    kind = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "cifar10": "CIFAR10"}[name]
-    folder = root / ("cifar-10-batches-py" if name == "cifar10" else f"{kind}/raw")
-    download = not (folder.is_dir() and any(folder.iterdir()))
-    try:
-        with contextlib.redirect_stdout(sys.stderr):
-            parts = [
-                getattr(datasets, kind)(root, train=t, download=download) for t in (True, False)
-            ]
-        train, test = ((np.asarray(part.data), np.asarray(part.targets)) for part in parts)
-    except Exception as e:
-        state = "not found, and its download failed" if download else "incomplete or damaged"
-        hint = "point data.root or $DPSD_DATA to its parent, or empty it to download again"
-        raise UserError(f"data.root: {name} in {folder}: {state} ({brief(e)}); {hint}") from e
-    return train, test
-
-
-def _cifar10_jpeg(path: Path) -> Tables:
-    arrays = _read_npz(path)
-
-    def decode(part: str) -> Rows:
-        stream, offset, labels = (arrays[f"{part}_{key}"] for key in ("jpeg", "offset", "label"))
-        if len(offset) != len(labels) + 1 or offset[-1] != len(stream):
-            raise ValueError(f"{len(labels)} labels, {len(offset)} offsets, {len(stream)} bytes")
-        images, raw = np.empty((len(labels), 32, 32, 3), np.uint8), stream.tobytes()
-        for i in range(len(labels)):
-            with Image.open(io.BytesIO(raw[offset[i] : offset[i + 1]])) as image:
-                images[i] = np.asarray(image.convert("RGB"))
-        return images, labels
-
-    try:
-        return decode("train"), decode("test")
-    except Exception as e:
-        raise UserError(f"{path}: damaged ({brief(e)})") from e
-
-
-def _att_faces(path: Path, facts: PublicFacts) -> Tables:
-    arrays = _read_npz(path)
-    try:
-        images, labels = arrays["images"], arrays["labels"]
-        shots = np.stack([np.flatnonzero(labels == person) for person in range(40)], axis=1)
-        if images.shape != (400, 112, 92) or images.dtype != np.uint8 or len(shots) != 10:
-            raise ValueError(f"images {images.dtype} {images.shape}, labels {labels.shape}")
-        size = (facts.shape[2], facts.shape[1])
-        images = np.stack([np.asarray(Image.fromarray(x).resize(size, _BILINEAR)) for x in images])
-    except Exception as e:
-        raise UserError(f"{path}: ten faces of 40 people, 112x92, are expected; {brief(e)}") from e
-    train, test = shots[:-3].ravel(), shots[-3:].ravel()
-    return (images[train], labels[train]), (images[test], labels[test])
-
-
-def _image_folder(root: Path, facts: PublicFacts) -> Tables:
-    base = root / "train" if (root / "train").is_dir() else root
-    if not base.is_dir():
-        raise UserError(f"data.root: no folder {base.absolute()}; accepted: one folder a class")
-    names = sorted(p.name for p in base.iterdir() if p.is_dir() and p.name[0] != ".")
-    if len(names) != facts.classes:
-        raise UserError(f"data.classes: {facts.classes}, but {base} has {len(names)} class folders")
-    train, held = _shuffled(_read_folder(base, names, facts)), root / "test"
-    has_test = base != root and held.is_dir()
-    return train, _read_folder(held, names, facts) if has_test else None
-
-
-def _read_folder(base: Path, names: list[str], facts: PublicFacts) -> Rows:
-    images, labels = [], []
-    for folder in sorted(p for p in base.iterdir() if p.is_dir() and p.name[0] != "."):
-        if folder.name not in names:
-            raise UserError(f"{folder}: no such class in training; accepted: {', '.join(names)}")
-        files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in _SUFFIXES)
-        if not files:
-            raise UserError(f"{folder}: no images; accepted: {', '.join(sorted(_SUFFIXES))}")
-        images += [_read_image(path, facts) for path in files]
-        labels += [names.index(folder.name)] * len(files)
-    if not images:
-        raise UserError(f"{base}: no class folders; accepted: {', '.join(names)}")
-    return np.stack(images), np.asarray(labels)
-
-
-def _read_image(path: Path, facts: PublicFacts) -> Array:
-    channels, height, width = facts.shape
-    try:
-        with Image.open(path) as image:
-            if image.mode[0] in "IF":
-                raise ValueError(f"pixel mode {image.mode}; accepted: 8 bits a channel")
-            upright = ImageOps.exif_transpose(image).convert("L" if channels == 1 else "RGB")
-            pixels = np.asarray(upright.resize((width, height), _BILINEAR))
-    except Exception as e:
-        raise UserError(f"{path}: not a readable image ({brief(e)})") from e
-    return pixels[None] if channels == 1 else np.moveaxis(pixels, 2, 0)
-
-
-def _read_npz(path: Path) -> dict[str, Array]:
-    if not path.is_file():
-        hint = "looked for in data.root, else $DPSD_DATA, else data/"
-        raise UserError(f"data.root: no file {path.absolute()}; {hint}")
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {key: archive[key] for key in archive.files}
-    except Exception as e:
-        raise UserError(f"{path}: not a readable npz archive ({brief(e)})") from e
-
-
-def _imported(name: str) -> Tables:
-    function, keys = import_object(name), ("images", "labels", "test_images", "test_labels")
-    try:
-        found = function()
-        if isinstance(found, tuple | list) and len(found) in (2, 4):
-            found = dict(zip(keys, found, strict=False))
-        if not isinstance(found, Mapping):
-            accepted = f"a dict or tuple of {', '.join(keys)} (the last two if there are any)"
-            raise TypeError(f"returned {type(found).__name__}; accepted: {accepted}")
-        arrays = {key: np.asarray(value) for key, value in found.items() if value is not None}
-    except Exception as e:
-        raise UserError(f"data.name: {name} gave no data ({brief(e)})") from e
-    return _tables(arrays, name)
-
-
-def _tables(arrays: Mapping[str, Array], source: str) -> Tables:
-    short = {"images": "x", "labels": "y", "test_images": "test_x", "test_labels": "test_y"}
-    found = {name: arrays.get(name, arrays.get(x)) for name, x in short.items()}
-    has_test = found["test_images"] is not None or found["test_labels"] is not None
-    for name in list(short)[: 4 if has_test else 2]:
-        if found[name] is None:
-            names = ", ".join(arrays) or "nothing"
-            raise UserError(f"{source}: no array {name} (or {short[name]}); found: {names}")
-    x, y, test_x, test_y = (np.asarray(array) for array in found.values())
-    return (x, y), (test_x, test_y) if has_test else None
-
-
 def load_public_images(folder: Path, facts: PublicFacts) -> torch.Tensor:
     """All images under a folder that the user declares public, uint8 [N, C, H, W]."""
-    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in _SUFFIXES)
-    if not files:
-        accepted = ", ".join(sorted(_SUFFIXES))
-        raise UserError(f"generator.source: {folder} holds no images; accepted: {accepted}")
-    return torch.from_numpy(np.stack([_read_image(path, facts) for path in files]))
+    return torch.from_numpy(sources.read_images(folder, facts.shape))
