@@ -134,6 +134,9 @@ def _training(run: Run) -> str:
         "rounds": str(run.config.loop.rounds),
         "answers": f"{last.get('answers', 0):,}",
         "final loss": _figure(last.get("loss")),
+        "gain over chance in foretelling the answers, last round, nats per answer": _figure(
+            last.get("gain_nats_per_answer")
+        ),
         "agreement with the answers, last round": _figure(last.get("agreement_with_answers")),
     }
     lines = "\n".join(f"| {name} | {value} |" for name, value in rows.items())

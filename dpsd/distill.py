@@ -4,6 +4,8 @@ Targets are distributions over classes: the teacher's own (mechanism none), or t
 teacher's class given its privatised answer (`posterior`).
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -89,6 +91,27 @@ def likelihood_loss(logits: Tensor, log_likelihood: Tensor) -> Tensor:
     """
     joint = F.log_softmax(logits, dim=1) + log_likelihood
     return -joint.logsumexp(1).mean()
+
+
+def answer_gain(logits: Tensor, log_likelihood: Tensor) -> Tensor:
+    """How much better than chance the student foretells each answer, in nats, float [B].
+
+    log sum_c p(c) exp(log_likelihood(c)) with the student's p, less the same with p = 1/K: 0 for a
+    student that knows nothing. It means something for every mechanism, also where an answer leaves
+    several classes equally likely.
+
+    Args:
+        logits: the student's, float [B, K].
+        log_likelihood: of the answers, float [B, K].
+    """
+    foretold = (F.log_softmax(logits, dim=1) + log_likelihood).logsumexp(1)
+    return foretold - log_likelihood.logsumexp(1) + math.log(logits.shape[1])
+
+
+def names_a_class(log_likelihood: Tensor) -> Tensor:
+    """Which answers make one class likelier than all others, bool [B]."""
+    best = log_likelihood.topk(2, dim=1).values
+    return best[:, 0] > best[:, 1]
 
 
 def _xlogx(p: Tensor) -> Tensor:

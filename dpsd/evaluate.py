@@ -12,6 +12,7 @@ from dpsd.card import write_card
 from dpsd.config import Config
 from dpsd.data import Split, load_data, public_facts
 from dpsd.device import pick_device
+from dpsd.distill import answer_gain, names_a_class
 from dpsd.errors import UserError
 from dpsd.finish import seal
 from dpsd.privacy.oracle import load_release
@@ -19,12 +20,19 @@ from dpsd.privacy.plan import make_plan
 from dpsd.release import Labeller, load_student
 from dpsd.run import Run, write_json
 from dpsd.teacher import ensure_teacher, load_teacher
+from dpsd.transcribe import held_out
 
 _SPLITS = ("test", "holdout", "train")
 _BINS = 15
 _BATCH = 512
 WITH_TEACHER = "the teacher's class on the same rows"
-WITH_ANSWERS = "the most likely class of the newest paid answers, which are noisy"
+WITH_ANSWERS = (
+    "the most likely class of held-out paid answers, privatised and so noisy: the first of the "
+    "last round, to synthetic images, never trained on"
+)
+WITH_NOTHING = (
+    "nothing: no held-out paid answer makes one class likelier than all others; see the gain"
+)
 
 
 def evaluate(
@@ -49,7 +57,8 @@ def evaluate(
         `split`, `rows`, `agreement_with` (what the agreement is measured against), `teacher` with
         `accuracy` and `ece`, `student` with `accuracy`, `ece` and `agreement`, and `per_class`, a
         list of `class`, `rows`, `teacher` and `student` accuracy. All are shares from 0 to 1.
-        Without such rows, all figures but the agreement with the newest paid answers are None.
+        Without such rows, all figures but the agreement with held-out paid answers are None, and
+        `student.gain_nats_per_answer` says how much better than chance it foretells those.
 
     Raises:
         UserError: an unknown split, an unfinished run, another teacher, or missing data.
@@ -90,6 +99,9 @@ def evaluation_table(result: dict[str, Any]) -> str:
         f"{_share(student['ece']):>9}",
         f"agreement with {result['agreement_with']}",
     ]
+    if student.get("gain_nats_per_answer") is not None:
+        gain = student["gain_nats_per_answer"]
+        lines += [f"gain over chance in foretelling them: {gain:.4f} nats per answer"]
     if result["per_class"]:
         width = max(len("class"), *(len(c["class"]) for c in result["per_class"])) + 2
         lines += ["", f"{'class':<{width}}{'rows':>8}{'teacher':>10}{'student':>10}"]
@@ -156,18 +168,28 @@ def _on_rows(
 
 
 def _without_rows(run: Run, predict: Callable[[Tensor], Tensor]) -> dict[str, Any]:
-    """Agreement with the newest release in the bank; costs nothing, it is paid."""
-    kept = sorted(run.bank.glob("*.safetensors"))
-    agreement, n = None, 0
-    if kept:
-        images, answers = load_release(run.bank, int(kept[-1].stem))
-        likely = make_plan(run.config).mechanism.log_likelihood(answers).argmax(1)
-        agreement, n = float((predict(images).argmax(1) == likely).double().mean()), len(images)
+    """Agreement with the paid answers that were held out of training; it costs nothing more."""
+    plan = make_plan(run.config)
+    last, n = (plan.rounds - 1) * plan.queries_per_round, held_out(plan)
+    agreement = gain = None
+    if n and last in {int(path.stem) for path in run.bank.glob("*.safetensors")}:
+        images, answers = load_release(run.bank, last)
+        scores = plan.mechanism.log_likelihood(answers)[:n]
+        guesses, named = predict(images[:n]), names_a_class(scores)
+        if named.any():
+            hits = guesses.argmax(1)[named] == scores.argmax(1)[named]
+            agreement = float(hits.double().mean())
+        gain = float(answer_gain(guesses.clamp_min(1e-12).log(), scores).double().mean())
     return {
-        "rows": n,
-        "agreement_with": WITH_ANSWERS,
+        "rows": n if gain is not None else 0,
+        "agreement_with": WITH_NOTHING if agreement is None else WITH_ANSWERS,
         "teacher": {"accuracy": None, "ece": None},
-        "student": {"accuracy": None, "agreement": agreement, "ece": None},
+        "student": {
+            "accuracy": None,
+            "agreement": agreement,
+            "ece": None,
+            "gain_nats_per_answer": gain,
+        },
         "per_class": [],
     }
 

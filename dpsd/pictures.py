@@ -50,7 +50,7 @@ def grid(images: Tensor, side: int) -> Tensor:
 
 
 def curves(metrics: list[dict[str, Any]], path: Path) -> None:
-    """Write a PNG of loss and agreement with the answers over the answers asked.
+    """Write a PNG of the loss and of how well the student foretells the answers, as they come in.
 
     Args:
         metrics: public records of the run, as `Run.metrics` gives them.
@@ -59,10 +59,16 @@ def curves(metrics: list[dict[str, Any]], path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 3), layout="constrained")
+    names = {
+        "loss": "loss",
+        "agreement_with_answers": "agreement with the answers",
+        "gain_nats_per_answer": "gain over chance, nats per answer",
+    }
+    shown = {k: v for k, v in names.items() if any(k in m for m in metrics)} or {"loss": "loss"}
+    figure = Figure(figsize=(4 * len(shown), 3), layout="constrained")
     FigureCanvasAgg(figure)
-    names = {"loss": "loss", "agreement_with_answers": "agreement with the answers"}
-    for axes, (key, label) in zip(figure.subplots(1, 2), names.items(), strict=True):
+    panels = figure.subplots(1, len(shown), squeeze=False)[0]
+    for axes, (key, label) in zip(panels, shown.items(), strict=True):
         points = [(m["answers"], m[key]) for m in metrics if key in m]
         axes.plot([x for x, _ in points], [y for _, y in points], marker=".")
         axes.set(xlabel="answers asked", ylabel=label)

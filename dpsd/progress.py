@@ -32,7 +32,11 @@ class Progress:
         passed = done - self.first[1]
         rate = passed / (now - self.first[0]) if passed else None
         line = f"round {record['round'] + 1}/{self.rounds}  answers {done:,}/{self.answers:,}"
-        for key, name in (("loss", "loss"), ("agreement_with_answers", "agreement with answers")):
+        second = "agreement_with_answers"
+        second = second if second in record else "gain_nats_per_answer"
+        names = {"loss": "loss", "agreement_with_answers": "agreement with answers",
+                 "gain_nats_per_answer": "nats gained per answer"}  # fmt: skip
+        for key, name in (("loss", names["loss"]), (second, names[second])):
             if key in record:
                 line += f"  {name} {round(record[key], 4) + 0.0:.4f}"  # no "-0.0000"
         line += f"  epsilon {show_epsilon(record['epsilon_per_answer'])} per answer"

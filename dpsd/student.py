@@ -11,7 +11,15 @@ from torch import Tensor, nn
 from dpsd import parallel
 from dpsd.config import Config
 from dpsd.data import PublicFacts
-from dpsd.distill import dkd_loss, kd_loss, likelihood_loss, posterior, soften
+from dpsd.distill import (
+    answer_gain,
+    dkd_loss,
+    kd_loss,
+    likelihood_loss,
+    names_a_class,
+    posterior,
+    soften,
+)
 from dpsd.generator.bank import Bank
 from dpsd.models import build_model
 
@@ -64,8 +72,9 @@ class Student:
         """One round on the bank: the `new` newest images once, the rest from the whole window.
 
         Returns:
-            Public figures: mean loss and the share of images where the student's class is the
-            most likely one given the answer alone.
+            Public figures: `loss`, the mean; `gain_nats_per_answer`, how much better than chance
+            the student foretold the answers; `agreement_with_answers`, the share of answers whose
+            most likely class is the student's, left out where no answer names one class.
         """
         return self._train(bank, bank.schedule(new, self.draws, self._rng))
 
@@ -88,20 +97,24 @@ class Student:
 
     def _train(self, bank: Bank, places: Tensor) -> dict[str, float]:
         self.model.train()
-        losses, hits, seen = [], 0.0, 0
+        losses, gain, rows, hits, named = [], 0.0, 0, 0.0, 0
         for batch in places.split(self.config.batch_size):
             mine = batch.tensor_split(parallel.world())[parallel.rank()]
             images = bank.images[mine].to(self.device)
             scores = bank.scores[mine].to(self.device)
             loss, logits = self._step(images, scores)
             losses.append(loss)
-            hits += float((logits.argmax(1) == scores.argmax(1)).sum())
-            seen += len(mine)
+            gain += float(answer_gain(logits, scores).sum())
+            rows += len(mine)
+            naming = names_a_class(scores)
+            hits += float(((logits.argmax(1) == scores.argmax(1)) & naming).sum())
+            named += int(naming.sum())
         self._settle_buffers()
-        return {
+        figures = {
             "loss": float(torch.stack(losses).mean()),
-            "agreement_with_answers": hits / max(1, seen),
+            "gain_nats_per_answer": gain / max(1, rows),
         }
+        return figures | ({"agreement_with_answers": hits / named} if named else {})
 
     def loss(self, logits: Tensor, scores: Tensor) -> Tensor:
         """The configured loss of logits [B, K] against the bank's scores [B, K]."""

@@ -23,6 +23,7 @@ from dpsd.teacher import TeacherFolder, ensure_teacher, load_teacher, read_folde
 
 Progress = Callable[[dict[str, Any]], None]
 _CHECKPOINT_SECONDS = 10.0
+_MOST_HELD_OUT = 1000
 
 
 class Door(Protocol):
@@ -66,11 +67,23 @@ def distil(
         images, scores = parallel.broadcast(
             query(plan, synthesizer, oracle, student, round) if oracle is not None else None
         )
+        if round + 1 == plan.rounds:
+            images, scores = images[held_out(plan) :], scores[held_out(plan) :]
         bank.add(images, scores)
         figures = student.fit(bank, new=len(images)) if len(bank) else {}
         figures |= synthesizer.update(student, round=round)
         after_round(round, figures)
     student.refit(bank)
+
+
+def held_out(plan: Plan) -> int:
+    """How many answers the student is never trained on: the first of the last round.
+
+    They are paid like all others and measure the student where there are no test rows. The first,
+    because randomised response asks them with a uniform prior (`asking_prior`): their answers do
+    not lean to what the student believes.
+    """
+    return min(_MOST_HELD_OUT, plan.queries_per_round // 10)
 
 
 def query(

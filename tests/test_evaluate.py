@@ -6,18 +6,20 @@ import struct
 import numpy as np
 import pytest
 import torch
-from products import contents, copy_of, tiny_run
+from products import contents, copy_of, tiny_config, tiny_run
 from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, recall_score
 
-from dpsd.config import DataConfig
+from dpsd.config import DataConfig, parse_config
 from dpsd.data import fingerprint, load_data
 from dpsd.errors import UserError
 from dpsd.evaluate import evaluate, evaluation_table, expected_calibration_error
 from dpsd.models import build_model
 from dpsd.privacy.oracle import load_release
+from dpsd.privacy.plan import make_plan
 from dpsd.privacy.statement import verify_release
 from dpsd.run import Run
+from dpsd.transcribe import transcribe
 
 
 @pytest.fixture(scope="module")
@@ -166,13 +168,36 @@ def test_without_test_data(finished, tmp_path):
         run.config = run.config.model_copy(update={"data": config})
         found = evaluate(run)
         assert found["teacher"]["accuracy"] is found["student"]["accuracy"] is None
-        assert "paid answers" in found["agreement_with"] and found["rows"] == 1000
+        assert "held-out paid answers" in found["agreement_with"] and found["rows"] == 100
         # randomised response: the most likely class is the label that was released
         images, answers = load_release(run.bank, 1000)
-        s = _probabilities("cnn-small", run.release / "student.safetensors", images)
-        labels = answers.values.flatten().numpy()
+        s = _probabilities("cnn-small", run.release / "student.safetensors", images[:100])
+        labels = answers.values.flatten().numpy()[:100]
         assert found["student"]["agreement"] == accuracy_score(labels, s.argmax(1))
-        assert "None" not in evaluation_table(found)
+        likelihood = make_plan(run.config).mechanism.log_likelihood(answers)[:100].double().exp()
+        gains = np.log((s * likelihood.numpy()).sum(1)) - np.log(likelihood.numpy().mean(1))
+        assert found["student"]["gain_nats_per_answer"] == pytest.approx(gains.mean(), abs=1e-4)
+        text = evaluation_table(found)
+        assert "None" not in text and "nats per answer" in text
+
+
+def test_without_test_data_and_with_answers_that_name_no_class(tmp_path_factory, tmp_path):
+    """Yes or no to a group of classes: no agreement, but the gain counts."""
+    tree = tiny_config(tmp_path_factory.getbasetemp() / "products").model_dump(mode="json")
+    tree["privacy"]["ask"] = "group"
+    run = transcribe(parse_config(tree), out=tmp_path / "run")
+    assert all("gain_nats_per_answer" in m for m in run.metrics())
+    run.config = run.config.model_copy(
+        update={"data": DataConfig(name="none", shape=(1, 28, 28), classes=10)}
+    )
+    _, answers = load_release(run.bank, 1000)
+    named = (answers.size[:100] == 1) & (answers.values[:100] == 1)  # "yes, this one"
+    named |= (answers.size[:100] == 9) & (answers.values[:100] == 0)  # "no, so that one"
+    found = evaluate(run)
+    assert (found["student"]["agreement"] is None) == (not bool(named.any()))
+    assert ("nothing" in found["agreement_with"]) == (not bool(named.any()))
+    assert abs(found["student"]["gain_nats_per_answer"]) < 0.7  # a yes or no holds ln 2
+    assert "None" not in evaluation_table(found)
 
 
 def test_a_teacher_that_was_moved(finished, measured, tmp_path):

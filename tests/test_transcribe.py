@@ -115,6 +115,35 @@ def test_second_run_composes_and_is_recomputed_from_the_master_ledger(root, tmp_
     assert len(asked[0]) == 2000  # no image twice within a run
 
 
+def test_held_out_answers_never_reach_the_bank(monkeypatch):
+    from dpsd.generator.bank import Bank
+
+    loop = sys.modules["dpsd.transcribe"]
+    plan = make_plan(
+        parse_config({"loop": {"rounds": 3}, "privacy": {"epsilon": 1, "answers": 60}})
+    )
+
+    def query(plan, synthesizer, oracle, student, round):
+        numbers = torch.arange(20 * round, 20 * round + 20, dtype=torch.uint8)
+        return numbers.view(20, 1, 1, 1).expand(20, 1, 28, 28), torch.zeros(20, 10)
+
+    class Idle:
+        def fit(self, bank, new):
+            return {"new": new}
+
+        def update(self, student, round):
+            return {}
+
+    seen = []
+    monkeypatch.setattr(loop, "query", query)
+    bank = Bank(60, (1, 28, 28), 10)
+    loop.distil(plan, Idle(), object(), bank, Idle(),
+                after_round=lambda round, figures: seen.append(figures["new"]))  # fmt: skip
+    assert loop.held_out(plan) == 2 and seen == [20, 20, 18]
+    kept = bank.images[: len(bank), 0, 0, 0].tolist()
+    assert kept == [n for n in range(60) if n not in (40, 41)]
+
+
 class Stop(Exception):
     pass
 
