@@ -119,7 +119,10 @@ def asking_prior(plan: Plan, student: Student, round: int) -> Prior:
 
     def prior(images: Tensor) -> Tensor:
         believed = student.predict(images)
-        believed[: int(share * len(images))] = 1 / believed.shape[1]
+        n, classes = int(share * len(images)), believed.shape[1]
+        # Not quite uniform: ties would rank the same few classes first where top_k is set.
+        ties = torch.rand(n, classes, generator=torch.Generator().manual_seed(round))
+        believed[:n] = (1 + 1e-4 * ties) / classes
         return believed
 
     return prior

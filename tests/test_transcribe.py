@@ -144,6 +144,24 @@ def test_held_out_answers_never_reach_the_bank(monkeypatch):
     assert kept == [n for n in range(60) if n not in (40, 41)]
 
 
+def test_explored_images_draw_over_all_classes_also_with_top_k():
+    loop = sys.modules["dpsd.transcribe"]
+    privacy = {"epsilon": 1, "answers": 4000, "top_k": 2, "explore": 0.25}
+    plan = make_plan(parse_config({"loop": {"rounds": 4}, "privacy": privacy}))
+
+    class Sure:
+        def predict(self, images):
+            return torch.eye(10)[torch.full((len(images),), 7)]
+
+    prior = loop.asking_prior(plan, Sure(), 3)(torch.empty(1000))
+    assert torch.equal(prior[250:], torch.eye(10)[7].repeat(750, 1))
+    assert torch.allclose(prior[:250], torch.tensor(0.1), atol=1e-4)
+    ranked_first = torch.bincount(prior[:250].topk(2, dim=1).indices.flatten(), minlength=10)
+    assert ranked_first.min() > 20  # 50 on average
+    again = loop.asking_prior(plan, Sure(), 3)(torch.empty(1000))
+    assert torch.equal(prior, again)
+
+
 class Stop(Exception):
     pass
 
