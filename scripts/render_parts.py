@@ -74,7 +74,8 @@ def imagenet(path: Path) -> list[str]:
         f"images of {' x '.join(map(str, found['shape']))}, {found['rounds']} rounds, "
         f"{found['answers']} answers in all, {found['precision']}, {found['machine']['threads']} "
         f"thread(s): {found['seconds']:.0f} s,",
-        f"peak memory {found['peak_GiB']:.2f} GiB. It shows that the shape fits; with a random "
+        f"of which {found['processor_seconds']:.0f} s of processor time; peak memory "
+        f"{found['peak_GiB']:.2f} GiB. It shows that the shape fits; with a random",
         "teacher there is nothing to learn.",
         "",
     ]
