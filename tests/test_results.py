@@ -18,3 +18,20 @@ def test_every_cell_says_its_seed_revision_and_unit():
         cell = json.loads(path.read_text())
         assert {"seed", "revision", "config_hash", "machine", "seconds", "unit"} <= cell.keys()
         assert cell["unit"] in ("answer", "none")
+
+
+def test_curve_is_drawn_and_tabled(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    parts = runpy.run_path(str(ROOT / "scripts" / "render_parts.py"))
+    curves = [
+        {"cell": name, "rows": 6000, "answers": list(range(1000, 100_001, 1000)),
+         "student_accuracy": [top * r / 100 for r in range(1, 101)], "teacher_accuracy": 0.995}
+        for name, top in (("a", 0.9), ("b", 0.8))
+    ]  # fmt: skip
+    titles = {"a": "first", "b": "second"}
+    parts["draw_curve"](curves, titles, tmp_path / "curve.png")
+    assert (tmp_path / "curve.png").read_bytes()[:4] == b"\x89PNG"
+    assert (tmp_path / "curve.png").stat().st_size < 300_000
+    lines = parts["curve"](curves, titles)
+    assert "| first | 9.00 | 22.50 | 45.00 | 67.50 | 90.00 | 99.50 |" in lines
+    assert parts["curve"]([], titles) == []
