@@ -15,7 +15,8 @@ from scipy.stats import beta
 from torch import Tensor
 
 from dpsd.errors import UserError
-from dpsd.privacy.mechanisms import Answers, Gaussian, Mechanism
+from dpsd.privacy.gaussian import Gaussian
+from dpsd.privacy.mechanisms import Answers, Mechanism
 from dpsd.privacy.noise import NoiseSource
 
 Scores = NDArray[np.float64]

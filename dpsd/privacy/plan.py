@@ -12,13 +12,10 @@ from dpsd.data import PublicFacts, public_facts
 from dpsd.errors import UserError
 from dpsd.generator.bank import bank_bytes
 from dpsd.privacy import accounting
-from dpsd.privacy.mechanisms import (
-    Gaussian,
-    GroupResponse,
-    Mechanism,
-    NoMechanism,
-    RandomizedResponse,
-)
+from dpsd.privacy.gaussian import Gaussian
+from dpsd.privacy.group_response import GroupResponse
+from dpsd.privacy.mechanisms import Mechanism, NoMechanism
+from dpsd.privacy.randomized_response import RandomizedResponse
 
 RELATION = (
     "two teachers that agree on every image but one, where an image is the exact uint8 tensor that "

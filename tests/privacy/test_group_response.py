@@ -8,7 +8,7 @@ import torch
 
 from dpsd.attacks.audit import audit_mechanism, lower_bound_epsilon
 from dpsd.privacy.accounting import PureRelease
-from dpsd.privacy.mechanisms import GroupResponse
+from dpsd.privacy.group_response import GroupResponse
 from dpsd.privacy.noise import NoiseSource
 
 K, ROWS = 6, 60_000

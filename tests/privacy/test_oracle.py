@@ -1,75 +1,24 @@
 import math
-from collections import Counter
 
-import numpy as np
 import pytest
 import torch
+from oracles import (
+    GAUSSIAN,
+    GRADIENT,
+    KINDS,
+    PLAIN,
+    SEEDED,
+    SHAPE,
+    K,
+    Teacher,
+    images,
+    plan,
+    prior,
+    same,
+)
 
-from dpsd.config import parse_config
 from dpsd.errors import BudgetError, UserError
-from dpsd.privacy.ledger import Ledger, image_hashes
-from dpsd.privacy.oracle import Asked, Oracle, ReplayOracle
-from dpsd.privacy.plan import make_plan
-
-K, SHAPE = 4, (1, 3, 3)
-
-
-def images(n, seed=0):
-    rng = torch.Generator().manual_seed(seed)
-    return torch.randint(256, (n, *SHAPE), generator=rng, dtype=torch.uint8)
-
-
-def plan(answers=100, **privacy):
-    privacy = {"mechanism": "randomized_response", "epsilon": 1.0, "answers": answers} | privacy
-    return make_plan(
-        parse_config(
-            {
-                "data": {"name": "none", "shape": list(SHAPE), "classes": K},
-                "loop": {"rounds": 1, "window": 10},
-                "privacy": privacy,
-            }
-        )
-    )
-
-
-SEEDED = {"insecure_seeded_noise": True}
-GAUSSIAN = {"mechanism": "gaussian", "vector": "probabilities"}
-GRADIENT = {"mechanism": "gaussian", "vector": "gradient", "top_k": 2}
-PLAIN = {"prior": "uniform"}
-KINDS = [{}, {"top_k": 2}, PLAIN, GAUSSIAN, GRADIENT, {"mechanism": "none", "epsilon": None}]
-
-
-class Teacher:
-    """Logits that depend on the image; counts its calls."""
-
-    def __init__(self, break_rows=None):
-        self.calls, self.break_rows = 0, break_rows
-
-    def __call__(self, x):
-        self.calls += 1
-        logits = x.float().flatten(1)[:, :K] / 50
-        return logits if self.break_rows is None else self.break_rows(x, logits)
-
-
-def prior(x):
-    return (x.float().flatten(1)[:, -K:] / 100).softmax(1)
-
-
-@pytest.fixture
-def make(tmp_path):
-    def build(teacher=None, run="r", folder="teacher", keep=None, seed=0, batch=512, **options):
-        ledger = Ledger(tmp_path / folder, "t")
-        p = plan(**options)
-        return Oracle(teacher or Teacher(), p, ledger, run, keep=keep, seed=seed, batch=batch)
-
-    build.ledger = lambda folder="teacher": Ledger(tmp_path / folder, "t")
-    return build
-
-
-def same(a, b):
-    pairs = [(a.values, b.values), (a.support, b.support), (a.size, b.size), (a.prior, b.prior)]
-    return all(x is y if x is None or y is None else torch.equal(x, y) for x, y in pairs)
-
+from dpsd.privacy.ledger import image_hashes
 
 # ---------------------------------------------------------------- budget and refusal
 
@@ -281,53 +230,6 @@ def test_teacher_is_called_without_gradient(make):
         return logits
 
     make(Teacher(check)).answer(images(2), prior)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_recall_and_replay(make, tmp_path, kind):
-    keep = tmp_path / "bank"
-    keep.mkdir()
-    oracle = make(keep=keep, **kind)
-    batches = [images(5), images(3, seed=1)]
-    given = [oracle.answer(x, prior) for x in batches]
-
-    for position, x, answers in zip((0, 5), batches, given, strict=True):
-        asked, kept = oracle.recall(position)
-        assert torch.equal(asked, x)
-        assert same(kept, answers)
-    assert oracle.recall(8) is None
-    assert make(**kind).recall(0) is None  # an oracle that keeps nothing
-
-    replay = ReplayOracle(keep, plan(**kind))
-    assert replay.fresh(batches[0]).all()
-    for x, answers in zip(batches, given, strict=True):
-        assert same(replay.answer(x, prior), answers)
-    assert replay.position == 8
-    assert not replay.fresh(batches[0]).any()
-    with pytest.raises(UserError, match="no kept release at answer 8"):
-        replay.answer(images(2, seed=4))
-
-
-def test_replay_refuses_other_images(make, tmp_path):
-    make(keep=tmp_path).answer(images(5), prior)
-    with pytest.raises(UserError, match="other images"):
-        ReplayOracle(tmp_path, plan()).answer(images(5, seed=1))
-
-
-# ---------------------------------------------------------------- counting images
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_asked_counts_as_a_plain_counter_does(seed):
-    rng = np.random.default_rng(seed)
-    pool = image_hashes(images(200, seed=seed))
-    asked, plain = Asked(), Counter()
-    for _ in range(60):
-        batch = pool[rng.integers(0, 200, rng.integers(1, 40))]
-        np.testing.assert_array_equal(asked.counts(batch), [plain[h.tobytes()] for h in batch])
-        if rng.random() < 0.8:
-            asked.add(batch)
-            plain.update(h.tobytes() for h in batch)
 
 
 def test_answers_to_no_images(make):

@@ -9,8 +9,10 @@ from dpsd.errors import UserError
 from dpsd.generator.bank import Bank
 from dpsd.privacy import plan as module
 from dpsd.privacy.accounting import compose_epsilon
-from dpsd.privacy.mechanisms import Gaussian, NoMechanism, RandomizedResponse
+from dpsd.privacy.gaussian import Gaussian
+from dpsd.privacy.mechanisms import NoMechanism
 from dpsd.privacy.plan import expected_bytes, make_plan
+from dpsd.privacy.randomized_response import RandomizedResponse
 
 
 def config(privacy=None, loop=None, **sections):
