@@ -177,6 +177,8 @@ def _summary(run: "Run", unmeasured: bool) -> list[tuple[str, str]]:
     report = run.report()
     privacy, student = report["privacy"], report["student"]
     epsilon, worst = privacy["epsilon"], privacy["worst_case_epsilon"]
+    per = f"per {privacy['unit']}" if privacy["scope"] == "total" else "per answer"
+    whom = f"one {privacy['unit']}" if privacy["scope"] == "total" else "one record, user or client"
     on = "" if unmeasured or run.config.data.name == "none" else " (holdout)"
     stamp = "" if report["private"] else " (NOT PRIVATE)"
     return [
@@ -184,8 +186,8 @@ def _summary(run: "Run", unmeasured: bool) -> list[tuple[str, str]]:
         (f"student accuracy{on}", _percent(student["accuracy"])),
         (f"agreement{on}", _percent(student["agreement"])),
         ("answers asked", f"{report['answers']:,}"),
-        ("epsilon", f"{show_epsilon(epsilon)} per answer at delta {privacy['delta']:g}{stamp}"),
-        ("worst case", f"{show_epsilon(worst)} for one record, user or client{stamp}"),
+        ("epsilon", f"{show_epsilon(epsilon)} {per} at delta {privacy['delta']:g}{stamp}"),
+        ("worst case", f"{show_epsilon(worst)} for {whom}{stamp}"),
         ("seconds", f"{report['wall_seconds']:.0f}"),
         ("run folder", str(run.path)),
     ]

@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from dpsd.errors import UserError
+from dpsd.privacy.consistency import check_privacy
 
 
 class Section(BaseModel):
@@ -30,6 +31,12 @@ class DataConfig(Section):
     """Number of classes, public. Named data sets know theirs."""
     shape: tuple[int, int, int] | None = None
     """Channels, height, width of an image, public. Named data sets know theirs."""
+
+    rows: Path | None = None
+    """Manifest that numbers the rows of an image folder, from `dpsd manifest`: fixed before and
+    independently of content. A record claim on an image folder needs it."""
+    user_ids: Path | None = None
+    """Which user each row belongs to, over a public roster. Unit `user` needs it."""
 
     def folder(self) -> Path:
         """Where the data lie."""
@@ -54,6 +61,8 @@ class TeacherConfig(Section):
     """A teacher folder made by `dpsd teacher`; default: found by recipe under `root`."""
     root: Path = Path("teachers")
     normalize: Normalize | None = None
+    shards: int | None = Field(default=None, ge=2)
+    """Teachers of an ensemble, each trained on its own part of the data. None: one teacher."""
     epochs: int = Field(default=12, ge=1)
     batch_size: int = Field(default=256, ge=1)
     lr: float = Field(default=0.01, gt=0)
@@ -123,9 +132,13 @@ class LoopConfig(Section):
 class PrivacyConfig(Section):
     """What is guaranteed. Epsilon belongs to the unit named beside it."""
 
-    route: Literal["single", "none"] = "single"
-    unit: Literal["answer", "none"] = "answer"
-    mechanism: Literal["gaussian", "randomized_response", "none"] = "randomized_response"
+    route: Literal["single", "ensemble", "inherited", "none"] = "single"
+    """single: a checkpoint, unit answer. ensemble: votes of teachers on disjoint shards, unit
+    record or user. inherited: a teacher trained with DP, whose guarantee the student has."""
+    unit: Literal["answer", "record", "user", "none"] = "answer"
+    mechanism: Literal["gaussian", "randomized_response", "noisy_votes", "none"] = (
+        "randomized_response"
+    )
     epsilon: float | None = Field(default=None, gt=0)
     delta: float = Field(default=1e-5, gt=0, lt=1)
     answers: int | None = Field(default=None, ge=1)
@@ -135,6 +148,12 @@ class PrivacyConfig(Section):
     bound: Literal["normalize", "clip"] = "normalize"
     bound_norm: float = Field(default=1.0, gt=0)
     top_k: int | None = Field(default=None, ge=1)
+    threshold: float | None = Field(default=None, gt=0)
+    """noisy_votes: answer only where the largest count, with noise, reaches so many votes."""
+    threshold_share: float = Field(default=0.1, gt=0, lt=1)
+    """Of the budget (in zCDP), spent on the threshold's tests."""
+    threshold_answers: int | None = Field(default=None, ge=1)
+    """Histograms released at most where there is a threshold; default: privacy.answers."""
     prior: Literal["student", "uniform"] = "student"
     ask: Literal["label", "group"] = "label"
     """randomized_response: for the class itself, or yes or no to a public group of classes."""
@@ -161,32 +180,8 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Config":
-        p, g = self.privacy, self.generator
-        if p.mechanism == "none":
-            if p.epsilon is not None:
-                raise ValueError(
-                    f"privacy.epsilon: {p.epsilon} with mechanism none, which privatises nothing; "
-                    "set it to null"
-                )
-        elif p.epsilon is None:
-            raise ValueError(
-                f"privacy.epsilon: null, but mechanism {p.mechanism} needs a number above 0"
-            )
-        if (p.mechanism != "none") and (p.unit == "none" or p.route == "none"):
-            raise ValueError(
-                f"privacy.unit: {p.unit} (route {p.route}) with mechanism {p.mechanism}; "
-                "accepted: unit answer, route single"
-            )
-        if p.mechanism == "randomized_response" and p.top_k is not None and p.top_k < 2:
-            raise ValueError(
-                f"privacy.top_k: {p.top_k}; randomized_response needs at least 2, "
-                "since 1 would carry nothing"
-            )
-        if p.mechanism == "randomized_response" and p.prior == "uniform" and p.top_k is not None:
-            raise ValueError(
-                f"privacy.top_k: {p.top_k} with prior uniform; the top classes are the student's, "
-                "so set privacy.prior to student or top_k to null"
-            )
+        check_privacy(self)
+        g = self.generator
         if g.kind == "images" and g.source is None:
             raise ValueError("generator.source: null; kind images needs a folder or an import path")
         if any(s < 0 for s in g.shares.values()) or sum(g.shares.values()) <= 0:

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -13,10 +14,22 @@ from dpsd.frozen import Teacher
 from dpsd.generator.bank import Bank
 from dpsd.generator.synthesizer import Synthesizer
 from dpsd.models import build_model
-from dpsd.privacy.plan import Plan, expected_bytes, make_plan
-from dpsd.privacy.statement import COVERED, NOT_COVERED, TRUST
+from dpsd.privacy import accounting
+from dpsd.privacy.inherited import DP_LEDGER, read_dp_ledger
+from dpsd.privacy.plan import Plan, expected_bytes, inherit, make_plan
+from dpsd.privacy.wording import (
+    ADD_OR_REMOVE,
+    COVERED,
+    TRUST,
+    guarantee_line,
+    mechanism_lines,
+    not_covered,
+    relations_line,
+    whom_it_protects,
+)
 from dpsd.progress import show_epsilon
 from dpsd.student import Student
+from dpsd.teacher import read_folder
 
 _TIMED_IMAGES = 256
 _TIMED_VALUES = _TIMED_IMAGES * 32 * 32 * 3
@@ -29,7 +42,7 @@ def describe(config: Config) -> dict[str, Any]:
     Raises:
         UserError: bad input, in one line.
     """
-    plan = make_plan(config)
+    plan = _known(config, make_plan(config))
     seconds = expected_seconds(config, plan)
     return {
         "data": config.data.name,
@@ -38,26 +51,21 @@ def describe(config: Config) -> dict[str, Any]:
         "route": config.privacy.route,
         "unit": plan.unit,
         "relation": plan.relation,
-        "scope": "per_answer",
+        "scope": plan.scope,
         "mechanism": plan.mechanism.facts(),
+        "training": None if plan.training is None else asdict(plan.training),
         "answers": plan.answers,
+        "histograms": plan.histograms,
         "rounds": plan.rounds,
         "queries_per_round": plan.queries_per_round,
         "asks_per_image": plan.asks_per_image,
         "epsilon": _finite(plan.epsilon),
         "delta": plan.delta,
-        "epsilon_at": [
-            {
-                "delta": d,
-                "per_answer": _finite(plan.unit_epsilon(d)),
-                "per_record_worst_case": _finite(plan.worst_case_epsilon(d)),
-            }
-            for d in plan.deltas()
-        ],
+        "epsilon_at": [_epsilon_at(plan, d) for d in plan.deltas()],
         "declared_public": {"shape": list(plan.facts.shape), "classes": plan.facts.classes},
         "trust": TRUST,
         "covered": COVERED,
-        "not_covered": NOT_COVERED,
+        "not_covered": not_covered(plan.route),
         "estimate": {
             "bytes": expected_bytes(config, plan) + _peak_bytes(),
             "seconds": sum(v for v in seconds.values() if v is not None) * _REST,
@@ -67,47 +75,109 @@ def describe(config: Config) -> dict[str, Any]:
     }
 
 
+def _known(config: Config, plan: Plan) -> Plan:
+    """The plan with an inherited guarantee, where a DP ledger is named and there already."""
+    path = config.teacher.path
+    if plan.route != "inherited" or path is None or not (path / DP_LEDGER).exists():
+        return plan
+    return inherit(plan, read_dp_ledger(path, read_folder(path).uuid))
+
+
+def _epsilon_at(plan: Plan, delta: float) -> dict[str, float | None]:
+    """Epsilon at one delta, with its unit in the key; of an unread DP ledger only the delta."""
+    if plan.scope == "per_answer":
+        return {
+            "delta": delta,
+            "per_answer": _finite(plan.unit_epsilon(delta)),
+            "per_record_worst_case": _finite(plan.worst_case_epsilon(delta)),
+        }
+    if plan.route == "inherited" and plan.training is None:
+        return {"delta": delta}
+    figures = {"delta": delta, f"per_{plan.unit}": _finite(plan.unit_epsilon(delta))}
+    if plan.training is not None:
+        figures["per_record_add_or_remove_one"] = _finite(
+            accounting.compose_epsilon(plan.releases(), delta, "add_or_remove_one")
+        )
+    return figures
+
+
 def describe_text(facts: dict[str, Any]) -> str:
     """The plan in words; every epsilon stands beside its unit."""
-    m, n = facts["mechanism"], facts["answers"]
-    shape = " x ".join(map(str, facts["declared_public"]["shape"]))
+    n, shape = facts["answers"], " x ".join(map(str, facts["declared_public"]["shape"]))
+    unread = facts["route"] == "inherited" and facts["training"] is None
     lines = []
-    if not facts["private"]:
+    if not facts["private"] and not unread:
         why = "the noise is seeded and can be predicted" if facts["seeded_noise"] else (
             "nothing is privatised, so epsilon is infinite for every unit"
         )  # fmt: skip
         lines += [f"NOT PRIVATE: {why}.", ""]
+    beside = f"; beside it {ADD_OR_REMOVE}" if facts["route"] == "inherited" else ""
+    cap = f"; at most {facts['histograms']:,} histograms" if facts["histograms"] else ""
+    lines += [
+        f"Route: {facts['route']}. Unit of privacy: {_one(facts['unit'])}.",
+        f"Neighbouring worlds: {facts['relation']}{beside}.",
+        *(_single_lines(facts) if facts["scope"] == "per_answer" else mechanism_lines(facts)),
+        f"Answers: {n:,} at most ({facts['rounds']} rounds of {facts['queries_per_round']:,}{cap});"
+        f" an image is asked at most {facts['asks_per_image']} time(s).",
+        "",
+    ]
+    if unread:
+        lines.append(
+            "Epsilon for one record: the teacher's own, read from its DP ledger when the run "
+            "starts; without a whole DP ledger of this very teacher nothing is claimed."
+        )
+    else:
+        lines += [_epsilon_line(facts, row) for row in facts["epsilon_at"]]
+    return "\n".join(lines + _ending(facts, shape)) + "\n"
+
+
+def _single_lines(facts: dict[str, Any]) -> list[str]:
+    m = facts["mechanism"]
     detail = [f"{k} {m[k]}" for k in ("kind", "vector", "bound", "bound_norm", "top_k")
               if m.get(k) is not None]  # fmt: skip
     sensitivity = m.get("sensitivity")
-    lines += [
-        f"Route: {facts['route']}. Unit of privacy: {_one(facts['unit'])}.",
-        f"Neighbouring worlds: {facts['relation']}.",
+    return [
         f"Mechanism: {m['mechanism']}{', ' if detail else ''}{', '.join(detail)}.",
         f"Sensitivity: {'by probabilities' if sensitivity is None else f'L2 {sensitivity:.6g}'} "
         f"({m['derivation']}).",
         f"Noise: {m['noise']}.",
-        f"Answers: {n:,} at most ({facts['rounds']} rounds of {facts['queries_per_round']:,}); an "
-        f"image is asked at most {facts['asks_per_image']} time(s).",
-        "",
     ]
-    for row in facts["epsilon_at"]:
-        e, w = show_epsilon(row["per_answer"]), show_epsilon(row["per_record_worst_case"])
-        lines.append(
-            f"At delta {row['delta']:.3g}: epsilon {e} per answer; epsilon {w} for one record, "
-            f"user or client in the worst case (all {n:,} answers change together)."
+
+
+def _epsilon_line(facts: dict[str, Any], row: dict[str, Any]) -> str:
+    n = facts["answers"]
+    if facts["route"] == "inherited":
+        return relations_line(row["delta"], row["per_record"], row["per_record_add_or_remove_one"])
+    if facts["scope"] == "total":
+        return guarantee_line(
+            {"unit": facts["unit"], "answers_cap": n}, row["delta"], row[f"per_{facts['unit']}"]
         )
-    return "\n".join(lines + _ending(facts, shape)) + "\n"
+    e, w = show_epsilon(row["per_answer"]), show_epsilon(row["per_record_worst_case"])
+    return (
+        f"At delta {row['delta']:.3g}: epsilon {e} per answer; epsilon {w} for one record, "
+        f"user or client in the worst case (all {n:,} answers change together)."
+    )
 
 
 def _ending(facts: dict[str, Any], shape: str) -> list[str]:
     cost, classes = facts["estimate"], facts["declared_public"]["classes"]
     parts = [f"{name} {'not timed' if s is None else f'{s:.0f} s'}"
              for name, s in cost["seconds_by_part"].items()]  # fmt: skip
-    return [
+    protects = whom_it_protects(facts["unit"]) if facts["scope"] == "total" else (
         "The epsilon per answer does not protect a record: one changed training record may change "
-        "every answer of a single teacher. For records read the worst case.",
+        "every answer of a single teacher. For records read the worst case."
+    )  # fmt: skip
+    earlier = {
+        "ensemble": "Earlier runs on the same data compose with this one; the statement will count "
+        "them.",
+        "inherited": "Earlier runs on the same teacher add nothing: they are post-processing.",
+    }.get(
+        facts["route"],
         "Earlier runs on the same teacher compose with this one; the statement will count them.",
+    )
+    return [
+        protects,
+        earlier,
         f"Declared public: images of {shape}, {classes} classes.",
         f"Trust: {facts['trust']}.",
         f"Covered: {facts['covered']}.",
@@ -177,7 +247,7 @@ def _teacher_seconds(
         with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
             teacher(images).cpu()
 
-    return _seconds(ask) / len(images) * plan.answers
+    return _seconds(ask) / len(images) * plan.answers * (t.shards or 1)
 
 
 def _seconds(work: Callable[[], Any]) -> float:

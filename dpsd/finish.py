@@ -46,8 +46,8 @@ def finish(
 
 
 def state(run: Run, plan: Plan) -> dict[str, Any]:
-    """Write the statement from the teacher's ledger, and a private copy of the ledger."""
-    ledger = Ledger(run.teacher_folder, run.teacher)
+    """Write the statement from the ledger, and a private copy of the ledger."""
+    ledger = Ledger(run.ledger_folder, run.ledger)
     facts = statement_facts(plan, run.id, run.teacher, ledger.runs(), _declared(run, plan.facts))
     write_json(run.release / "statement.json", facts)
     (run.release / "statement.txt").write_text(statement_text(facts))

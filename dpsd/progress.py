@@ -39,7 +39,9 @@ class Progress:
         for key, name in (("loss", names["loss"]), (second, names[second])):
             if key in record:
                 line += f"  {name} {round(record[key], 4) + 0.0:.4f}"  # no "-0.0000"
-        line += f"  epsilon {show_epsilon(record['epsilon_per_answer'])} per answer"
+        key = next(k for k in record if k.startswith("epsilon_per_"))
+        unit = key.removeprefix("epsilon_per_")
+        line += f"  epsilon {show_epsilon(record[key])} per {unit}"
         if rate:
             line += f"  {rate:,.0f} answers/s  {(self.answers - done) / rate:.0f} s left"
         if self.terminal:

@@ -29,6 +29,9 @@ class Run:
         path: the folder; `release` and `private` lie in it.
         id: the run's UUID, as the ledger knows it.
         started: UTC time of the start, ISO 8601.
+        teacher, teacher_folder: the teacher's UUID and home.
+        ledger, ledger_folder: whom answers are charged to, and where: the teacher, or the data set
+            where the unit is a record or a user.
     """
 
     def __init__(self, path: Path) -> None:
@@ -38,6 +41,8 @@ class Run:
         facts = _read_json(self.private / "run.json")
         self.id, self.started = str(facts["run"]), str(facts["started"])
         self.teacher_folder, self.teacher = Path(facts["teacher_folder"]), str(facts["teacher"])
+        self.ledger_folder = Path(facts.get("ledger_folder", self.teacher_folder))
+        self.ledger = str(facts.get("ledger", self.teacher))
         self.data_is_public = bool(facts["data_is_public"])
         self.config = parse_config(facts["config"])
 
@@ -119,9 +124,16 @@ class Run:
 
 
 def create_run(
-    path: Path, config: Config, teacher: str, teacher_folder: Path, *, data_is_public: bool
+    path: Path,
+    config: Config,
+    teacher: str,
+    teacher_folder: Path,
+    *,
+    data_is_public: bool,
+    ledger: str | None = None,
+    ledger_folder: Path | None = None,
 ) -> Run:
-    """Make a run folder.
+    """Make a run folder; by default answers are charged to the teacher, in its folder.
 
     Raises:
         UserError: it exists.
@@ -137,11 +149,15 @@ def create_run(
         path / "private" / "run.json",
         {"run": str(uuid.uuid4()), "started": datetime.now(UTC).isoformat(timespec="seconds"),
          "teacher": teacher, "teacher_folder": str(teacher_folder.absolute()),
+         "ledger": ledger or teacher,
+         "ledger_folder": str((ledger_folder or teacher_folder).absolute()),
          "data_is_public": data_is_public, "config": plain},
     )  # fmt: skip
     released = plain | {"teacher": {k: v for k, v in plain["teacher"].items()
                                     if k not in ("path", "root", "weights")}}  # fmt: skip
-    released["data"] = {k: v for k, v in plain["data"].items() if k != "root"}
+    released["data"] = {
+        k: v for k, v in plain["data"].items() if k not in ("root", "rows", "user_ids")
+    }
     (path / "release" / "config.yaml").write_text(yaml.safe_dump(released, sort_keys=False))
     write_json(path / "release" / "env.json", environment(config))
     return Run(path)

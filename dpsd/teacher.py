@@ -39,6 +39,16 @@ class TeacherFolder:
     uuid: str
     facts: dict[str, Any]
 
+    @property
+    def ledger_folder(self) -> Path:
+        """Where answers are charged."""
+        return self.path
+
+    @property
+    def ledger_uuid(self) -> str:
+        """Whom they are charged to."""
+        return self.uuid
+
 
 def ensure_teacher(config: Config, say: Say) -> TeacherFolder:
     """The teacher's folder; a missing teacher is trained first, and said so.

@@ -13,10 +13,11 @@ from dpsd.config import Config
 from dpsd.device import pick_device, pick_dtype
 from dpsd.generator.bank import Bank
 from dpsd.generator.synthesizer import Synthesizer
+from dpsd.privacy.inherited import read_dp_ledger
 from dpsd.privacy.ledger import Ledger
 from dpsd.privacy.mechanisms import Answers
 from dpsd.privacy.oracle import Oracle, Prior
-from dpsd.privacy.plan import Plan, make_plan
+from dpsd.privacy.plan import Plan, inherit, make_plan
 from dpsd.run import Run, create_run, default_run_folder, refuse_existing, resume_run
 from dpsd.student import Student
 from dpsd.teacher import TeacherFolder, ensure_teacher, load_teacher, read_folder
@@ -176,6 +177,8 @@ def transcribe(
     run, oracle, start = None, None, 0
     if leads:
         run = _open(config, out, resume, data_is_public, say, home)
+        if plan.route == "inherited":
+            plan = inherit(plan, read_dp_ledger(run.teacher_folder, run.teacher))
         oracle = (open_oracle or (lambda plan, run: _oracle(config, plan, run)))(plan, run)
         start = _restore(run, plan, student, synthesizer, bank, oracle)
     start = _share_start(start, student, synthesizer, bank)
@@ -183,12 +186,14 @@ def transcribe(
     saved = time.perf_counter()
     began = saved - (run.seconds() if run is not None else 0.0)
 
+    unit = plan.unit if plan.scope == "total" else "answer"
+
     def after_round(round: int, figures: dict[str, Any]) -> None:
         nonlocal saved
         if run is None or oracle is None or board is None:
             return
         record = {"round": round, "answers": oracle.position,
-                  "epsilon_per_answer": plan.epsilon if plan.epsilon < float("inf") else None,
+                  f"epsilon_per_{unit}": plan.epsilon if plan.epsilon < float("inf") else None,
                   "seconds": time.perf_counter() - began} | figures  # fmt: skip
         run.log(record)
         shown = newest_images(bank, min(plan.queries_per_round, 1000))
@@ -227,11 +232,16 @@ def _open(
     if home is None:
         home = ensure_teacher(config, say)
         load_teacher(config, home)  # an unreadable teacher fails before anything is written
-    return create_run(path, config, home.uuid, home.path, data_is_public=data_is_public)
+    if config.privacy.route == "inherited":
+        read_dp_ledger(home.path, home.uuid)  # so does a guarantee that is not there
+    return create_run(
+        path, config, home.uuid, home.path, data_is_public=data_is_public,
+        ledger=home.ledger_uuid, ledger_folder=home.ledger_folder,
+    )  # fmt: skip
 
 
 def _oracle(config: Config, plan: Plan, run: Run) -> Oracle:
-    ledger = Ledger(run.teacher_folder, run.teacher)
+    ledger = Ledger(run.ledger_folder, run.ledger)
     teacher = load_teacher(config, read_folder(run.teacher_folder))
     return Oracle(teacher, plan, ledger, run.id, run.started, run.bank, config.seed)
 

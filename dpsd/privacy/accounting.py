@@ -1,18 +1,19 @@
-"""Exact accounting for Gaussian and pure-epsilon releases and any mix of them.
+"""Exact accounting for Gaussian and pure-epsilon releases and any mix of them; votes and DP-SGD.
 
 Every function speaks of one pair of neighbouring worlds. The *unit* (answer, record, ...) is the
 caller's: it decides how many releases differ between the two worlds.
 
 Sources: Balle and Wang 2018 (arXiv 1805.06530, theorem 8) and Dong, Roth and Su 2022 (JRSS-B 84,
 Gaussian DP) for the Gaussian; Kairouz, Oh and Viswanath 2017 (IEEE Trans. Inf. Theory 63) for the
-optimal composition of pure epsilon.
+optimal composition of pure epsilon. Where votes or DP-SGD take part, privacy-loss distributions are
+composed instead (`dpsd.privacy.distributions`).
 """
 
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,7 +53,40 @@ class OpenRelease:
     """A release without any noise: epsilon is infinite."""
 
 
-Release = GaussianRelease | PureRelease | OpenRelease
+@dataclass(frozen=True)
+class VotesRelease:
+    """Integers with exact discrete Gaussian noise of parameter sigma, relation replace-one.
+
+    `cells` of them differ by one between the two worlds: two for a histogram of votes of which one
+    moves, one for its largest count.
+    """
+
+    sigma: float
+    cells: int = 2
+
+    @property
+    def rho(self) -> float:
+        """The release is rho-zCDP (Canonne, Kamath and Steinke 2020, theorem 14)."""
+        return self.cells / (2 * self.sigma**2)
+
+
+@dataclass(frozen=True)
+class DpSgdRelease:
+    """A whole training by DP-SGD: Poisson sampling, Gaussian noise on a sum of clipped gradients.
+
+    Args:
+        noise_multiplier: deviation of the noise in units of the clipping norm.
+        sample_rate: chance of a row to be in a batch.
+        steps: batches.
+    """
+
+    noise_multiplier: float
+    sample_rate: float
+    steps: int
+
+
+Release = GaussianRelease | PureRelease | OpenRelease | VotesRelease | DpSgdRelease
+Relation = Literal["replace_one", "add_or_remove_one"]
 
 
 def gaussian_delta(epsilon: float, mu: float) -> float:
@@ -80,26 +114,46 @@ def gaussian_mu(epsilon: float, delta: float) -> float:
     return float(mu) * (1 - 1e-12)
 
 
-def compose_delta(epsilon: float, releases: Iterable[tuple[Release, int]]) -> float:
+def compose_delta(
+    epsilon: float, releases: Iterable[tuple[Release, int]], relation: Relation = "replace_one"
+) -> float:
     """delta(eps) of the composition of releases, each with its count.
 
     Gaussians add as mu squared. Pure mechanisms are dominated by binary randomised response, whose
     composed loss is eps (2 Bin(n, e^eps / (1 + e^eps)) - n); several different epsilons are added
     on a grid with losses rounded up. Then delta(eps) = E_loss[delta_gauss(eps - loss)].
+
+    Args:
+        epsilon: from 0.
+        releases: what is released, each with how often.
+        relation: read by `DpSgdRelease`, whose guarantee depends on it; all others are what their
+            own parameters say, for the relation that their sensitivity was computed for.
     """
-    return _delta_at(epsilon, _combine(releases))
+    counts = _count(releases)
+    if _needs_distributions(counts):
+        from dpsd.privacy import distributions
+
+        return distributions.delta(counts, epsilon, relation)
+    return _delta_at(epsilon, _combine(counts.items()))
 
 
-def compose_epsilon(releases: Iterable[tuple[Release, int]], delta: float) -> float:
+def compose_epsilon(
+    releases: Iterable[tuple[Release, int]], delta: float, relation: Relation = "replace_one"
+) -> float:
     """The smallest eps >= 0 at which the composition of releases is (eps, delta)-DP.
 
     Args:
         releases: what is released, each with how often.
         delta: in [0, 1). Zero gives the sum of the pure epsilons.
+        relation: as in `compose_delta`.
     """
     counts = _count(releases)
     if any(isinstance(r, OpenRelease) for r in counts):
         return math.inf
+    if _needs_distributions(counts):
+        from dpsd.privacy import distributions
+
+        return distributions.epsilon(counts, delta, relation)
     pure = {r: n for r, n in counts.items() if isinstance(r, PureRelease)}
     ceiling = sum(r.epsilon * n for r, n in pure.items())
     if len(pure) == len(counts) and (delta == 0 or sum(counts.values()) == 1):
@@ -120,6 +174,12 @@ def compose_epsilon(releases: Iterable[tuple[Release, int]], delta: float) -> fl
 def total_mu(releases: Iterable[tuple[Release, int]]) -> float:
     """Mu of all Gaussian releases together: the root of the sum of (sensitivity / sigma)^2."""
     return math.sqrt(sum(r.mu**2 * n for r, n in releases if isinstance(r, GaussianRelease)))
+
+
+def _needs_distributions(counts: Counter[Release]) -> bool:
+    if any(isinstance(r, OpenRelease) for r in counts):
+        return False
+    return any(isinstance(r, VotesRelease | DpSgdRelease) for r in counts)
 
 
 def _count(releases: Iterable[tuple[Release, int]]) -> Counter[Release]:

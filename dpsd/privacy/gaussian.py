@@ -33,6 +33,8 @@ class Gaussian:
     bound_norm: float = 1.0
     top_k: int | None = None
 
+    takes_votes = False
+
     @property
     def name(self) -> str:
         """Its name in the configuration."""

@@ -39,6 +39,11 @@ def event_facts(event: accounting.Release) -> dict[str, Any]:
         return {"kind": "gaussian", "sensitivity": event.sensitivity, "sigma": event.sigma}
     if isinstance(event, accounting.PureRelease):
         return {"kind": "pure", "epsilon": event.epsilon}
+    if isinstance(event, accounting.VotesRelease):
+        return {"kind": "votes", "sigma": event.sigma, "cells": event.cells}
+    if isinstance(event, accounting.DpSgdRelease):
+        return {"kind": "dp_sgd", "noise_multiplier": event.noise_multiplier,
+                "sample_rate": event.sample_rate, "steps": event.steps}  # fmt: skip
     return {"kind": "open"}
 
 
@@ -53,14 +58,29 @@ def event_from_facts(facts: dict[str, Any]) -> accounting.Release:
         return accounting.GaussianRelease(float(facts["sensitivity"]), float(facts["sigma"]))
     if kind == "pure":
         return accounting.PureRelease(float(facts["epsilon"]))
+    if kind == "votes":
+        return accounting.VotesRelease(float(facts["sigma"]), int(facts["cells"]))
+    if kind == "dp_sgd":
+        return accounting.DpSgdRelease(
+            float(facts["noise_multiplier"]), float(facts["sample_rate"]), int(facts["steps"])
+        )
     if kind == "open":
         return accounting.OpenRelease()
-    raise UserError(f"release kind: {kind!r}; accepted: gaussian, pure, open")
+    raise UserError(f"release kind: {kind!r}; accepted: gaussian, pure, votes, dp_sgd, open")
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What one run has released from a teacher, as the ledger holds it."""
+    """What one run has released from a teacher, as the ledger holds it.
+
+    Attributes:
+        event: one answer.
+        cap: answers at most.
+        unit: that the run's noise was made for.
+        test: one threshold test, charged for every answer, where the run has one.
+        histograms_cap: events released at most, where there is a test.
+        histograms: events released so far, where there is a test.
+    """
 
     run: str
     event: accounting.Release
@@ -69,6 +89,10 @@ class RunRecord:
     answers: int
     seeded_noise: bool
     started: str
+    unit: str = "answer"
+    test: accounting.Release | None = None
+    histograms_cap: int | None = None
+    histograms: int | None = None
 
 
 class Ledger:
@@ -106,15 +130,18 @@ class Ledger:
 
     def open_run(
         self, run: str, event: accounting.Release, cap: int, asks_per_image: int, seeded: bool,
-        started: str,
+        started: str, unit: str = "answer", test: accounting.Release | None = None,
+        histograms: int | None = None,
     ) -> None:  # fmt: skip
         """Enter a run and what it may release, before its first answer. Idempotent."""
+        tested = {} if test is None else {"test": event_facts(test), "histograms": histograms}
         with self._locked():
             if any(e["kind"] == "run" and e["run"] == run for e in self.entries()):
                 return
             self._append(
                 {"kind": "run", "run": run, "event": event_facts(event), "cap": cap,
-                 "asks_per_image": asks_per_image, "seeded_noise": seeded, "started": started}
+                 "asks_per_image": asks_per_image, "seeded_noise": seeded, "started": started,
+                 "unit": unit} | tested
             )  # fmt: skip
 
     def charge(self, run: str, position: int, hashes: Hashes) -> int:
@@ -145,9 +172,14 @@ class Ledger:
             )  # fmt: skip
             return charged + len(hashes)
 
-    def charged(self, run: str) -> int:
-        """Answers charged to a run."""
-        return sum(e["n"] for e in self.entries() if e["kind"] == "answers" and e["run"] == run)
+    def charge_histograms(self, run: str, n: int) -> None:
+        """Charge histograms that passed their test, durably, before they are given."""
+        with self._locked():
+            self._append({"kind": "histograms", "run": run, "n": n})
+
+    def charged(self, run: str, kind: str = "answers") -> int:
+        """Answers (or `histograms`) charged to a run."""
+        return sum(e["n"] for e in self.entries() if e["kind"] == kind and e["run"] == run)
 
     def hashes(self, run: str) -> Hashes:
         """Hashes of the images that a run asked, in order, void16 [n]."""
@@ -165,20 +197,21 @@ class Ledger:
 
     def runs(self) -> list[RunRecord]:
         """All runs on this teacher, oldest first."""
-        entries = self.entries()
         return [
             RunRecord(
                 run=e["run"],
                 event=event_from_facts(e["event"]),
                 cap=e["cap"],
                 asks_per_image=e["asks_per_image"],
-                answers=sum(
-                    a["n"] for a in entries if a["kind"] == "answers" and a["run"] == e["run"]
-                ),
+                answers=self.charged(e["run"]),
                 seeded_noise=e["seeded_noise"],
                 started=e["started"],
+                unit=e.get("unit", "answer"),
+                test=event_from_facts(e["test"]) if "test" in e else None,
+                histograms_cap=e.get("histograms"),
+                histograms=self.charged(e["run"], "histograms") if "test" in e else None,
             )
-            for e in entries
+            for e in self.entries()
             if e["kind"] == "run"
         ]
 

@@ -1,7 +1,7 @@
 """The randomised functions inside the oracle: what is released, and what it says of each class.
 
 A mechanism turns the teacher's probabilities into `Answers`. Everything in `Answers` is released;
-`log_likelihood` is post-processing. Unit of every guarantee here: one answer.
+`log_likelihood` is post-processing. The unit of a guarantee stands in each mechanism's file.
 """
 
 from dataclasses import dataclass
@@ -19,9 +19,10 @@ class Answers:
 
     Attributes:
         values: `gaussian` float32 [B, k], noisy; `randomized_response` int64 [B], labels;
-            `none` float32 [B, K], log-probabilities.
+            `noisy_votes` int64 [B, k], noisy counts; `none` float32 [B, K], log-probabilities.
         support: int64 [B, k], classes by the student's ranking, best first; None: all classes.
-        size: `randomized_response` int64 [B], how many of `support` count for a row.
+        size: `randomized_response` int64 [B], how many of `support` count for a row;
+            `noisy_votes` with a threshold int64 [B], 1 where a histogram is released, else 0.
         prior: `gaussian` with vector `gradient`, float32 [B, k], the student's p_s on the support.
     """
 
@@ -35,7 +36,11 @@ class Answers:
 
 
 class Mechanism(Protocol):
-    """A randomised function of the teacher's probabilities, with its exact guarantee."""
+    """A randomised function of what the teacher says, with its exact guarantee."""
+
+    @property
+    def takes_votes(self) -> bool:
+        """Whether `release` takes counts of votes, int64 [B, K], instead of probabilities."""
 
     @property
     def classes(self) -> int:
@@ -68,6 +73,8 @@ class NoMechanism:
     """Releases the teacher's probabilities as they are: not private, eps = inf."""
 
     classes: int
+
+    takes_votes = False
 
     @property
     def name(self) -> str:

@@ -1,7 +1,10 @@
-"""Noise bits from a cryptographic source: ChaCha20 under a key from the operating system."""
+"""Noise from a cryptographic source: ChaCha20 under a key from the operating system, or OpenDP."""
 
+import functools
 import hashlib
+import math
 import os
+from collections.abc import Callable
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher
@@ -13,7 +16,7 @@ _KEY_BYTES, _NONCE_BYTES = 32, 16
 
 
 class NoiseSource:
-    """A ChaCha20 key stream, read as integers or standard normals.
+    """A ChaCha20 key stream, read as integers, standard normals or discrete Gaussians.
 
     Args:
         insecure_seed: for tests and benchmarks alone. With it the stream can be predicted by
@@ -22,6 +25,7 @@ class NoiseSource:
     """
 
     def __init__(self, insecure_seed: bytes | None = None) -> None:
+        self.seeded = insecure_seed is not None
         if insecure_seed is None:
             key = os.urandom(_KEY_BYTES)
         else:
@@ -37,3 +41,35 @@ class NoiseSource:
         """Standard normals, float64, by inversion of 52-bit uniforms (reach: 8.2 deviations)."""
         uniform = ((self.integers(shape) >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
         return np.asarray(ndtri(uniform), dtype=np.float64)
+
+    def discrete_gaussians(self, shape: tuple[int, ...], sigma: float) -> NDArray[np.int64]:
+        """Integers x with probability proportional to exp(-x^2 / 2 sigma^2), int64.
+
+        From OpenDP's exact sampler, which takes its bits from the operating system (Canonne, Kamath
+        and Steinke 2020, algorithm 3). With an insecure seed: the same distribution up to 2^-53, by
+        inversion of this stream.
+        """
+        size = int(np.prod(shape))
+        if not self.seeded:
+            return np.array(_opendp(sigma)([0] * size), dtype=np.int64).reshape(shape)
+        reach, cumulative = _discrete_gaussian_table(sigma)
+        uniform = ((self.integers(shape) >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+        return np.searchsorted(cumulative, uniform).astype(np.int64) - reach
+
+
+@functools.lru_cache(maxsize=8)
+def _opendp(sigma: float) -> Callable[[list[int]], list[int]]:
+    import opendp.prelude as dp
+
+    dp.enable_features("contrib")
+    measurement: Callable[[list[int]], list[int]] = dp.m.make_gaussian(
+        dp.vector_domain(dp.atom_domain(T="i64")), dp.l2_distance(T="f64"), scale=sigma
+    )
+    return measurement
+
+
+@functools.lru_cache(maxsize=8)
+def _discrete_gaussian_table(sigma: float) -> tuple[int, NDArray[np.float64]]:
+    reach = math.ceil(12 * sigma) + 1
+    mass = np.exp(-(np.arange(-reach, reach + 1, dtype=np.float64) ** 2) / (2 * sigma**2))
+    return reach, np.cumsum(mass / mass.sum())[:-1]

@@ -7,6 +7,7 @@ release, and returns it. What it does on the outside depends on public things al
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from dpsd.privacy.ledger import HASH_BYTES, Hashes, Ledger, image_hashes
 from dpsd.privacy.mechanisms import Answers
 from dpsd.privacy.noise import NoiseSource
 from dpsd.privacy.plan import Plan
+from dpsd.privacy.votes import NoisyVotes
 
 Prior = Callable[[Tensor], Tensor]
 """uint8 images [B, C, H, W] -> the student's probabilities, float32 [B, K]."""
@@ -70,7 +72,8 @@ class Oracle:
     """Answers images through the plan's mechanism.
 
     Args:
-        teacher: uint8 images [B, C, H, W] -> logits, float32 [B, K]. Nothing else holds it.
+        teacher: uint8 images [B, C, H, W] -> logits, float32 [B, K], or counts of votes, int64
+            [B, K], as the plan's mechanism takes. Nothing else holds it.
         plan: mechanism, noise and cap.
         ledger: the teacher's.
         run: the run's id.
@@ -95,8 +98,9 @@ class Oracle:
         self._keep, self._seed, self._batch = keep, seed, batch
         self.seconds = {"teacher": 0.0, "prior": 0.0, "oracle": 0.0}
         ledger.open_run(
-            run, plan.mechanism.event, plan.answers, plan.asks_per_image, plan.seeded_noise, started
-        )
+            run, plan.mechanism.event, plan.answers, plan.asks_per_image, plan.seeded_noise,
+            started, plan.unit, plan.test, plan.histograms,
+        )  # fmt: skip
         self.position = ledger.charged(run)
         self._asked = Asked()
         if self.position:
@@ -130,6 +134,8 @@ class Oracle:
         self._asked.add(hashes)
         noise = NoiseSource(self._noise_seed(position))
         answers = self._plan.mechanism.release(self._ask(images), believed, noise)
+        if self._plan.histograms is not None:
+            answers = self._pay_histograms(answers, self._plan.histograms)
         if self._keep is not None:
             keep_release(self._keep, position, images, answers)
         spent = time.perf_counter() - start
@@ -175,16 +181,29 @@ class Oracle:
         return believed
 
     def _ask(self, images: Tensor) -> Tensor:
-        """The teacher's probabilities, float32 [B, K]; a row that is not finite becomes uniform."""
-        start = time.perf_counter()
+        """What the mechanism takes: probabilities, float32 [B, K], or votes, int64 [B, K].
+
+        A row of logits that is not finite becomes uniform; votes are repaired by the mechanism.
+        """
+        start, mechanism = time.perf_counter(), self._plan.mechanism
         with torch.inference_mode():
-            logits = torch.cat(
-                [self._teacher(part).float().cpu() for part in images.split(self._batch)]
-            )
-        good = logits.isfinite().all(1, keepdim=True)
-        probabilities = torch.where(good, logits, 0.0).softmax(1)
+            said = torch.cat([self._teacher(part).cpu() for part in images.split(self._batch)])
+            if isinstance(mechanism, NoisyVotes):
+                asked = mechanism.repaired(said)
+            else:
+                logits = said.float()
+                good = logits.isfinite().all(1, keepdim=True)
+                asked = torch.where(good, logits, 0.0).softmax(1)
         self.seconds["teacher"] += time.perf_counter() - start
-        return probabilities
+        return asked
+
+    def _pay_histograms(self, answers: Answers, cap: int) -> Answers:
+        """Charge the histograms that passed; those above the cap are dropped, in order."""
+        assert answers.size is not None
+        left = cap - self._ledger.charged(self._run, "histograms")
+        given = answers.size * (answers.size.cumsum(0) <= left)
+        self._ledger.charge_histograms(self._run, int(given.sum()))
+        return replace(answers, values=answers.values * given[:, None], size=given)
 
     def _noise_seed(self, position: int) -> bytes | None:
         if not self._plan.seeded_noise:

@@ -5,30 +5,41 @@ sensitivity, epsilon, delta and the number of asks, never given.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dpsd.config import Config
 from dpsd.data import PublicFacts, public_facts
 from dpsd.errors import UserError
 from dpsd.generator.bank import bank_bytes
 from dpsd.privacy import accounting
+from dpsd.privacy.distributions import calibrate_votes
 from dpsd.privacy.gaussian import Gaussian
 from dpsd.privacy.group_response import GroupResponse
+from dpsd.privacy.inherited import DpTraining
 from dpsd.privacy.mechanisms import Mechanism, NoMechanism
 from dpsd.privacy.randomized_response import RandomizedResponse
+from dpsd.privacy.votes import NoisyVotes
 
 RELATION = (
     "two teachers that agree on every image but one, where an image is the exact uint8 tensor that "
     "reaches the teacher"
 )
+RELATIONS = {
+    "answer": RELATION,
+    "none": RELATION,
+    "record": "two data sets of the same size that differ in the content of one row (replace-one)",
+    "user": "two data sets over the same public roster of users, where the rows of one user are "
+    "replaced by any number of other rows, also none",
+}
 
 
 @dataclass(frozen=True)
 class Plan:
     """What a run will release and guarantee.
 
-    `epsilon` and `delta` are for the unit (one answer), all `asks_per_image` asks of an image
-    together. `answers` is the cap on the whole run.
+    `epsilon` and `delta` are for the unit: one answer, all `asks_per_image` asks of an image
+    together; or one record or user, all answers together. `answers` is the cap on the whole run.
+    With route `inherited` epsilon is the teacher's own, infinite until `inherit` has read it.
     """
 
     unit: str
@@ -43,23 +54,54 @@ class Plan:
     explore: float
     facts: PublicFacts
     seeded_noise: bool
+    route: str = "single"
+    training: DpTraining | None = None
 
     @property
     def private(self) -> bool:
         """False: epsilon is infinite, or the noise can be predicted."""
         return math.isfinite(self.epsilon) and not self.seeded_noise
 
+    @property
+    def scope(self) -> str:
+        """`per_answer`, or `total` where epsilon covers all answers together."""
+        return "total" if self.unit in ("record", "user") else "per_answer"
+
+    @property
+    def test(self) -> accounting.Release | None:
+        """The threshold test of one answer, where there is one."""
+        return self.mechanism.test if isinstance(self.mechanism, NoisyVotes) else None
+
+    @property
+    def histograms(self) -> int | None:
+        """The cap on released histograms, where there is a threshold."""
+        return self.mechanism.histograms if isinstance(self.mechanism, NoisyVotes) else None
+
+    def releases(self) -> list[tuple[accounting.Release, int]]:
+        """All that may change together in the worst case, each with its cap."""
+        if self.training is not None:
+            return [(self.training.event, 1)]
+        if self.test is not None and self.histograms is not None:
+            return [(self.mechanism.event, self.histograms), (self.test, self.answers)]
+        return [(self.mechanism.event, self.answers)]
+
     def deltas(self) -> list[float]:
-        """The deltas at which a statement gives epsilon: 1e-5, 1e-6, 1/N^1.1, the configured."""
-        return sorted({1e-5, 1e-6, max(2, self.answers) ** -1.1, self.delta}, reverse=True)
+        """The deltas at which a statement gives epsilon: 1e-5, 1e-6, 1/N^1.1, the configured.
+
+        N is the number of answers, or the number of rows where the guarantee is inherited.
+        """
+        n = self.answers if self.training is None else self.training.rows
+        return sorted({1e-5, 1e-6, max(2, n) ** -1.1, self.delta}, reverse=True)
 
     def unit_epsilon(self, delta: float) -> float:
-        """Epsilon of one answer (all asks of one image)."""
+        """Epsilon of the unit: one answer (all asks of one image), or one record or user."""
+        if self.scope == "total":
+            return self.worst_case_epsilon(delta)
         return accounting.compose_epsilon([(self.mechanism.event, self.asks_per_image)], delta)
 
     def worst_case_epsilon(self, delta: float) -> float:
         """Epsilon if all answers change at once, as one changed record may make them."""
-        return accounting.compose_epsilon([(self.mechanism.event, self.answers)], delta)
+        return accounting.compose_epsilon(self.releases(), delta)
 
 
 def make_plan(config: Config) -> Plan:
@@ -78,9 +120,10 @@ def make_plan(config: Config) -> Plan:
     if facts.classes < 2:
         raise UserError(f"data.classes: {facts.classes}; accepted: from 2")
     queries = config.queries_per_round()
+    unit = "none" if p.mechanism == "none" and p.route != "inherited" else p.unit
     plan = Plan(
-        unit=p.unit if p.mechanism != "none" else "none",
-        relation=RELATION,
+        unit=unit,
+        relation=RELATIONS[unit],
         mechanism=_mechanism(config, facts.classes),
         epsilon=math.inf if p.epsilon is None else p.epsilon,
         delta=p.delta,
@@ -91,15 +134,37 @@ def make_plan(config: Config) -> Plan:
         explore=p.explore,
         facts=facts,
         seeded_noise=p.insecure_seeded_noise,
+        route=p.route,
     )
     _check_memory(config, plan)
     return plan
+
+
+def inherit(plan: Plan, training: DpTraining) -> Plan:
+    """The plan with the guarantee of the teacher's own training (route `inherited`)."""
+    known = replace(
+        plan, training=training, seeded_noise=plan.seeded_noise or training.seeded_noise
+    )
+    return replace(known, epsilon=known.unit_epsilon(plan.delta))
+
+
+def _votes(config: Config, classes: int) -> NoisyVotes:
+    p, answers = config.privacy, config.queries_per_round() * config.loop.rounds
+    assert p.epsilon is not None and config.teacher.shards is not None
+    if p.threshold is None:
+        sigma, _ = calibrate_votes(p.epsilon, p.delta, answers)
+        return NoisyVotes(classes, config.teacher.shards, sigma, p.top_k)
+    histograms = answers if p.threshold_answers is None else min(p.threshold_answers, answers)
+    sigma, test = calibrate_votes(p.epsilon, p.delta, histograms, answers, p.threshold_share)
+    return NoisyVotes(classes, config.teacher.shards, sigma, p.top_k, p.threshold, test, histograms)
 
 
 def _mechanism(config: Config, classes: int) -> Mechanism:
     p = config.privacy
     if p.mechanism == "none" or p.epsilon is None:
         return NoMechanism(classes)
+    if p.mechanism == "noisy_votes":
+        return _votes(config, classes)
     if p.mechanism == "randomized_response" and p.ask == "group":
         return GroupResponse(classes, p.epsilon / p.asks_per_image, p.prior == "student")
     if p.mechanism == "randomized_response":

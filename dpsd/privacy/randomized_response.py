@@ -26,6 +26,8 @@ class PureResponse:
     classes: int
     epsilon: float
 
+    takes_votes = False
+
     @property
     def name(self) -> str:
         """Its name in the configuration."""

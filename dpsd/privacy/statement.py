@@ -1,9 +1,10 @@
-"""What is guaranteed, for which unit and relation, and what is not: facts, text, verification."""
+"""What is guaranteed, for which unit and relation, and what is not: facts and verification."""
 
 import hashlib
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,21 +13,21 @@ from dpsd.errors import UserError
 from dpsd.privacy import accounting
 from dpsd.privacy.ledger import RunRecord, event_facts, event_from_facts
 from dpsd.privacy.plan import Plan
+from dpsd.privacy.wording import COVERED, TRUST, not_covered
+from dpsd.privacy.wording import statement_text as statement_text
 
 SCHEMA_VERSION = 1
 _TOLERANCE = 1e-6
-
-COVERED = (
-    "the student's weights, the generator's weights, every image sampled and every label given by "
-    "them, the public metrics and pictures: all post-processing of the answers and public facts"
-)
-NOT_COVERED = (
-    "hyper-parameters chosen on private data; side channels (time, memory, power); floating-point "
-    "attacks on releases that are floats; figures measured on private data; the teacher itself"
-)
-TRUST = (
-    "whoever runs the transcription holds the teacher and is trusted; readers of release/ are not"
-)
+_Releases = list[tuple[accounting.Release, int]]
+_TEST = ("votes", 1)
+_UNITS = {
+    ("single", "open"): ("none",),
+    ("single", "gaussian"): ("answer",),
+    ("single", "pure"): ("answer",),
+    ("ensemble", "votes"): ("record", "user"),
+    ("inherited", "dp_sgd"): ("record",),
+}
+_OPEN: tuple[accounting.Release, int] = (accounting.OpenRelease(), 1)
 
 
 def statement_facts(
@@ -43,7 +44,10 @@ def statement_facts(
 
     Raises:
         UserError: the run is not in the ledger; nothing is claimed that the ledger does not hold.
+            Route inherited without the teacher's training (`dpsd.privacy.inherited`).
     """
+    if plan.route == "inherited" and plan.training is None:
+        raise UserError("DP ledger: not read, so that no guarantee is inherited")
     mine = [r for r in runs if r.run == run]
     if not mine:
         raise UserError(f"ledger: holds no run {run}, so nothing can be claimed for it")
@@ -56,21 +60,26 @@ def statement_facts(
         "private": plan.private,
         "unit": plan.unit,
         "relation": plan.relation,
-        "scope": "per_answer",
-        "release": event_facts(record.event),
+        "route": plan.route,
+        "scope": plan.scope,
+        "release": event_facts(record.event if plan.training is None else plan.training.event),
         "mechanism": plan.mechanism.facts(),
         "asks_per_image": record.asks_per_image,
         "answers_cap": record.cap,
         "answers_made": record.answers,
-        "seeded_noise": record.seeded_noise,
+        "test": None if record.test is None else event_facts(record.test),
+        "histograms_cap": record.histograms_cap,
+        "histograms_made": record.histograms,
+        "training": None if plan.training is None else asdict(plan.training),
+        "seeded_noise": record.seeded_noise or plan.seeded_noise,
         "delta": plan.delta,
         "deltas": plan.deltas(),
         "earlier_runs": [_run_facts(r) for r in earlier],
-        "accountant": f"dpsd {version('dpsd')}: exact Gaussian and optimal pure-epsilon formulas",
+        "accountant": _accountant(plan),
         "declared_public": public,
         "trust": TRUST,
         "covered": COVERED,
-        "not_covered": NOT_COVERED,
+        "not_covered": not_covered(plan.route),
     }
     return facts | {"guarantee": guarantee(facts)}
 
@@ -79,88 +88,79 @@ def guarantee(facts: dict[str, Any]) -> dict[str, Any]:
     """The figures that follow from the facts; infinite ones are None.
 
     Returns:
-        `epsilon` per answer at the stated delta; `epsilon_at` and `worst_case_epsilon_at`, one a
-        delta; `composed_epsilon` per answer with all earlier runs on the teacher, which holds
-        whatever images the runs chose; `mu` of mu-GDP or None.
+        `epsilon` of the unit at the stated delta, per answer or for all answers together as `scope`
+        says; `epsilon_at` and `worst_case_epsilon_at`, one a delta; `composed_epsilon` with all
+        earlier runs on the teacher (for records and users: on the data), which holds whatever
+        images the runs chose; `mu` of mu-GDP or None; for votes `rho` of zero-concentrated DP; for
+        inherited guarantees, whose epsilon is replace-one's, `add_or_remove_epsilon` and its `_at`.
     """
-    release = event_from_facts(facts["release"])
-    once = [(release, int(facts["asks_per_image"]))]
-    everything = [(release, int(facts["answers_cap"]))]
-    others = [(event_from_facts(r["release"]), r) for r in facts["earlier_runs"]]
-    composed = once + [(event, int(r["asks_per_image"])) for event, r in others]
-    composed_all = everything + [(event, int(r["answers_cap"])) for event, r in others]
     delta = float(facts["delta"])
+    once, everything, others, composed_all = _releases(facts)
 
-    def at(releases: list[tuple[accounting.Release, int]]) -> list[float | None]:
-        return [_finite(accounting.compose_epsilon(releases, float(d))) for d in facts["deltas"]]
+    def one(releases: _Releases, d: float, relation: accounting.Relation = "replace_one") -> Any:
+        return _finite(accounting.compose_epsilon(releases, d, relation))
 
-    return {
-        "epsilon": _finite(accounting.compose_epsilon(once, delta)),
+    def at(releases: _Releases, relation: accounting.Relation = "replace_one") -> Any:
+        return [one(releases, float(d), relation) for d in facts["deltas"]]
+
+    figures = {
+        "epsilon": one(once, delta),
         "epsilon_at": at(once),
         "mu": accounting.total_mu(once) or None,
-        "worst_case_epsilon": _finite(accounting.compose_epsilon(everything, delta)),
+        "worst_case_epsilon": one(everything, delta),
         "worst_case_epsilon_at": at(everything),
-        "composed_epsilon": _finite(accounting.compose_epsilon(composed, delta)),
-        "composed_worst_case_epsilon": _finite(accounting.compose_epsilon(composed_all, delta)),
+        "composed_epsilon": one(once + others, delta),
+        "composed_worst_case_epsilon": one(composed_all, delta),
     }
+    if facts["route"] == "ensemble":
+        votes = [(r, n) for r, n in everything if isinstance(r, accounting.VotesRelease)]
+        figures["rho"] = sum(r.rho * n for r, n in votes)
+    if facts["route"] == "inherited":
+        figures["add_or_remove_epsilon"] = one(once, delta, "add_or_remove_one")
+        figures["add_or_remove_epsilon_at"] = at(once, "add_or_remove_one")
+    return figures
 
 
-def statement_text(facts: dict[str, Any]) -> str:
-    """The statement in words, in the order that an expert reads it."""
-    g, m = facts["guarantee"], facts["mechanism"]
-    per = "per answer"
-    lines = []
-    if not facts["private"]:
-        why = (
-            "the noise was seeded and can be predicted"
-            if facts["seeded_noise"]
-            else "nothing was privatised, so epsilon is infinite for every unit"
-        )
-        lines += [f"NOT PRIVATE: {why}.", ""]
-    if facts["seeded_noise"] and g["epsilon"] is not None:
-        lines += ["The figures below are what fresh noise would have given.", ""]
-    lines += [
-        f"Released: {facts['released']}.",
-        f"Unit of privacy: one {facts['unit']}; neighbouring worlds: {facts['relation']}."
-        if facts["unit"] != "none"
-        else "Unit of privacy: none.",
-        f"Mechanism: {m['mechanism']}{_detail(m)}; noise: {m['noise']}.",
-        f"Sensitivity: {_sensitivity(m)} ({m['derivation']}).",
-        f"Answers: at most {facts['answers_cap']:,} by the plan, {facts['answers_made']:,} made; "
-        f"an image is asked at most {facts['asks_per_image']} time(s).",
+def _releases(facts: dict[str, Any]) -> tuple[_Releases, _Releases, _Releases, _Releases]:
+    """What the unit's epsilon covers, the whole run, the same of earlier runs, all runs whole."""
+    if facts["route"] == "inherited":  # whatever is asked of the teacher is post-processing
+        training: _Releases = [(event_from_facts(facts["release"]), 1)]
+        return training, training, [], training
+    everything = _whole(facts)
+    whole = everything + [x for r in facts["earlier_runs"] for x in _whole(r)]
+    if facts["scope"] == "total":
+        others: _Releases = []
+        for r in facts["earlier_runs"]:
+            others += _whole(r) if _protects(r.get("unit"), facts["unit"]) else [_OPEN]
+        return everything, everything, others, everything + others
+    once: _Releases = [(event_from_facts(facts["release"]), int(facts["asks_per_image"]))]
+    earlier: _Releases = [
+        (event_from_facts(r["release"]), int(r["asks_per_image"])) for r in facts["earlier_runs"]
     ]
-    for d, e, w in zip(facts["deltas"], g["epsilon_at"], g["worst_case_epsilon_at"], strict=True):
-        lines.append(
-            f"At delta {d:.3g}: epsilon {_show(e)} {per}; "
-            f"epsilon {_show(w)} for one record, user or client in the worst case "
-            f"(all {facts['answers_cap']:,} answers change together)."
+    return once, everything, earlier, whole
+
+
+def _whole(run: dict[str, Any]) -> _Releases:
+    """All releases of a run up to its caps."""
+    event, cap = event_from_facts(run["release"]), int(run["answers_cap"])
+    if run.get("test") is None:
+        return [(event, cap)]
+    return [(event, int(run["histograms_cap"])), (event_from_facts(run["test"]), cap)]
+
+
+def _protects(run_unit: str | None, unit: str) -> bool:
+    """Whether a run's noise was made for this unit or for a larger one."""
+    return run_unit == unit or (run_unit, unit) == ("user", "record")
+
+
+def _accountant(plan: Plan) -> str:
+    own = f"dpsd {version('dpsd')}"
+    if plan.scope == "total":
+        return (
+            f"{own}: privacy-loss distributions of dp-accounting {version('dp-accounting')}, "
+            "connect-the-dots"
         )
-    if g["mu"] is not None:
-        lines.append(f"Gaussian DP: mu {g['mu']:.6g} {per}.")
-    elif facts["release"]["kind"] == "pure":
-        pure = facts["release"]["epsilon"] * facts["asks_per_image"]
-        lines.append(f"Pure epsilon: {_show(pure)} {per}, at delta 0.")
-    lines.append(
-        "The epsilon per answer does not protect a record: one changed training record may change "
-        "every answer of a single teacher. For records read the worst case."
-    )
-    lines.append(f"Accountant: {facts['accountant']}.")
-    if facts["earlier_runs"]:
-        lines.append(
-            f"Earlier runs on the same teacher: {len(facts['earlier_runs'])}. An image that all of "
-            f"them asked has epsilon {_show(g['composed_epsilon'])} per answer at delta "
-            f"{facts['delta']:.3g}; all answers of all runs together: epsilon "
-            f"{_show(g['composed_worst_case_epsilon'])} for one record in the worst case."
-        )
-    else:
-        lines.append("Earlier runs on the same teacher: none in its ledger.")
-    lines += [
-        f"Trust: {facts['trust']}.",
-        f"Declared public: {json.dumps(facts['declared_public'])}.",
-        f"Covered: {facts['covered']}.",
-        f"Not covered: {facts['not_covered']}.",
-    ]
-    return "\n".join(lines) + "\n"
+    return f"{own}: exact Gaussian and optimal pure-epsilon formulas"
 
 
 def verify_release(release: Path) -> dict[str, Any]:
@@ -179,14 +179,14 @@ def verify_release(release: Path) -> dict[str, Any]:
         files, claimed = dict(facts["files"]), dict(facts["guarantee"])
         text = (release / "statement.txt").read_text()
         recomputed = guarantee(facts)
-        expected = statement_text(facts)
+        expected, problems = statement_text(facts), _contradictions(facts)
     except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as e:
         raise UserError(f"{path}: no readable statement: {e}") from e
     for name in recomputed | claimed:
         said, value = claimed.get(name), recomputed.get(name)
         if name not in recomputed or not _same(said, value):
             raise UserError(f"{path}: {name} says {said}, the facts give {value}")
-    for problem in _contradictions(facts):
+    for problem in problems:
         raise UserError(f"{path}: {problem}")
     if text != expected:
         raise UserError(f"{release / 'statement.txt'}: does not say what statement.json says")
@@ -202,23 +202,41 @@ def verify_release(release: Path) -> dict[str, Any]:
 
 def _contradictions(facts: dict[str, Any]) -> list[str]:
     """What one part of the facts says against another."""
-    release, mechanism = facts["release"], facts["mechanism"]
-    expected = {
+    release, mechanism, training = facts["release"], facts["mechanism"], facts["training"] or {}
+    expected: dict[str, Any] = {
         "gaussian": {"sensitivity": release.get("sensitivity"), "sigma": release.get("sigma")},
         "randomized_response": {"epsilon_per_ask": release.get("epsilon")},
+        "noisy_votes": {
+            "sigma": release.get("sigma"),
+            "test_sigma": None if facts["test"] is None else facts["test"].get("sigma"),
+        },
     }.get(mechanism["mechanism"], {})
     found = [
         f"mechanism.{key} says {mechanism.get(key)}, the release {value}"
         for key, value in expected.items()
         if not _same(mechanism.get(key), value)
     ]
-    if facts["unit"] != ("none" if release["kind"] == "open" else "answer"):
-        found.append(f"unit {facts['unit']} is not what one teacher's answers can give")
+    found += [
+        f"training.{key} says {training.get(key)}, the release {release.get(key)}"
+        for key in ("noise_multiplier", "sample_rate", "steps")
+        if facts["route"] == "inherited" and not _same(training.get(key), release.get(key))
+    ]
+    if facts["route"] == "inherited" and training.get("teacher_uuid") != facts["teacher"]:
+        found.append(f"training is of teacher {training.get('teacher_uuid')}")
+    kind, route = release["kind"], facts["route"]
+    units = _UNITS.get((route if kind in ("votes", "dp_sgd") else "single", kind), ())
+    if facts["unit"] not in units or (facts["scope"] == "total") != (kind in ("votes", "dp_sgd")):
+        found.append(f"unit {facts['unit']} is not what {kind} releases of route {route} can give")
+    if kind == "votes" and release["cells"] != 2:
+        found.append(f"a histogram differs in two counts, not in {release['cells']}")
+    if facts["test"] is not None and (facts["test"]["kind"], facts["test"].get("cells")) != _TEST:
+        found.append("a threshold test is of one count of votes")
     open_or_seeded = facts["seeded_noise"] or facts["guarantee"]["epsilon"] is None
     if facts["private"] == open_or_seeded:
         found.append(f"private says {facts['private']}, but the facts say otherwise")
-    if facts["answers_made"] > facts["answers_cap"]:
-        found.append(f"{facts['answers_made']} answers exceed the cap {facts['answers_cap']}")
+    for made, cap in (("answers_made", "answers_cap"), ("histograms_made", "histograms_cap")):
+        if facts[made] is not None and facts[made] > facts[cap]:
+            found.append(f"{facts[made]} {made.split('_')[0]} exceed the cap {facts[cap]}")
     return found
 
 
@@ -234,25 +252,13 @@ def file_hashes(release: Path) -> dict[str, str]:
 def _run_facts(r: RunRecord) -> dict[str, Any]:
     return {"run": r.run, "release": event_facts(r.event), "answers_cap": r.cap,
             "answers_made": r.answers, "asks_per_image": r.asks_per_image,
-            "seeded_noise": r.seeded_noise, "started": r.started}  # fmt: skip
-
-
-def _detail(m: dict[str, Any]) -> str:
-    if m["mechanism"] == "gaussian":
-        return f" on the teacher's {m['vector']}, {m['bound']} to {m['bound_norm']}"
-    return f", {m['kind']}" if "kind" in m else ""
-
-
-def _sensitivity(m: dict[str, Any]) -> str:
-    return "by probabilities" if m["sensitivity"] is None else f"L2 {m['sensitivity']:.6g}"
+            "seeded_noise": r.seeded_noise, "started": r.started, "unit": r.unit,
+            "test": None if r.test is None else event_facts(r.test),
+            "histograms_cap": r.histograms_cap}  # fmt: skip
 
 
 def _finite(x: float) -> float | None:
     return x if math.isfinite(x) else None
-
-
-def _show(x: float | None) -> str:
-    return "infinite" if x is None else f"{x:,.6g}" if x < 1e6 else f"{x:,.0f}"
 
 
 def _same(a: Any, b: Any) -> bool:
