@@ -27,6 +27,7 @@ from dpsd.privacy.accounting import (
 
 _INTERVAL = 1e-4  # of the discretised loss, while the composed loss stays near 100
 _LARGEST = 5000.0  # of the expected loss, above which the zero-concentrated bound is all we give
+_WIDEST = 1e5  # likewise of a sigma, in votes
 
 
 def delta(counts: Mapping[Release, int], epsilon: float, relation: Relation) -> float:
@@ -37,7 +38,7 @@ def delta(counts: Mapping[Release, int], epsilon: float, relation: Relation) -> 
         epsilon: from 0.
         relation: of `DpSgdRelease`.
     """
-    if _expected_loss(counts) > _LARGEST:
+    if _unwieldy(counts):
         return zcdp_delta(_rho(counts), epsilon)
     return float(_distribution(frozenset(counts.items()), relation).get_delta_for_epsilon(epsilon))
 
@@ -53,7 +54,7 @@ def epsilon(counts: Mapping[Release, int], delta: float, relation: Relation) -> 
     if delta == 0:
         return math.inf
     bound = zcdp_epsilon(_rho(counts), delta)
-    if _expected_loss(counts) > _LARGEST:
+    if _unwieldy(counts):
         return bound
     composed = _distribution(frozenset(counts.items()), relation)
     return min(bound, float(composed.get_epsilon_for_delta(delta)))
@@ -145,6 +146,12 @@ def _rho(counts: Mapping[Release, int]) -> float:
         else:
             return math.inf
     return total
+
+
+def _unwieldy(counts: Mapping[Release, int]) -> bool:
+    """Whether distributions would take minutes or gigabytes."""
+    wide = any(isinstance(r, VotesRelease) and r.sigma > _WIDEST for r in counts)
+    return wide or _expected_loss(counts) > _LARGEST
 
 
 def _expected_loss(counts: Mapping[Release, int]) -> float:

@@ -131,7 +131,8 @@ def _releases(facts: dict[str, Any]) -> tuple[_Releases, _Releases, _Releases, _
     if facts["scope"] == "total":
         others: _Releases = []
         for r in facts["earlier_runs"]:
-            others += _whole(r) if _protects(r.get("unit"), facts["unit"]) else [_OPEN]
+            fits = _protects(r.get("unit"), facts["unit"]) and not r["seeded_noise"]
+            others += _whole(r) if fits else [_OPEN]
         return everything, everything, others, everything + others
     once: _Releases = [(event_from_facts(facts["release"]), int(facts["asks_per_image"]))]
     earlier: _Releases = [

@@ -172,10 +172,13 @@ def _ensemble(facts: dict[str, Any]) -> list[str]:
         f"Accountant: {facts['accountant']}.",
     ]  # fmt: skip
     if facts["earlier_runs"]:
+        why = "" if g["composed_epsilon"] is not None or g["epsilon"] is None else (
+            f"; the noise of at least one of them can be predicted or was not made for a {unit}"
+        )  # fmt: skip
         lines.append(
             f"Earlier runs on the same data: {len(facts['earlier_runs'])}. Together with this one "
             f"they have epsilon {show(g['composed_epsilon'])} for one {unit} at delta "
-            f"{facts['delta']:.3g}."
+            f"{facts['delta']:.3g}{why}."
         )
     else:
         lines.append("Earlier runs on the same data: none in its ledger.")

@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 from scipy.stats import chisquare, kstest
@@ -62,3 +64,22 @@ def test_extreme_bits_give_finite_symmetric_normals(monkeypatch):
     assert np.isfinite([low, high]).all()
     assert high == -low
     assert 8 < high < 9
+
+
+@pytest.mark.parametrize("sigma", [0.5, 2.3, 40.0])
+@pytest.mark.parametrize("seed", [None, b"discrete"])
+def test_discrete_gaussians_have_the_stated_distribution(sigma, seed):
+    drawn = NoiseSource(seed).discrete_gaussians((50, 200), sigma)
+    assert (drawn.dtype, drawn.shape) == (np.int64, (50, 200))
+    reach = math.ceil(3 * sigma)
+    x = np.arange(-20 * reach, 20 * reach + 1)
+    mass = np.exp(-(x**2) / (2 * sigma**2))
+    mass /= mass.sum()
+    cut = np.clip(x, -reach, reach) + reach  # the tails in one cell each
+    expected = np.bincount(cut, weights=mass) * drawn.size
+    counts = np.bincount(np.clip(drawn.ravel(), -reach, reach) + reach, minlength=2 * reach + 1)
+    assert chisquare(counts, expected).pvalue > 1e-6
+    if seed is None:
+        assert not np.array_equal(drawn, NoiseSource().discrete_gaussians((50, 200), sigma))
+    else:
+        assert np.array_equal(drawn, NoiseSource(seed).discrete_gaussians((50, 200), sigma))

@@ -1,0 +1,266 @@
+"""What is said for records and users, word by word."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from ensembles import SHAPE, ensemble_plan
+
+from dpsd.errors import UserError
+from dpsd.privacy.inherited import DpTraining
+from dpsd.privacy.ledger import Ledger, image_hashes
+from dpsd.privacy.plan import inherit
+from dpsd.privacy.statement import (
+    file_hashes,
+    guarantee,
+    statement_facts,
+    statement_text,
+    verify_release,
+)
+
+TRAINING = DpTraining("t", 1.3, 512 / 60_000, 1758, 1.0, 60_000, 1e-5)
+TESTED = {"threshold": 10, "threshold_answers": 40}
+
+HEAD = "Released: student, generator, synthetic data and public logs.\n"
+RECORD = (
+    "Unit of privacy: one record; neighbouring worlds: two data sets of the same size that differ "
+    "in the content of one row (replace-one)"
+)
+SHARDS = " by a key that does not depend on the data.\n"
+VOTES = (
+    "Mechanism: noisy_votes, the histogram of 20 votes; noise: exact discrete Gaussian, sigma "
+    "{sigma} votes in each of 4 counts.\n"
+    "Sensitivity: L2 1.41421 (sqrt(2): one teacher's vote moves from one count to another, "
+    "whatever the number of teachers).\n"
+)
+CAP = "all answers compose, and epsilon is stated for the cap.\n"
+FIGURES = (
+    "At delta 0.00631: epsilon 0.452024 for one {unit} (all 100 answers together).\n"
+    "At delta 1e-05: epsilon 0.999978 for one {unit} (all 100 answers together).\n"
+    "At delta 1e-06: epsilon 1.14359 for one {unit} (all 100 answers together).\n"
+    "Zero-concentrated DP: rho 0.0359241 for one {unit}.\n"
+)
+ONE_RECORD = (
+    "This is the worst case already: it holds for one record, whatever it is. Somebody with "
+    "several records is protected less.\n"
+)
+ACCOUNTANT = (
+    "Accountant: dpsd 0.1.0: privacy-loss distributions of dp-accounting {version}, "
+    "connect-the-dots.\n"
+)
+TAIL = (
+    "Trust: whoever runs the transcription holds the teacher and is trusted; readers of release/ "
+    "are not.\n"
+    'Declared public: {"classes": 4}.\n'
+    "Covered: the student's weights, the generator's weights, every image sampled and every label "
+    "given by them, the public metrics and pictures: all post-processing of the answers and public "
+    "facts.\n"
+    "Not covered: hyper-parameters chosen on private data; side channels (time, memory, power); "
+    "floating-point attacks on releases that are floats; figures measured on private data; "
+)
+TEACHERS = (
+    "the teachers themselves; other models trained on the same data whose answers are not in this "
+    "ledger.\n"
+)
+
+
+def run(folder, name, plan, answers=7):
+    ledger = Ledger(folder, "d")
+    ledger.open_run(
+        name, plan.mechanism.event, plan.answers, plan.asks_per_image, plan.seeded_noise, "2024",
+        plan.unit, plan.test, plan.histograms,
+    )  # fmt: skip
+    asked = torch.randint(256, (answers, *SHAPE), dtype=torch.uint8)
+    ledger.charge(name, 0, image_hashes(asked))
+    if plan.histograms is not None:
+        ledger.charge_histograms(name, 3)
+    return statement_facts(plan, name, "t", Ledger(folder, "d").runs(), {"classes": 4})
+
+
+def inherited():
+    return inherit(ensemble_plan(route="inherited", mechanism="none", epsilon=None), TRAINING)
+
+
+def accountant():
+    from importlib.metadata import version
+
+    return ACCOUNTANT.format(version=version("dp-accounting"))
+
+
+def test_ensemble_for_records(tmp_path):
+    assert statement_text(run(tmp_path, "a", ensemble_plan())) == (
+        HEAD + RECORD + ". One record reaches the training of one teacher," + SHARDS
+        + VOTES.format(sigma="52.7603")
+        + "Answers: at most 100 by the plan, 7 made; " + CAP
+        + FIGURES.format(unit="record") + ONE_RECORD + accountant()
+        + "Earlier runs on the same data: none in its ledger.\n" + TAIL + TEACHERS
+    )  # fmt: skip
+
+
+def test_ensemble_with_a_threshold_after_another_run(tmp_path):
+    run(tmp_path, "a", ensemble_plan())
+    assert statement_text(run(tmp_path, "b", ensemble_plan(**TESTED))) == (
+        HEAD + RECORD + ". One record reaches the training of one teacher," + SHARDS
+        + VOTES.format(sigma="35.1735")
+        + "Threshold: a row is answered where its largest count plus discrete Gaussian noise, "
+        "sigma 117.976 votes, reaches 10 votes; sensitivity 1 (one vote moves the largest count by "
+        "at most one); charged for every row, answered or not.\n"
+        "Answers: at most 100 by the plan, 7 made; histograms: at most 40 by the plan, 3 released; "
+        + CAP + FIGURES.format(unit="record") + ONE_RECORD + accountant()
+        + "Earlier runs on the same data: 1. Together with this one they have epsilon 1.46514 for "
+        "one record at delta 1e-05.\n" + TAIL + TEACHERS
+    )  # fmt: skip
+
+
+def test_ensemble_for_users(tmp_path):
+    assert statement_text(run(tmp_path, "a", ensemble_plan(unit="user"))) == (
+        HEAD + "Unit of privacy: one user; neighbouring worlds: two data sets over the same public "
+        "roster of users, where the rows of one user are replaced by any number of other rows, "
+        "also none. One user reaches the training of one teacher," + SHARDS
+        + VOTES.format(sigma="52.7603")
+        + "Answers: at most 100 by the plan, 7 made; " + CAP + FIGURES.format(unit="user")
+        + "This is the worst case already: it holds for all rows of one user together, whatever "
+        "they are.\n" + accountant()
+        + "Earlier runs on the same data: none in its ledger.\n" + TAIL + TEACHERS
+    )  # fmt: skip
+
+
+def test_inherited(tmp_path):
+    run(tmp_path, "first", ensemble_plan(route="single", unit="answer", mechanism="gaussian"))
+    assert statement_text(run(tmp_path, "a", inherited())) == (
+        HEAD + RECORD + "; beside it two data sets of which one has one row more "
+        "(add-or-remove-one).\n"
+        "Mechanism: none on the answers; the student has the guarantee that the teacher's own "
+        "training by DP-SGD gave, by post-processing; noise: Gaussian on the sum of clipped "
+        "gradients, multiplier 1.3, in each of 1,758 batches with a Poisson sampling rate of "
+        "0.00853333 of 60,000 rows.\n"
+        "Sensitivity: L2 1 under add-or-remove-one (one clipped gradient enters or leaves the "
+        "sum), 2 under replace-one (one takes another's place).\n"
+        "Answers: at most 100 by the plan, 7 made; they are post-processing of the teacher, so "
+        "that their number does not matter.\n"
+        "At delta 1e-05: epsilon 2.28621 for one record under replace-one; epsilon 1.28331 for one "
+        "record under add-or-remove-one.\n"
+        "At delta 5.55e-06: epsilon 2.36493 for one record under replace-one; epsilon 1.33389 for "
+        "one record under add-or-remove-one.\n"
+        "At delta 1e-06: epsilon 2.58177 for one record under replace-one; epsilon 1.47386 for one "
+        "record under add-or-remove-one.\n" + ONE_RECORD
+        + "The choice of hyper-parameters is not covered: if the teacher's were chosen on the "
+        "private data, that choice is not in epsilon.\n" + accountant()
+        + "Earlier runs on the same teacher: 1; they are post-processing of the same teacher and "
+        "add nothing.\n" + TAIL
+        + "the choice of the teacher's own hyper-parameters on private data; other models trained "
+        "on the same data; noise drawn in floats while the teacher was trained.\n"
+    )  # fmt: skip
+
+
+def test_what_is_not_private_is_stamped(tmp_path):
+    seeded = "NOT PRIVATE: the noise was seeded and can be predicted.\n\nThe figures below are"
+    text = statement_text(run(tmp_path, "a", ensemble_plan(insecure_seeded_noise=True)))
+    assert text.startswith(seeded)
+    training = replace(TRAINING, seeded_noise=True)
+    plan = inherit(ensemble_plan(route="inherited", mechanism="none", epsilon=None), training)
+    assert not plan.private
+    assert statement_text(run(tmp_path, "b", plan)).startswith(seeded)
+
+
+def test_nothing_is_inherited_without_a_dp_ledger(tmp_path):
+    with pytest.raises(UserError, match="not read, so that no guarantee is inherited"):
+        run(tmp_path, "a", ensemble_plan(route="inherited", mechanism="none", epsilon=None))
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "finite"),
+    [
+        ({}, {}, True),
+        ({"unit": "user"}, {}, True),  # what protects a user protects each of their records
+        ({}, {"unit": "user"}, False),
+        ({"insecure_seeded_noise": True}, {}, False),
+    ],
+)
+def test_what_earlier_runs_add(tmp_path, first, second, finite):
+    run(tmp_path, "a", ensemble_plan(**first))
+    facts = run(tmp_path, "b", ensemble_plan(**second))
+    g = facts["guarantee"]
+    assert g["epsilon"] == pytest.approx(1.0, abs=1e-3)
+    if finite:
+        assert g["composed_epsilon"] == pytest.approx(1.4647, abs=2e-3)  # mu 0.2683 * sqrt(2)
+    else:
+        assert g["composed_epsilon"] is None
+        assert "epsilon infinite for one" in statement_text(facts)
+        assert "can be predicted or was not made for a" in statement_text(facts)
+
+
+PLANS = {
+    "record": lambda: ensemble_plan(),
+    "threshold": lambda: ensemble_plan(**TESTED),
+    "user": lambda: ensemble_plan(unit="user"),
+    "inherited": inherited,
+}
+
+
+def sealed(folder, facts):
+    folder.mkdir(exist_ok=True)
+    (folder / "statement.txt").write_text(statement_text(facts))
+    facts = facts | {"files": file_hashes(folder)}
+    (folder / "statement.json").write_text(json.dumps(facts))
+    return folder
+
+
+@pytest.mark.parametrize("kind", PLANS)
+def test_verify_recomputes_what_was_written(tmp_path, kind):
+    facts = run(tmp_path / "data", "a", PLANS[kind]())
+    found = verify_release(sealed(tmp_path / "release", facts))
+    assert found["guarantee"] == json.loads(json.dumps(facts["guarantee"]))
+    g = facts["guarantee"]
+    assert (facts["scope"], facts["private"]) == ("total", True)
+    assert g["worst_case_epsilon"] == g["epsilon"]
+
+
+def forged(tmp_path, kind, change):
+    facts = json.loads(json.dumps(run(tmp_path / "data", "a", PLANS[kind]())))
+    change(facts)
+    return facts
+
+
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [
+        ("record", lambda f: f["release"].update(sigma=99.0)),
+        ("record", lambda f: f.update(answers_cap=50)),
+        ("threshold", lambda f: f["test"].update(sigma=999.0)),
+        ("threshold", lambda f: f.update(histograms_cap=20)),
+        ("inherited", lambda f: f["release"].update(steps=5)),
+    ],
+)
+def test_verify_catches_a_figure_that_does_not_follow(tmp_path, kind, change):
+    release = sealed(tmp_path / "release", forged(tmp_path, kind, change))
+    with pytest.raises(UserError, match=r"says .*, the facts give"):
+        verify_release(release)
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "message"),
+    [
+        ("record", lambda f: f["release"].update(cells=1), "differs in two counts, not in 1"),
+        ("record", lambda f: f["release"].update(sigma=99.0), "mechanism.sigma says"),
+        ("record", lambda f: f.update(unit="answer"), "unit answer is not what votes"),
+        ("record", lambda f: f.update(answers_cap=5), "7 answers exceed the cap 5"),
+        ("threshold", lambda f: f["test"].update(cells=2), "a threshold test is of one count"),
+        ("threshold", lambda f: f["test"].update(sigma=999.0), "mechanism.test_sigma says"),
+        ("threshold", lambda f: f.update(histograms_cap=2), "3 histograms exceed the cap 2"),
+        ("inherited", lambda f: f["release"].update(steps=5), "training.steps says 1758"),
+        (
+            "inherited",
+            lambda f: f["training"].update(noise_multiplier=9.0),
+            "says 9.0, the release",
+        ),
+        ("inherited", lambda f: f["training"].update(teacher_uuid="u"), "training is of teacher u"),
+        ("inherited", lambda f: f.update(unit="user"), "unit user is not what dp_sgd"),
+    ],
+)
+def test_verify_catches_facts_that_contradict_each_other(tmp_path, kind, change, message):
+    facts = forged(tmp_path, kind, change)
+    facts["guarantee"] = guarantee(facts)  # the figures of the forged facts
+    with pytest.raises(UserError, match=message):
+        verify_release(sealed(tmp_path / "release", facts))
