@@ -42,7 +42,7 @@ class ConvNet(nn.Module):
         # A fixed window: adaptive pooling has no deterministic gradient on a GPU.
         rows, columns = height // 4, width // 4
         window = (-(-rows // 7), -(-columns // 7)) if small else (rows, columns)
-        body += [nn.AvgPool2d(window), nn.Flatten()]
+        body += [nn.AvgPool2d(window) if max(window) > 1 else nn.Identity(), nn.Flatten()]
         flat = c * (rows // window[0]) * (columns // window[1])
         head = [nn.Linear(flat, 128), nn.ReLU()] if small else [nn.Dropout(0.3)]
         self.body = nn.Sequential(*body, *head)
