@@ -88,7 +88,9 @@ def _parser() -> argparse.ArgumentParser:
                 added.add_argument(f"--{alias}", metavar="X", help=f"same as --set {key}=X")
         return added
 
-    command("teacher", _teacher, "train a teacher on the private data", "CONFIG")
+    teacher = command("teacher", _teacher, "train a teacher on the private data", "CONFIG")
+    teacher.add_argument("--dp", nargs="+", default=[], metavar="A=B",
+                         help="DP-SGD, as in epsilon=3; same as --set teacher.dp.A=B")  # fmt: skip
     plan = command(
         "plan", _plan, "print what a run releases and guarantees; touches no data", "CONFIG"
     )
@@ -127,6 +129,7 @@ class _Version(argparse.Action):
 
 
 def _teacher(args: argparse.Namespace) -> int:
+    args.set += [f"teacher.dp.{item}" for item in args.dp]
     config = _config(args)
     from dpsd.teacher import ensure_teacher
 

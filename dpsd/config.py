@@ -50,11 +50,32 @@ class Normalize(Section):
     std: tuple[float, ...]
 
 
+class DpConfig(Section):
+    """Training of the teacher by DP-SGD. Unit: one record; relation: replace-one."""
+
+    epsilon: float | None = Field(default=None, gt=0)
+    """For one record. Null: the teacher is trained without DP."""
+    delta: float = Field(default=1e-5, gt=0, lt=1)
+    noise_multiplier: float | None = Field(default=None, gt=0)
+    """Of the clipping norm; null: the least that keeps to epsilon. Given, epsilon is a cap."""
+    max_grad_norm: float = Field(default=0.1, gt=0)
+    """The gradient of each row is clipped to this L2 norm."""
+    batch_size: int = Field(default=4096, ge=1)
+    """Expected; rows are drawn by Poisson sampling."""
+    epochs: float = Field(default=20, gt=0)
+    """Expected number of times that a row is drawn."""
+    lr: float = Field(default=4.0, gt=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    average: float = Field(default=0.9, ge=0, lt=1)
+    """Decay of the moving average of the weights over steps, which is the teacher."""
+
+
 class TeacherConfig(Section):
     """The private model: one to train here (model and recipe), or the user's own (weights)."""
 
     model: str = "cnn"
-    """cnn | cnn-small | resnet20 | a torchvision model | `package.module:callable`."""
+    """cnn | cnn-small | resnet20 | a torchvision model | `package.module:callable`; for DP-SGD
+    also scatter-linear | scatter-cnn | cnn-tanh."""
     weights: Path | None = None
     """The user's own trained weights (.pt, .safetensors), TorchScript or `torch.export` file."""
     path: Path | None = None
@@ -69,6 +90,7 @@ class TeacherConfig(Section):
     augment: Literal["none", "shift", "shift-flip"] = "shift"
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Of the teacher's training; the run's own `seed` leaves the teacher as it is."""
+    dp: DpConfig = DpConfig()
 
 
 class StudentConfig(Section):

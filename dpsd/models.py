@@ -9,6 +9,7 @@ import torch
 import torchvision
 from torch import nn
 
+from dpsd.dp_models import DP_MODELS, build_dp_model
 from dpsd.errors import UserError
 from dpsd.frozen import Shape, Teacher, logits_of
 from dpsd.imports import brief, import_object
@@ -118,8 +119,9 @@ def build_model(name: str, shape: Shape, classes: int, *, norm: Norm = "batch") 
     """A fresh model: float images [B, C, H, W] from 0 to 1 in, logits [B, classes] out.
 
     Args:
-        name: cnn | cnn-small | resnet20 | a torchvision model | `package.module:callable`, which
-            is called with the number of classes where it takes one.
+        name: cnn | cnn-small | resnet20 | scatter-linear | scatter-cnn | cnn-tanh | a torchvision
+            model | `package.module:callable`, which is called with the number of classes where it
+            takes one.
         shape: channels, height, width.
         classes: number of classes.
         norm: `group` keeps the examples of a batch apart; ensembles and DP-SGD need it.
@@ -133,6 +135,8 @@ def build_model(name: str, shape: Shape, classes: int, *, norm: Norm = "batch") 
         if name == "resnet20":
             return ResNet20(shape, classes, norm=norm)
         return ConvNet(shape, classes, small=name == "cnn-small", norm=norm)
+    if name in DP_MODELS:
+        return build_dp_model(name, shape, classes)
     if ":" in name:
         model = call_factory(name, classes)
         if not isinstance(model, nn.Module):

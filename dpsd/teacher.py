@@ -10,7 +10,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,9 @@ from dpsd.device import pick_device, pick_dtype
 from dpsd.errors import UserError
 from dpsd.frozen import Teacher
 from dpsd.loading import load_own_teacher
-from dpsd.models import build_model
+from dpsd.models import Norm, build_model
+from dpsd.privacy.inherited import DpTraining, write_dp_ledger
+from dpsd.privacy.noise import NoiseSource
 from dpsd.student import as_input
 
 Say = Callable[[str], None]
@@ -75,7 +77,8 @@ def load_teacher(config: Config, folder: TeacherFolder) -> Callable[[Tensor], Te
     weights = folder.path / "weights.safetensors"
     if weights.exists():
         recipe = folder.facts["recipe"]
-        model = build_model(recipe["model"], facts.shape, facts.classes)
+        norm: Norm = "group" if recipe.get("dp") else "batch"
+        model = build_model(recipe["model"], facts.shape, facts.classes, norm=norm)
         try:
             model.load_state_dict(load_file(weights))
         except Exception as e:
@@ -102,14 +105,21 @@ def train_teacher(config: Config, data: PrivateData, folder: Path, say: Say) -> 
     device = pick_device(config.device)
     dtype = pick_dtype(config, device)
     start = time.perf_counter()
+    dp = config.teacher.dp.epsilon is not None
+    training = None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.teacher.seed)
         model = (
-            build_model(config.teacher.model, facts.shape, facts.classes)
+            build_model(
+                config.teacher.model, facts.shape, facts.classes, norm="group" if dp else "batch"
+            )
             .to(device)
             .to(memory_format=torch.channels_last)
         )
-        _fit(config, model, data.train, device, dtype, say)
+        if dp:
+            training = _fit_privately(config, model, data.train, say)
+        else:
+            _fit(config, model, data.train, device, dtype, say)
     teacher = Teacher(model, normalize=None, classes=facts.classes, shape=facts.shape)
 
     def ask(images: Tensor) -> Tensor:
@@ -117,8 +127,9 @@ def train_teacher(config: Config, data: PrivateData, folder: Path, say: Say) -> 
             logits: Tensor = teacher(images.to(device))
         return logits.float().cpu()
 
+    name = str(uuid.uuid4())
     record = {
-        "uuid": str(uuid.uuid4()),
+        "uuid": name,
         "recipe": _recipe(config),
         "accuracy": {
             "holdout": accuracy(ask, data.holdout),
@@ -129,6 +140,8 @@ def train_teacher(config: Config, data: PrivateData, folder: Path, say: Say) -> 
     }
     folder.mkdir(parents=True, exist_ok=True)
     os.chmod(folder, 0o700)
+    if training is not None:
+        write_dp_ledger(folder, replace(training, teacher_uuid=name))
     save_file({k: v.cpu().contiguous() for k, v in model.state_dict().items()},
               folder / "weights.safetensors")  # fmt: skip
     _write_json(folder / "teacher.json", record)
@@ -176,6 +189,20 @@ def _fit(
     model.eval()
 
 
+def _fit_privately(config: Config, model: nn.Module, split: Split, say: Say) -> DpTraining:
+    """DP-SGD by the recipe in `config.teacher.dp`; what its ledger says, less the UUID."""
+    from dpsd.dp_teacher import train_dp
+
+    t, seeded = config.teacher, config.privacy.insecure_seeded_noise
+    source = NoiseSource(f"dp-sgd {t.seed}".encode() if seeded else None)
+    run = train_dp(model, split.images, split.labels, t.dp, source=source, say=say)
+    return DpTraining(
+        teacher_uuid="", noise_multiplier=run.noise_multiplier, sample_rate=run.sample_rate,
+        steps=run.steps, max_grad_norm=t.dp.max_grad_norm, rows=len(split), delta=t.dp.delta,
+        seeded_noise=seeded,
+    )  # fmt: skip
+
+
 def augment(images: Tensor, kind: str) -> Tensor:
     """Random shifts of up to a tenth of the side (and flips) from torch's global generator."""
     if kind == "none":
@@ -194,6 +221,10 @@ def augment(images: Tensor, kind: str) -> Tensor:
 
 def _recipe(config: Config) -> dict[str, Any]:
     t = config.teacher
+    if t.dp.epsilon is not None:
+        seeded = config.privacy.insecure_seeded_noise
+        dp = t.dp.model_dump() | {"seeded_noise": seeded}
+        return {"model": t.model, "dp": dp, "seed": t.seed, "data": config.data.name}
     return {
         "model": t.model,
         "epochs": t.epochs,
