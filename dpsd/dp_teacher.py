@@ -16,6 +16,7 @@ import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -29,7 +30,7 @@ from dpsd.dp_models import fixed_inputs, trainable_part
 from dpsd.errors import UserError
 from dpsd.privacy.noise import NoiseSource
 
-_MICRO_BATCH = 512  # rows whose gradients are in memory at once
+_GRADIENTS_AT_ONCE = 2**25  # numbers, of all rows of a chunk together
 _LARGEST_WEIGHT = 1e6  # weights are public after the noise; beyond it a gradient may overflow
 
 
@@ -64,7 +65,7 @@ def plan_training(dp: DpConfig, rows: int) -> DpRecipe:
     noise = dp.noise_multiplier
     if noise is None:
         noise = least_noise(dp.epsilon, dp.delta, rate, steps)
-    elif (spent := replace_one_epsilon(noise, rate, steps, dp.delta)) > dp.epsilon:
+    elif (spent := epsilon_of(noise, rate, steps, dp.delta)) > dp.epsilon:
         raise UserError(
             f"teacher.dp.noise_multiplier: {noise} costs epsilon {spent:.3f} for one record "
             f"(replace-one, delta {dp.delta:g}); accepted with teacher.dp.epsilon {dp.epsilon:g}: "
@@ -73,18 +74,23 @@ def plan_training(dp: DpConfig, rows: int) -> DpRecipe:
     return DpRecipe(noise, rate, steps)
 
 
-def replace_one_epsilon(noise_multiplier: float, rate: float, steps: int, delta: float) -> float:
-    """Epsilon of DP-SGD for one record, relation replace-one.
+def epsilon_of(
+    noise_multiplier: float,
+    rate: float,
+    steps: int,
+    delta: float,
+    relation: Literal["replace_one", "add_or_remove_one"] = "replace_one",
+) -> float:
+    """Epsilon of DP-SGD for one record, from the mechanism alone.
 
     By the privacy-loss distribution of the Poisson-subsampled Gaussian (dp-accounting), rounded
-    towards a larger epsilon. About twice that for add-or-remove-one.
+    towards a larger epsilon. Replace-one costs up to twice as much as add-or-remove-one.
     """
     import dp_accounting
     from dp_accounting.pld import PLDAccountant
 
-    accountant = PLDAccountant(
-        dp_accounting.NeighboringRelation.REPLACE_ONE, value_discretization_interval=1e-3
-    )
+    neighbours = dp_accounting.NeighboringRelation[relation.upper()]
+    accountant = PLDAccountant(neighbours, value_discretization_interval=1e-3)
     gaussian = dp_accounting.GaussianDpEvent(noise_multiplier)
     accountant.compose(dp_accounting.PoissonSampledDpEvent(rate, gaussian), steps)
     return float(accountant.get_epsilon(delta))
@@ -97,16 +103,16 @@ def least_noise(epsilon: float, delta: float, rate: float, steps: int) -> float:
         UserError: an epsilon so small that no noise multiplier up to 10,000 keeps to it.
     """
     high = 1.0
-    while replace_one_epsilon(high, rate, steps, delta) > epsilon:
+    while epsilon_of(high, rate, steps, delta) > epsilon:
         high *= 2
         if high > 1e4:
             raise UserError(f"teacher.dp.epsilon: {epsilon:g} needs a noise multiplier above 10000")
     low = high / 2
-    while high == 1.0 and low > 0.1 and replace_one_epsilon(low, rate, steps, delta) <= epsilon:
+    while high == 1.0 and low > 0.1 and epsilon_of(low, rate, steps, delta) <= epsilon:
         high, low = low, low / 2
     while high > low * 1.0005:
         middle = math.sqrt(low * high)
-        if replace_one_epsilon(middle, rate, steps, delta) <= epsilon:
+        if epsilon_of(middle, rate, steps, delta) <= epsilon:
             high = middle
         else:
             low = middle
@@ -166,12 +172,13 @@ def train_dp(
         expected_batch_size=dp.batch_size, loss_reduction="sum",
     )  # fmt: skip
     optimizer.source = source
+    chunk_rows = max(1, min(1024, _GRADIENTS_AT_ONCE // sum(p.numel() for p in part.parameters())))
     average = [p.detach().clone() for p in part.parameters()]
     for step in range(recipe.steps):
         for p in part.parameters():
             p.summed_grad = torch.zeros_like(p)  # type: ignore[attr-defined]
         rows = poisson_rows(len(labels), recipe.sample_rate, source)
-        for chunk in rows.split(_MICRO_BATCH):
+        for chunk in rows.split(chunk_rows):
             x, y = _as_float(inputs[chunk].to(device)), labels[chunk].to(device)
             if isinstance(part, nn.Linear):
                 _add_linear(part, x, y, dp.max_grad_norm)

@@ -15,10 +15,10 @@ from dpsd.dp_teacher import (
     NoisyOptimizer,
     _add_clipped,
     _add_linear,
+    epsilon_of,
     least_noise,
     plan_training,
     poisson_rows,
-    replace_one_epsilon,
     train_dp,
 )
 from dpsd.errors import UserError
@@ -125,7 +125,9 @@ def test_poisson_sampling_draws_each_row_with_its_own_chance():
 def test_relations_differ_as_published():
     """Multiplier 1.3, q = 512 / 60,000, 15 epochs: 2.29 for replace-one, not 1.28."""
     steps = round(15 * 60_000 / 512)
-    assert replace_one_epsilon(1.3, 512 / 60_000, steps, 1e-5) == pytest.approx(2.29, abs=0.01)
+    assert epsilon_of(1.3, 512 / 60_000, steps, 1e-5) == pytest.approx(2.29, abs=0.01)
+    other = epsilon_of(1.3, 512 / 60_000, steps, 1e-5, relation="add_or_remove_one")
+    assert other == pytest.approx(1.28, abs=0.015)
 
 
 def test_full_batches_are_the_gaussian_mechanism_of_twice_the_norm():
@@ -133,15 +135,15 @@ def test_full_batches_are_the_gaussian_mechanism_of_twice_the_norm():
     from dpsd.privacy.accounting import gaussian_epsilon
 
     exact = gaussian_epsilon(2 * math.sqrt(10) / 8.0, 1e-5)
-    assert replace_one_epsilon(8.0, 1.0, 10, 1e-5) == pytest.approx(exact, rel=2e-3)
+    assert epsilon_of(8.0, 1.0, 10, 1e-5) == pytest.approx(exact, rel=2e-3)
 
 
 @pytest.mark.parametrize("epsilon", [0.5, 20.0])
 def test_least_noise_keeps_to_epsilon_and_hardly_less_would(epsilon):
     rate, steps = 4096 / 54_000, 60
     noise = least_noise(epsilon, 1e-5, rate, steps)
-    assert replace_one_epsilon(noise, rate, steps, 1e-5) <= epsilon
-    assert replace_one_epsilon(noise * 0.995, rate, steps, 1e-5) > epsilon
+    assert epsilon_of(noise, rate, steps, 1e-5) <= epsilon
+    assert epsilon_of(noise * 0.995, rate, steps, 1e-5) > epsilon
 
 
 @pytest.mark.parametrize(
@@ -198,7 +200,7 @@ def test_teacher_folder_holds_the_ledger_and_the_teacher_learns(name, tmp_path):
     ledger = read_dp_ledger(home.path, home.uuid)
     assert ledger.rows == home.facts["rows"]["train"]
     assert ledger.sample_rate == 256 / ledger.rows and ledger.seeded_noise
-    spent = replace_one_epsilon(ledger.noise_multiplier, ledger.sample_rate, ledger.steps, 1e-5)
+    spent = epsilon_of(ledger.noise_multiplier, ledger.sample_rate, ledger.steps, 1e-5)
     assert 49 < spent <= 50
     assert not linear or home.facts["accuracy"]["holdout"] > 0.8
     logits = load_teacher(config, home)(torch.zeros(2, *SHAPE, dtype=torch.uint8))
