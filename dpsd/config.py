@@ -51,7 +51,10 @@ class Normalize(Section):
 
 
 class DpConfig(Section):
-    """Training of the teacher by DP-SGD. Unit: one record; relation: replace-one."""
+    """Training of the teacher by DP-SGD. Unit: one record; relation: replace-one.
+
+    With an epsilon here `epochs`, `batch_size`, `lr` and `augment` of `teacher` are not read.
+    """
 
     epsilon: float | None = Field(default=None, gt=0)
     """For one record. Null: the teacher is trained without DP."""
@@ -66,8 +69,6 @@ class DpConfig(Section):
     """Expected number of times that a row is drawn."""
     lr: float = Field(default=4.0, gt=0)
     momentum: float = Field(default=0.9, ge=0, lt=1)
-    average: float = Field(default=0.9, ge=0, lt=1)
-    """Decay of the moving average of the weights over steps, which is the teacher."""
 
 
 class TeacherConfig(Section):
@@ -91,6 +92,16 @@ class TeacherConfig(Section):
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Of the teacher's training; the run's own `seed` leaves the teacher as it is."""
     dp: DpConfig = DpConfig()
+
+    @model_validator(mode="after")
+    def _trained_here(self) -> "TeacherConfig":
+        own = self.weights or (self.model if ":" in self.model else None)
+        if self.dp.epsilon is not None and own is not None:
+            raise ValueError(
+                f"teacher.dp.epsilon: {self.dp.epsilon:g}, but teacher {own} is your own and is "
+                "not trained here; accepted: null"
+            )
+        return self
 
 
 class StudentConfig(Section):

@@ -31,6 +31,7 @@ from dpsd.errors import UserError
 from dpsd.privacy.noise import NoiseSource
 
 _GRADIENTS_AT_ONCE = 2**25  # numbers, of all rows of a chunk together
+_LEAST_NOISE = 0.05
 _LARGEST_WEIGHT = 1e6  # weights are public after the noise; beyond it a gradient may overflow
 
 
@@ -99,6 +100,8 @@ def epsilon_of(
 def least_noise(epsilon: float, delta: float, rate: float, steps: int) -> float:
     """The least noise multiplier, to 0.05 %, that keeps to epsilon for one record (replace-one).
 
+    Never below 0.05, where epsilon is beyond any use.
+
     Raises:
         UserError: an epsilon so small that no noise multiplier up to 10,000 keeps to it.
     """
@@ -108,8 +111,9 @@ def least_noise(epsilon: float, delta: float, rate: float, steps: int) -> float:
         if high > 1e4:
             raise UserError(f"teacher.dp.epsilon: {epsilon:g} needs a noise multiplier above 10000")
     low = high / 2
-    while high == 1.0 and low > 0.1 and epsilon_of(low, rate, steps, delta) <= epsilon:
-        high, low = low, low / 2
+    if high == 1:
+        while low > _LEAST_NOISE and epsilon_of(low, rate, steps, delta) <= epsilon:
+            high, low = low, low / 2
     while high > low * 1.0005:
         middle = math.sqrt(low * high)
         if epsilon_of(middle, rate, steps, delta) <= epsilon:
@@ -141,7 +145,7 @@ def train_dp(
     source: NoiseSource,
     say: Callable[[str], None],
 ) -> DpRecipe:
-    """Train a model in place by DP-SGD with momentum; its weights become their moving average.
+    """Train a model in place by DP-SGD with momentum.
 
     Args:
         model: from `build_dp_model`, or any that keeps the rows of a batch apart. Its initial
@@ -173,7 +177,6 @@ def train_dp(
     )  # fmt: skip
     optimizer.source = source
     chunk_rows = max(1, min(1024, _GRADIENTS_AT_ONCE // sum(p.numel() for p in part.parameters())))
-    average = [p.detach().clone() for p in part.parameters()]
     for step in range(recipe.steps):
         for p in part.parameters():
             p.summed_grad = torch.zeros_like(p)  # type: ignore[attr-defined]
@@ -188,22 +191,14 @@ def train_dp(
         for p in part.parameters():
             p.grad = None if p.grad is None else p.grad / dp.batch_size
         optimizer.original_optimizer.step()
-        decay = min(dp.average, (step + 1) / (step + 10))
-        with torch.no_grad():
-            for mean, p in zip(average, part.parameters(), strict=True):
-                mean.lerp_(p, 1 - decay)
-                if not bool((p.abs() < _LARGEST_WEIGHT).all()):
-                    raise UserError(
-                        f"teacher.dp.lr: {dp.lr:g}: the weights diverged at step {step + 1}"
-                    )
+        if not all(bool((p.detach().abs() < _LARGEST_WEIGHT).all()) for p in part.parameters()):
+            raise UserError(f"teacher.dp.lr: {dp.lr:g}: the weights diverged at step {step + 1}")
         if (step + 1) % max(1, recipe.steps // 10) == 0:
             say(f"DP-SGD step {step + 1}/{recipe.steps}")
     if isinstance(engine, GradSampleModule):
         engine.to_standard_module()
-    with torch.no_grad():
-        for p, mean in zip(part.parameters(), average, strict=True):
-            p.copy_(mean)
-            p.grad = None
+    for p in part.parameters():
+        p.grad = None
     model.eval()
     return recipe
 
