@@ -14,7 +14,7 @@ from dpsd.generator.synthesizer import Synthesizer
 from dpsd.imports import brief
 from dpsd.loading import load_own_teacher
 from dpsd.student import Student
-from dpsd.teacher import Say, ensure_teacher, load_teacher
+from dpsd.teacher import Say, as_logits, ensure_teacher, load_teacher
 
 _IMAGES = 256
 _VALUES = _IMAGES * 64 * 64 * 3
@@ -79,13 +79,15 @@ def check_teacher(
         return [("output", False, str(e))]
     except Exception as e:
         return [("output", False, f"the model raised {brief(e)}")]
-    rows = [("output", True, f"logits {list(logits.shape)} for {facts.classes} classes")]
+    kind = "logits" if logits.is_floating_point() else "votes"
+    rows = [("output", True, f"{kind} {list(logits.shape)} for {facts.classes} classes")]
     bad = int((~logits.isfinite()).any(1).sum())
     text = f"{bad} of {len(logits)} answers have NaN or infinite values"
     rows.append(("finite", not bad, text if bad else "all values are finite"))
-    p = logits.nan_to_num().softmax(1)
+    p = as_logits(logits).nan_to_num().softmax(1)
     found, top = len(p.argmax(1).unique()), float(p.max(1).values.mean())
-    flat = not bad and bool(((logits >= 0) & (logits <= 1)).all())
+    floating = logits.is_floating_point()
+    flat = not bad and floating and bool(((logits >= 0) & (logits <= 1)).all())
     text = f"{found} of {facts.classes} classes predicted, mean confidence {top:.4f}"
     if flat:
         text += "; all outputs lie from 0 to 1: probabilities? Return logits"
@@ -101,7 +103,7 @@ def check_teacher(
     few = images[: max(1, min(8, len(images) // 2))]
     mates = teacher(torch.cat([few, 255 - few]))[: len(few)].cpu()
     scale = 1 + float(logits.nan_to_num().abs().max())
-    gap = float((mates - logits[: len(few)]).nan_to_num().abs().max()) / scale
+    gap = float((mates - logits[: len(few)]).float().nan_to_num().abs().max()) / scale
     text = f"an answer moves by {gap:.1e} (relative) with the rest of its batch"
     if gap > 1e-2:
         text += ": batch norm in training mode? Export the model after .eval()"

@@ -91,6 +91,10 @@ def _parser() -> argparse.ArgumentParser:
     teacher = command("teacher", _teacher, "train a teacher on the private data", "CONFIG")
     teacher.add_argument("--dp", nargs="+", default=[], metavar="A=B",
                          help="DP-SGD, as in epsilon=3; same as --set teacher.dp.A=B")  # fmt: skip
+    teacher.add_argument("--shards", type=_count, metavar="N",
+                         help="same as --set teacher.shards=N")  # fmt: skip
+    rows = command("manifest", _manifest, "number the records of an image folder", "CONFIG")
+    rows.add_argument("--out", type=Path, required=True, metavar="FILE", help="list, for data.rows")
     plan = command(
         "plan", _plan, "print what a run releases and guarantees; touches no data", "CONFIG"
     )
@@ -130,17 +134,40 @@ class _Version(argparse.Action):
 
 def _teacher(args: argparse.Namespace) -> int:
     args.set += [f"teacher.dp.{item}" for item in args.dp]
+    if args.shards is not None:
+        args.set.append(f"teacher.shards={args.shards}")
     config = _config(args)
+    from dpsd import parallel
+    from dpsd.device import pick_device
     from dpsd.teacher import ensure_teacher
 
     if config.teacher.weights is not None or ":" in config.teacher.model:
         name = config.teacher.weights or config.teacher.model
         raise UserError(f"teacher: {name} is your own, so there is nothing to train")
-    home = ensure_teacher(config, say)
+    if config.teacher.shards is not None:
+        parallel.start(pick_device(config.device))
+    leads = parallel.rank() == 0
+    home = ensure_teacher(config, say if leads else lambda text: None, together=True)
+    parallel.stop()
+    if not leads:
+        return 0
     rows = [("teacher", str(home.path)), ("uuid", home.uuid)]
     for split, share in (home.facts.get("accuracy") or {}).items():
         rows.append((f"accuracy on {split}", _percent(share)))
     say(_table([*rows, ("recipe", json.dumps(home.facts.get("recipe")))]))
+    return 0
+
+
+def _manifest(args: argparse.Namespace) -> int:
+    config = _config(args)
+    from dpsd.manifest import write_manifest
+    from dpsd.sources import image_files
+
+    if config.data.name != "image_folder":
+        raise UserError(f"data.name: {config.data.name}; a manifest is for image_folder alone")
+    base, files = image_files(config.data.folder())
+    write_manifest(base, files, args.out)
+    say(f"{len(files):,} records numbered in {args.out}; set data.rows to it, and keep it private")
     return 0
 
 

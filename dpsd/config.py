@@ -75,8 +75,9 @@ class TeacherConfig(Section):
     """The private model: one to train here (model and recipe), or the user's own (weights)."""
 
     model: str = "cnn"
-    """cnn | cnn-small | resnet20 | a torchvision model | `package.module:callable`; for DP-SGD
-    also scatter-linear | scatter-cnn | cnn-tanh."""
+    """cnn | cnn-small | cnn-tiny | resnet20 | a torchvision model | `package.module:callable`; for
+    an ensemble cnn | cnn-small | cnn-tiny | scatter-linear; for DP-SGD also scatter-linear |
+    scatter-cnn | cnn-tanh."""
     weights: Path | None = None
     """The user's own trained weights (.pt, .safetensors), TorchScript or `torch.export` file."""
     path: Path | None = None
@@ -88,13 +89,29 @@ class TeacherConfig(Section):
     epochs: int = Field(default=12, ge=1)
     batch_size: int = Field(default=256, ge=1)
     lr: float = Field(default=0.01, gt=0)
-    augment: Literal["none", "shift", "shift-flip"] = "shift"
+    augment: Literal["none", "shift", "shift-flip", "affine"] = "shift"
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Of the teacher's training; the run's own `seed` leaves the teacher as it is."""
+    dataset: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """The name under which all ensembles of the same people's data share one ledger. Without it a
+    named data set is known by its name, any other by a fingerprint of its content."""
+    shard_steps: int = Field(default=350, ge=1)
+    """Updates of each teacher of an ensemble, whatever its shard's size."""
+    shard_batch: int = Field(default=16, ge=1)
+    """Records drawn, with replacement, for each of these updates."""
+    copies: int = Field(default=5, ge=1)
+    """scatter-linear: versions of each record that a teacher sees, one plain, others augmented."""
+    ridge: float = Field(default=0.001, gt=0)
+    """scatter-linear: penalty on the squared weights, for each of the `copies`."""
     dp: DpConfig = DpConfig()
 
     @model_validator(mode="after")
     def _trained_here(self) -> "TeacherConfig":
+        if self.dp.epsilon is not None and self.shards is not None:
+            raise ValueError(
+                f"teacher.shards: {self.shards} with teacher.dp.epsilon {self.dp.epsilon:g}; an "
+                "ensemble needs no DP-SGD; set one of the two to null"
+            )
         own = self.weights or (self.model if ":" in self.model else None)
         if self.dp.epsilon is not None and own is not None:
             raise ValueError(

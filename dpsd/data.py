@@ -12,10 +12,11 @@ import torch
 from dpsd import sources
 from dpsd.config import DataConfig
 from dpsd.errors import UserError
+from dpsd.users import held_users, read_user_ids
 
 _FASHION = "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot"
 _CIFAR = "airplane,automobile,bird,cat,deer,dog,frog,horse,ship,truck"
-_NAMED = {
+NAMED = {
     "digits": ((1, 28, 28), "0,1,2,3,4,5,6,7,8,9"),
     "mnist": ((1, 28, 28), "0,1,2,3,4,5,6,7,8,9"),
     "fashion_mnist": ((1, 28, 28), _FASHION),
@@ -24,7 +25,7 @@ _NAMED = {
     "att_faces": ((1, 112, 92), ",".join(f"person {i}" for i in range(40))),
 }
 _OTHERS = ("image_folder", "npz", "none")
-_ACCEPTED = f"{', '.join((*_NAMED, *_OTHERS))} or an import path package.module:callable"
+_ACCEPTED = f"{', '.join((*NAMED, *_OTHERS))} or an import path package.module:callable"
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,8 @@ def public_facts(config: DataConfig) -> PublicFacts:
     name, shape, classes = config.name, config.shape, config.classes
     if shape is not None and min(shape) < 1:
         raise UserError(f"data.shape: {list(shape)}; accepted: [C, H, W], each from 1")
-    if name in _NAMED:
-        own_shape, names = _NAMED[name]
+    if name in NAMED:
+        own_shape, names = NAMED[name]
         class_names = tuple(names.split(","))
         if classes not in (None, len(class_names)):
             raise UserError(f"data.classes: {classes}, but {name} has {len(class_names)}")
@@ -80,7 +81,7 @@ def public_facts(config: DataConfig) -> PublicFacts:
             raise UserError(f"data.shape: {list(shape or ())}, but {name} has {list(own_shape)}")
         return PublicFacts(shape or own_shape, len(class_names), class_names)
     if name not in _OTHERS and ":" not in name:
-        near = difflib.get_close_matches(name, [*_NAMED, *_OTHERS], n=1)
+        near = difflib.get_close_matches(name, [*NAMED, *_OTHERS], n=1)
         hint = f"; did you mean {near[0]}?" if near else ";"
         raise UserError(f"data.name: {name!r} is unknown{hint} accepted: {_ACCEPTED}")
     if shape is None or classes is None:
@@ -94,7 +95,8 @@ def public_facts(config: DataConfig) -> PublicFacts:
 def load_data(config: DataConfig) -> PrivateData:
     """Read, check and split the private data.
 
-    The holdout is the last tenth of the training rows (at least one). Rows keep the order of their
+    The holdout is the last tenth of the training rows (at least one), or the rows of the last tenth
+    of the roster where `data.user_ids` is set. Rows keep the order of their
     source, except where that order is by class: digits and image folders are shuffled with a fixed
     key, AT&T faces are interleaved person by person.
 
@@ -102,6 +104,8 @@ def load_data(config: DataConfig) -> PrivateData:
         UserError: one line with the field or file, what was found and what is accepted.
     """
     facts, root, name = public_facts(config), config.folder(), config.name
+    if config.rows is not None and name != "image_folder":
+        raise UserError(f"data.rows: {config.rows}; accepted with data.name image_folder alone")
     if name == "none":
         raise UserError("data.name: none, so there are only a checkpoint and no data to read")
     if name == "digits":
@@ -113,7 +117,7 @@ def load_data(config: DataConfig) -> PrivateData:
     elif name == "att_faces":
         train, test = sources.read_att_faces(root / "att_faces.npz", facts.shape)
     elif name == "image_folder":
-        train, test = sources.read_image_folder(root, facts.shape, facts.classes)
+        train, test = sources.read_image_folder(root, facts.shape, facts.classes, config.rows)
     elif name == "npz":
         if config.root is None:
             raise UserError("data.root: missing; with data.name npz it is the path of the file")
@@ -124,10 +128,10 @@ def load_data(config: DataConfig) -> PrivateData:
     rows = _split(train, facts, f"{source}: training")
     if len(rows) < 2:
         raise UserError(f"{source}: {len(rows)} training rows; at least 2 are needed")
-    cut = len(rows) - max(1, len(rows) // 10)
+    held = _held_out(config, len(rows))
     data = PrivateData(
-        train=Split(rows.images[:cut], rows.labels[:cut]),
-        holdout=Split(rows.images[cut:], rows.labels[cut:]),
+        train=Split(rows.images[~held], rows.labels[~held]),
+        holdout=Split(rows.images[held], rows.labels[held]),
         test=None if test is None else _split(test, facts, f"{source}: test"),
     )
     if set(data.holdout.labels.tolist()) - set(data.train.labels.tolist()):
@@ -138,12 +142,34 @@ def load_data(config: DataConfig) -> PrivateData:
     return data
 
 
+def _held_out(config: DataConfig, rows: int) -> torch.Tensor:
+    """Bool [rows]: the last tenth of the rows; by user, the rows of the last tenth of the roster.
+
+    Which rows are held out may depend on the number of rows or on the roster, never on content.
+    """
+    if config.user_ids is None:
+        return torch.arange(rows) >= rows - max(1, rows // 10)
+    user_of, roster = read_user_ids(config.user_ids, rows)
+    held = user_of >= roster - held_users(roster)
+    if bool(held.all()) or not bool(held.any()):
+        part = "last tenth" if not held.any() else "first nine tenths"
+        raise UserError(f"data.user_ids: {config.user_ids}: the {part} of the roster has no rows")
+    return held
+
+
 def fingerprint(data: PrivateData) -> str:
     """BLAKE2b of the training images, labels and shape, in hex. Private: it confirms a guess."""
     digest = hashlib.blake2b(repr(tuple(data.train.images.shape)).encode(), digest_size=32)
     for tensor in (data.train.images, data.train.labels):
         digest.update(np.ascontiguousarray(tensor.cpu().numpy()).data)
     return digest.hexdigest()
+
+
+def dataset_fingerprint(data: PrivateData) -> str:
+    """As `fingerprint`, of training and holdout rows together, in hex. Private."""
+    whole = (torch.cat([getattr(s, part) for s in (data.train, data.holdout)])
+             for part in ("images", "labels"))  # fmt: skip
+    return fingerprint(PrivateData(Split(*whole), data.holdout, None))[:32]
 
 
 def _split(rows: sources.Rows, facts: PublicFacts, where: str) -> Split:

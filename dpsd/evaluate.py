@@ -19,7 +19,7 @@ from dpsd.privacy.oracle import load_release
 from dpsd.privacy.plan import make_plan
 from dpsd.release import Labeller, load_student
 from dpsd.run import Run, write_json
-from dpsd.teacher import ensure_teacher, load_teacher
+from dpsd.teacher import as_logits, ensure_teacher, load_teacher
 from dpsd.transcribe import held_out
 
 _SPLITS = ("test", "holdout", "train")
@@ -138,7 +138,7 @@ def _on_rows(
     predict: Callable[[Tensor], Tensor],
 ) -> dict[str, Any]:
     y = rows.labels
-    answers = torch.cat([ask(x).cpu() for x in rows.images.split(_BATCH)]).softmax(1)
+    answers = torch.cat([as_logits(ask(x).cpu()) for x in rows.images.split(_BATCH)]).softmax(1)
     guesses = predict(rows.images)
     t, s = answers.argmax(1), guesses.argmax(1)
 

@@ -16,7 +16,7 @@ from dpsd.data import PublicFacts
 from dpsd.errors import UserError
 from dpsd.frozen import Teacher
 from dpsd.imports import brief
-from dpsd.models import build_model, call_factory, torchvision_model
+from dpsd.models import OWN, build_model, call_factory, torchvision_model
 
 
 def load_own_teacher(config: TeacherConfig, facts: PublicFacts) -> Teacher:
@@ -47,7 +47,7 @@ def load_own_teacher(config: TeacherConfig, facts: PublicFacts) -> Teacher:
             state = _plain_state(program, path)
             if ":" in name:
                 model = call_factory(name, facts.classes)
-            elif name in ("cnn", "cnn-small", "resnet20") or all(k[:4] == "net." for k in state):
+            elif name in OWN or all(k[:4] == "net." for k in state):
                 model = build_model(name, facts.shape, facts.classes)
             else:
                 model = torchvision_model(name, facts.classes)

@@ -40,6 +40,15 @@ def broadcast(value: Any) -> Any:
     return box[0]
 
 
+def gather(value: Any) -> list[Any] | None:
+    """On rank 0 the values of all ranks, in their order; None elsewhere."""
+    if world() == 1:
+        return [value]
+    box: list[Any] | None = [None] * world() if rank() == 0 else None
+    dist.gather_object(value, box, dst=0)
+    return box
+
+
 def mean_gradients(model: nn.Module) -> None:
     """Average the gradients over all ranks."""
     if world() == 1:

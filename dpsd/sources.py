@@ -17,6 +17,7 @@ from PIL import Image, ImageOps
 
 from dpsd.errors import UserError
 from dpsd.imports import brief, import_object
+from dpsd.manifest import read_manifest
 
 Array = NDArray[Any]
 Shape = tuple[int, int, int]
@@ -103,15 +104,31 @@ def read_att_faces(path: Path, shape: Shape) -> Tables:
     return (images[train], labels[train]), (images[test], labels[test])
 
 
-def read_image_folder(root: Path, shape: Shape, classes: int) -> Tables:
-    """One folder a class, in `train` (and `test`) or at once; training rows are shuffled."""
+def image_files(root: Path) -> tuple[Path, list[Path]]:
+    """The folder that holds the training classes, and all training images below it, sorted."""
+    base = root / "train" if (root / "train").is_dir() else root
+    classes = (p for p in base.iterdir() if p.is_dir() and p.name[0] != ".")
+    return base, sorted(p for c in classes for p in c.rglob("*") if p.suffix.lower() in _SUFFIXES)
+
+
+def read_image_folder(root: Path, shape: Shape, classes: int, rows: Path | None) -> Tables:
+    """One folder a class, in `train` (and `test`) or at once.
+
+    Training rows come in the order of the manifest `rows`, or are shuffled where there is none.
+    """
     base = root / "train" if (root / "train").is_dir() else root
     if not base.is_dir():
         raise UserError(f"data.root: no folder {base.absolute()}; accepted: one folder a class")
     names = sorted(p.name for p in base.iterdir() if p.is_dir() and p.name[0] != ".")
     if len(names) != classes:
         raise UserError(f"data.classes: {classes}, but {base} has {len(names)} class folders")
-    train, held = _shuffled(_read_folder(base, names, shape)), root / "test"
+    if rows is None:
+        train = _shuffled(_read_folder(base, names, shape))
+    else:
+        files = read_manifest(rows, *image_files(root))
+        labels = [names.index(path.relative_to(base).parts[0]) for path in files]
+        train = np.stack([_read_image(path, shape) for path in files]), np.asarray(labels)
+    held = root / "test"
     has_test = base != root and held.is_dir()
     return train, _read_folder(held, names, shape) if has_test else None
 

@@ -19,9 +19,11 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from dpsd import parallel
 from dpsd.config import Config
 from dpsd.data import PrivateData, Split, fingerprint, load_data, public_facts
 from dpsd.device import pick_device, pick_dtype
+from dpsd.ensemble_folder import check_kind, ensemble_recipe, load_ensemble, train_ensemble
 from dpsd.errors import UserError
 from dpsd.frozen import Teacher
 from dpsd.loading import load_own_teacher
@@ -29,6 +31,7 @@ from dpsd.models import Norm, build_model
 from dpsd.privacy.inherited import DpTraining, write_dp_ledger
 from dpsd.privacy.noise import NoiseSource
 from dpsd.student import as_input
+from dpsd.warp import DRAWS, warp
 
 Say = Callable[[str], None]
 
@@ -43,17 +46,21 @@ class TeacherFolder:
 
     @property
     def ledger_folder(self) -> Path:
-        """Where answers are charged."""
-        return self.path
+        """Where releases are charged: an ensemble's data set's folder, else the teacher's own."""
+        dataset = self.facts.get("dataset")
+        return self.path if dataset is None else self.path.parent / dataset["folder"]
 
     @property
     def ledger_uuid(self) -> str:
-        """Whom they are charged to."""
-        return self.uuid
+        """Whose ledger that is: the data set's UUID for an ensemble, else the teacher's own."""
+        dataset = self.facts.get("dataset")
+        return self.uuid if dataset is None else str(dataset["uuid"])
 
 
-def ensure_teacher(config: Config, say: Say) -> TeacherFolder:
+def ensure_teacher(config: Config, say: Say, *, together: bool = False) -> TeacherFolder:
     """The teacher's folder; a missing teacher is trained first, and said so.
+
+    `together`: all processes of torchrun make this call, and share the training of an ensemble.
 
     Raises:
         UserError: a folder or file that is named but missing or unreadable.
@@ -61,19 +68,34 @@ def ensure_teacher(config: Config, say: Say) -> TeacherFolder:
     own = config.teacher.path
     if own is not None:
         return read_folder(own)
+    shards = config.teacher.shards
+    if shards is not None:
+        check_kind(config)
     if config.teacher.weights is not None or ":" in config.teacher.model:
         return _own_folder(config)
     data = load_data(config.data)
     folder = config.teacher.root / _recipe_hash(config, data)
     if (folder / "teacher.json").exists():
         return read_folder(folder)
-    say(f"no teacher of this recipe yet: training {config.teacher.model} on {config.data.name}")
-    return train_teacher(config, data, folder, say)
+    number = "" if shards is None else f"{shards} teachers "
+    name = f"{number}{config.teacher.model} on {config.data.name}"
+    say(f"no teacher of this recipe yet: training {name}")
+    if shards is None:
+        return train_teacher(config, data, folder, say)
+    train_ensemble(config, data, folder, say, together=together)
+    if together:
+        parallel.broadcast(None)  # the first process has written
+    return read_folder(folder)
 
 
 def load_teacher(config: Config, folder: TeacherFolder) -> Callable[[Tensor], Tensor]:
-    """uint8 images [B, C, H, W] -> logits float32 [B, K], frozen, in evaluation mode."""
+    """uint8 images [B, C, H, W] -> logits float32 [B, K], frozen, in evaluation mode.
+
+    For an ensemble: votes int64 [B, K], each row's sum is the number of teachers.
+    """
     facts = public_facts(config.data)
+    if (folder.facts.get("recipe") or {}).get("shards") is not None:
+        return load_ensemble(config, folder.path, folder.facts["recipe"])
     weights = folder.path / "weights.safetensors"
     if weights.exists():
         recipe = folder.facts["recipe"]
@@ -157,6 +179,13 @@ def accuracy(ask: Callable[[Tensor], Tensor], split: Split) -> float:
     return hits / len(split)
 
 
+def as_logits(answers: Tensor) -> Tensor:
+    """Logits as they are, votes int64 [B, K] as logits whose softmax is the share of the votes."""
+    if answers.is_floating_point():
+        return answers
+    return (answers / answers.sum(1, keepdim=True)).clamp_min(1e-9).log()
+
+
 def _fit(
     config: Config,
     model: nn.Module,
@@ -176,7 +205,7 @@ def _fit(
     for epoch in range(c.epochs):
         total = 0.0
         for rows in torch.randperm(len(split)).split(c.batch_size):
-            images, labels = augment(split.images[rows], c.augment), split.labels[rows]
+            images, labels = _augmented(split.images[rows], c.augment), split.labels[rows]
             with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
                 logits = model(as_input(images.to(device)))
             loss = F.cross_entropy(logits.float(), labels.to(device), label_smoothing=0.05)
@@ -201,6 +230,12 @@ def _fit_privately(config: Config, model: nn.Module, split: Split, say: Say) -> 
         steps=run.steps, max_grad_norm=t.dp.max_grad_norm, rows=len(split), delta=t.dp.delta,
         seeded_noise=seeded,
     )  # fmt: skip
+
+
+def _augmented(images: Tensor, kind: str) -> Tensor:
+    if kind == "affine":
+        return warp(images, kind, torch.rand(len(images), DRAWS))
+    return augment(images, kind)
 
 
 def augment(images: Tensor, kind: str) -> Tensor:
@@ -238,7 +273,11 @@ def _recipe(config: Config) -> dict[str, Any]:
 
 def _recipe_hash(config: Config, data: PrivateData) -> str:
     """Names a teacher by recipe and a private fingerprint of the data."""
-    text = json.dumps(_recipe(config) | {"fingerprint": fingerprint(data)}, sort_keys=True)
+    facts = _recipe(config) if config.teacher.shards is None else ensemble_recipe(config)
+    facts |= {"fingerprint": fingerprint(data)}
+    if config.data.user_ids is not None:
+        facts["users"] = hashlib.blake2b(config.data.user_ids.read_bytes()).hexdigest()
+    text = json.dumps(facts, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
@@ -288,7 +327,12 @@ def read_folder(path: Path) -> TeacherFolder:
     """
     try:
         facts = json.loads((path / "teacher.json").read_text())
-        return TeacherFolder(path, facts["uuid"], facts)
+        home = TeacherFolder(path, facts["uuid"], facts)
+        if facts.get("dataset") is not None:
+            dataset = json.loads((home.ledger_folder / "dataset.json").read_text())
+            if dataset["uuid"] != home.ledger_uuid:
+                raise ValueError(f"{home.ledger_folder} is another data set's")
+        return home
     except (OSError, ValueError, KeyError) as e:
         raise UserError(f"teacher.path: {path} holds no readable teacher.json: {e}") from e
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from dpsd import parallel
 from dpsd.config import Config
 from dpsd.device import pick_device, pick_dtype
+from dpsd.errors import UserError
 from dpsd.generator.bank import Bank
 from dpsd.generator.synthesizer import Synthesizer
 from dpsd.privacy.inherited import read_dp_ledger
@@ -232,12 +233,25 @@ def _open(
     if home is None:
         home = ensure_teacher(config, say)
         load_teacher(config, home)  # an unreadable teacher fails before anything is written
+    _check_voters(config, home)
     if config.privacy.route == "inherited":
         read_dp_ledger(home.path, home.uuid)  # so does a guarantee that is not there
     return create_run(
         path, config, home.uuid, home.path, data_is_public=data_is_public,
         ledger=home.ledger_uuid, ledger_folder=home.ledger_folder,
     )  # fmt: skip
+
+
+def _check_voters(config: Config, home: TeacherFolder) -> None:
+    """The plan's number of votes is the teacher's, and one teacher's answers are no votes."""
+    voters = (home.facts["recipe"] or {}).get("shards")
+    planned = config.teacher.shards if config.privacy.mechanism == "noisy_votes" else None
+    if voters != planned:
+        raise UserError(
+            f"teacher.shards: {planned} by the plan (mechanism {config.privacy.mechanism}), but "
+            f"{home.path} holds {voters or 'no'} shards; accepted: the same number, with mechanism "
+            "noisy_votes alone"
+        )
 
 
 def _oracle(config: Config, plan: Plan, run: Run) -> Oracle:
