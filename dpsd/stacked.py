@@ -68,7 +68,7 @@ def _apply(
         return _linear(x, own["weight"], own["bias"])
     if isinstance(layer, nn.Dropout):  # shards are small and their steps few
         return x
-    if isinstance(layer, nn.ReLU | nn.MaxPool2d | nn.AvgPool2d):
+    if isinstance(layer, nn.ReLU | nn.MaxPool2d | nn.AvgPool2d | nn.Identity):
         out: Tensor = layer(x)
         return out
     raise TypeError(f"{type(layer).__name__} has no stacked form")

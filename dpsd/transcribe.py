@@ -107,6 +107,7 @@ def query(
     else:
         images = synthesizer.sample(plan.queries_per_round, student, oracle, round=round)
         answers = oracle.answer(images, prior=asking_prior(plan, student, round))
+    synthesizer.remember(images, student)
     return images, plan.mechanism.log_likelihood(answers)
 
 
@@ -244,7 +245,7 @@ def _open(
 
 def _check_voters(config: Config, home: TeacherFolder) -> None:
     """The plan's number of votes is the teacher's, and one teacher's answers are no votes."""
-    voters = (home.facts["recipe"] or {}).get("shards")
+    voters = (home.facts.get("recipe") or {}).get("shards")
     planned = config.teacher.shards if config.privacy.mechanism == "noisy_votes" else None
     if voters != planned:
         raise UserError(

@@ -174,8 +174,12 @@ def stop_after(rounds: int):
     return progress
 
 
-def test_stopped_and_resumed_between_rounds_is_bit_for_bit(root, tmp_path, monkeypatch):
-    monkeypatch.setattr(sys.modules["dpsd.transcribe"], "_CHECKPOINT_SECONDS", 0.0)
+@pytest.mark.parametrize("checkpoint_seconds", [0.0, 1e9])
+def test_stopped_and_resumed_between_rounds_is_bit_for_bit(
+    root, tmp_path, monkeypatch, checkpoint_seconds
+):
+    """From the newest checkpoint, or from none: then paid answers are recalled, not asked again."""
+    monkeypatch.setattr(sys.modules["dpsd.transcribe"], "_CHECKPOINT_SECONDS", checkpoint_seconds)
     config = changed(tiny_config(root), loop={"rounds": 4})
     whole = transcribe(config, out=tmp_path / "whole")
     with pytest.raises(Stop):

@@ -14,12 +14,12 @@ from dpsd.data import PublicFacts, load_public_images
 from dpsd.errors import UserError
 from dpsd.generator.adversarial import Adversarial
 from dpsd.generator.procedural import FAMILIES, procedural
+from dpsd.generator.recombine import Pool
 from dpsd.imports import import_object
 from dpsd.student import Student
 
 _TRIES = 20
 _LEAST_DRAW = 64
-_LEAST_DOUBT = 0.05  # a sure image is still asked now and then
 
 
 class Predicts(Protocol):
@@ -50,6 +50,7 @@ class Synthesizer:
             if "adversarial" in self.shares
             else None
         )
+        self.pool = Pool()
         self._own = _own_source(self.config.source, facts) if self.config.kind == "images" else None
 
     def sample(
@@ -84,6 +85,11 @@ class Synthesizer:
             "asked before; use more public images or fewer privacy.answers"
         )
 
+    def remember(self, images: Tensor, student: Predicts) -> None:
+        """Keep queries of the run, uint8 [B, C, H, W], for the variants of later rounds."""
+        if self.config.select > 1 and self.config.recombine > 0 and len(images):
+            self.pool.add(images, student.predict(images).argmax(1))
+
     def update(self, student: Student, *, round: int) -> dict[str, float]:
         """Train the trainable generator, if the mix has one, against the student."""
         if self.adversarial is None:
@@ -92,22 +98,29 @@ class Synthesizer:
         return self.adversarial.update(student, rng)
 
     def state_dict(self) -> dict[str, Any]:
-        """Weights and optimiser of the trainable generator, if any."""
-        if self.adversarial is None:
-            return {}
-        return {
-            "model": self.adversarial.model.state_dict(),
-            "optimizer": self.adversarial.optimizer.state_dict(),
-        }
+        """The pool, and weights and optimiser of the trainable generator, if any."""
+        state: dict[str, Any] = {"pool": self.pool.state_dict()}
+        if self.adversarial is not None:
+            state["model"] = self.adversarial.model.state_dict()
+            state["optimizer"] = self.adversarial.optimizer.state_dict()
+        return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""
+        self.pool.load_state_dict(state["pool"])
         if self.adversarial is not None:
             self.adversarial.model.load_state_dict(state["model"])
             if "optimizer" in state:
                 self.adversarial.optimizer.load_state_dict(state["optimizer"])
 
     def _draw(self, n: int, rng: torch.Generator) -> Tensor:
+        """Candidates: `generator.recombine` of them from the pool, the rest anew."""
+        variants = self.pool.draw(round(n * self.config.recombine), rng)
+        if variants is None:
+            return self._anew(n, rng)
+        return torch.cat([self._anew(n - len(variants), rng), variants])
+
+    def _anew(self, n: int, rng: torch.Generator) -> Tensor:
         if self._own is not None:
             return self._own(n, rng)
         parts = []
@@ -120,18 +133,16 @@ class Synthesizer:
         return torch.cat(parts)
 
     def _select(self, images: Tensor, n: int, student: Predicts, rng: torch.Generator) -> Tensor:
-        """N of the images, rather those where the student is unsure or that look like rare classes.
+        """N of the images, rather those that look like rare classes to the student.
 
-        An image's weight is its doubt (1 - max p) times sum_c p(c) / mean p(c); drawn without
-        replacement by the Gumbel trick.
+        An image's weight is sum_c p(c) / mean p(c); drawn without replacement by the Gumbel trick.
         """
         if len(images) <= n:
             return images
         if self.config.select == 1:
             return images[torch.randperm(len(images), generator=rng)[:n]]
         p = student.predict(images)
-        rarity = (p / p.mean(0).clamp_min(1e-3)).sum(1)
-        weight = rarity * (1 - p.max(1).values + _LEAST_DOUBT)
+        weight = (p / p.mean(0).clamp_min(1e-3)).sum(1)
         uniform = torch.rand(len(images), generator=rng).clamp_min(1e-12)
         return images[(weight.log() - (-uniform.log()).log()).topk(n).indices]
 

@@ -1,0 +1,85 @@
+"""New candidates from earlier queries: variants of what the student takes for each class.
+
+Random pictures look like a few classes and hardly ever like others. Queries that the student takes
+for a rare class are warped and blended in pairs, so that each class gets its share of candidates,
+and what is chosen of them breeds the next ones. All of it is post-processing of released answers.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+_KEPT = 1000  # images of a class
+_NEW = 400  # images of a class taken from one choice
+_LEAST = 20  # images of a class before it breeds
+_CHUNK = 512
+
+
+class Pool:
+    """The newest queries of each class, by the student's prediction."""
+
+    def __init__(self) -> None:
+        self.images: dict[int, Tensor] = {}
+
+    def add(self, images: Tensor, classes: Tensor) -> None:
+        """Take in queries, uint8 [B, C, H, W], by the student's classes for them, int64 [B]."""
+        for c in classes.unique().tolist():
+            new = images[classes == c][:_NEW]
+            self.images[c] = torch.cat([new, self.images.get(c, new[:0])])[:_KEPT]
+
+    def draw(self, n: int, rng: Generator) -> Tensor | None:
+        """N variants, uint8 [n, C, H, W], evenly over the classes known; None if there are none."""
+        known = [pool for pool in self.images.values() if len(pool) >= _LEAST]
+        if not known or n == 0:
+            return None
+        which = torch.randint(len(known), (n,), generator=rng)
+        pairs = torch.empty((2, n, *known[0].shape[1:]), dtype=torch.uint8)
+        for i, pool in enumerate(known):
+            rows = (which == i).nonzero()[:, 0]
+            picked = torch.randint(len(pool), (2, len(rows)), generator=rng)
+            pairs[:, rows] = pool[picked]
+        parts = zip(pairs[0].split(_CHUNK), pairs[1].split(_CHUNK), strict=True)
+        return torch.cat([recombine(a, b, rng) for a, b in parts])
+
+    def state_dict(self) -> dict[int, Tensor]:
+        """The images kept, by class, in the order in which classes were found."""
+        return dict(self.images)
+
+    def load_state_dict(self, state: dict[int, Tensor]) -> None:
+        """The inverse of `state_dict`."""
+        self.images = dict(state)
+
+
+def recombine(a: Tensor, b: Tensor, rng: Generator) -> Tensor:
+    """Warp both images; keep the first or join the two; change the contrast.
+
+    A fifth each is the brighter, the darker or a weighted mean of the two; the rest is the first.
+
+    Args:
+        a: uint8 [B, C, H, W].
+        b: uint8 [B, C, H, W].
+        rng: the only source of randomness.
+
+    Returns:
+        uint8 [B, C, H, W].
+    """
+    x, y = _warped(a, rng), _warped(b, rng)
+    kind, weight, gain = torch.rand(3, len(a), 1, 1, 1, generator=rng)
+    joined = torch.where(kind < 0.2, torch.maximum(x, y), x)
+    joined = torch.where((kind >= 0.2) & (kind < 0.4), torch.minimum(x, y), joined)
+    joined = torch.where((kind >= 0.4) & (kind < 0.6), torch.lerp(x, y, weight), joined)
+    joined *= torch.exp(gain - 0.5)
+    return joined.clamp_(0, 1).mul_(255).round_().to(torch.uint8)
+
+
+def _warped(images: Tensor, rng: Generator) -> Tensor:
+    """Turned, stretched, sheared, mirrored and shifted a little; float in [0, 1]."""
+    n = len(images)
+    angle, wide, high, shear, right, down = torch.randn(6, n, generator=rng)
+    mirror = torch.where(torch.rand(n, generator=rng) < 0.5, -1.0, 1.0)
+    angle, wide, high = 0.2 * angle, torch.exp(0.2 * wide) * mirror, torch.exp(0.2 * high)
+    x = torch.stack((angle.cos() * wide, 0.15 * shear - angle.sin() * high, 0.15 * right), 1)
+    y = torch.stack((angle.sin() * wide, angle.cos() * high, 0.15 * down), 1)
+    grid = F.affine_grid(torch.stack((x, y), 1), list(images.shape), align_corners=False)
+    pixels = images.float().div_(255)
+    return F.grid_sample(pixels, grid, padding_mode="border", align_corners=False)
