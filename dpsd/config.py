@@ -157,7 +157,7 @@ class GeneratorConfig(Section):
     }
     """Shares of the mix, normalised to one. `adversarial` is read when kind is mixed."""
     select: int = Field(default=1, ge=1)
-    """Candidates drawn for each image asked; those of classes that are rare are preferred."""
+    """Candidates drawn for each image asked; doubtful ones and rare classes are preferred."""
     recombine: float = Field(default=0.5, ge=0, lt=1)
     """Share of the candidates that are variants of earlier queries, evenly over the classes the
     student sees in them; read with select above 1."""

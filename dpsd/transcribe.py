@@ -209,6 +209,8 @@ def transcribe(
             )
             _prune_releases(run, plan, round + 1, config.loop.window)
             saved = time.perf_counter()
+        if round + 1 == plan.rounds and config.student.refit_epochs:
+            say(f"now a fresh student makes {config.student.refit_epochs} passes over all answers")
 
     distil(plan, synthesizer, oracle, bank, student, start=start, after_round=after_round)
     if run is not None and oracle is not None and board is not None:

@@ -20,6 +20,9 @@ from dpsd.student import Student
 
 _TRIES = 20
 _LEAST_DRAW = 64
+_SURE = (
+    0.2  # the weight of an image of which the student is sure, where an unsure one has up to 1.1
+)
 
 
 class Predicts(Protocol):
@@ -133,16 +136,18 @@ class Synthesizer:
         return torch.cat(parts)
 
     def _select(self, images: Tensor, n: int, student: Predicts, rng: torch.Generator) -> Tensor:
-        """N of the images, rather those that look like rare classes to the student.
+        """N of the images, rather those where the student is unsure or that look like rare classes.
 
-        An image's weight is sum_c p(c) / mean p(c); drawn without replacement by the Gumbel trick.
+        An image's weight is (1.2 - max p) sum_c p(c) / mean p(c); drawn without replacement by the
+        Gumbel trick.
         """
         if len(images) <= n:
             return images
         if self.config.select == 1:
             return images[torch.randperm(len(images), generator=rng)[:n]]
         p = student.predict(images)
-        weight = (p / p.mean(0).clamp_min(1e-3)).sum(1)
+        rarity = (p / p.mean(0).clamp_min(1e-3)).sum(1)
+        weight = rarity * (1 + _SURE - p.max(1).values)
         uniform = torch.rand(len(images), generator=rng).clamp_min(1e-12)
         return images[(weight.log() - (-uniform.log()).log()).topk(n).indices]
 
