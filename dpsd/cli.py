@@ -98,6 +98,13 @@ def _parser() -> argparse.ArgumentParser:
     plan = command(
         "plan", _plan, "print what a run releases and guarantees; touches no data", "CONFIG"
     )
+    plan.add_argument("--route", choices=("auto", "single", "ensemble", "inherited"),
+                      help="find a route and its size instead, or try this one")  # fmt: skip
+    plan.add_argument("--unit", choices=("answer", "record", "user"),
+                      help="what that route is to protect (default: record)")  # fmt: skip
+    plan.add_argument("--rows", type=_count, metavar="N", help="training records, a public number")
+    plan.add_argument("--assume", choices=("mnist", "fashion_mnist"),
+                      help="public data on which votes are assumed")  # fmt: skip
     t = command("transcribe", _transcribe, "make the private student", "CONFIG")
     t.add_argument("--out", type=Path, metavar="DIR", help="run folder (default: runs/...)")
     t.add_argument("--resume", action="store_true", help="go on with the stopped run in --out")
@@ -172,11 +179,30 @@ def _manifest(args: argparse.Namespace) -> int:
 
 
 def _plan(args: argparse.Namespace) -> int:
+    if args.route is not None or args.unit is not None:
+        return _plan_routes(args)
+    if args.rows is not None or args.assume is not None:
+        raise UserError("--rows and --assume: accepted together with --route or --unit")
     config = _config(args)
     from dpsd.describe import describe, describe_text
 
     facts = describe(config)
     say(_json(facts) if args.json else describe_text(facts))
+    return 0
+
+
+def _plan_routes(args: argparse.Namespace) -> int:
+    from dpsd.config import read_tree
+
+    tree = read_tree(args.target, _overrides(args))
+    from dpsd.planner import plan_routes, planning_config
+    from dpsd.planner_text import planner_text
+
+    facts = plan_routes(
+        planning_config(tree), args.route or "auto", args.unit or "record", rows=args.rows,
+        assume=args.assume,
+    )  # fmt: skip
+    say(_json(facts) if args.json else planner_text(facts))
     return 0
 
 
@@ -272,9 +298,13 @@ def _export(args: argparse.Namespace) -> int:
 
 
 def _config(args: argparse.Namespace) -> "Config":
+    return dpsd.load_config(args.target, _overrides(args))
+
+
+def _overrides(args: argparse.Namespace) -> list[str]:
     short = [f"{key}={value}" for alias, key in _ALIASES.items()
              if (value := getattr(args, alias)) is not None]  # fmt: skip
-    return dpsd.load_config(args.target, [*args.set, *short])
+    return [*args.set, *short]
 
 
 def _count(text: str) -> int:

@@ -284,6 +284,15 @@ def load_config(path: Path | str | None, overrides: Sequence[str] = ()) -> Confi
     Raises:
         UserError: one line with the field, the value and what is accepted.
     """
+    return parse_config(read_tree(path, overrides))
+
+
+def read_tree(path: Path | str | None, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Read a YAML file and apply `a.b=c` overrides; nothing is validated but the syntax.
+
+    Raises:
+        UserError: one line on what cannot be read.
+    """
     tree: Any = {}
     if path is not None:
         try:
@@ -296,7 +305,7 @@ def load_config(path: Path | str | None, overrides: Sequence[str] = ()) -> Confi
         raise UserError(f"config {path}: a mapping of sections is expected, found {tree!r:.60}")
     for item in overrides:
         _override(tree, item)
-    return parse_config(tree)
+    return tree
 
 
 def parse_config(tree: dict[str, Any]) -> Config:
