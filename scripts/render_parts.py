@@ -91,20 +91,21 @@ def curve(curves: list[dict], titles: dict[str, str]) -> list[str]:
         "",
         f"Holdout rows ({curves[0]['rows']:,}), one seed, measured by the benchmark on the private "
         "side",
-        "after each round; the released weights are those of the last one.",
+        "after each round; the released student is the one refitted to all answers (the dot).",
         "",
         "![accuracy over rounds](pictures/curve.png)",
         "",
         f"| data, mechanism, eps per answer | {' | '.join(f'{p:.0%} of rounds' for p in parts)} | "
-        "teacher |",
-        "|---|" + "---|" * (len(parts) + 1),
+        "released | teacher |",
+        "|---|" + "---|" * (len(parts) + 2),
     ]
     for found in curves:
         values = found["student_accuracy"]
         points = [values[max(0, round(p * len(values)) - 1)] for p in parts]
         shown = " | ".join(f"{100 * v:.2f}" for v in points)
         teacher = 100 * found["teacher_accuracy"]
-        lines.append(f"| {titles[found['cell']]} | {shown} | {teacher:.2f} |")
+        released = 100 * (found["refit_accuracy"] or values)[-1]
+        lines.append(f"| {titles[found['cell']]} | {shown} | {released:.2f} | {teacher:.2f} |")
     return [*lines, ""]
 
 
@@ -121,6 +122,7 @@ def draw_curve(curves: list[dict], titles: dict[str, str], path: Path) -> None:
         rounds = [100 * (r + 1) / last for r in range(last)]
         label = f"{titles[found['cell']]}, {found['answers'][-1]:,} answers"
         axes.plot(rounds, [100 * v for v in values], color=f"C{i}", label=label)
+        axes.plot(100, 100 * (found["refit_accuracy"] or values)[-1], "o", color=f"C{i}")
         axes.axhline(100 * found["teacher_accuracy"], color=f"C{i}", ls=":", lw=0.8)
     axes.set(xlabel="rounds, percent of all", ylabel="accuracy on the holdout rows, percent",
              title="Student (dotted: its teacher); eps is per answer")  # fmt: skip

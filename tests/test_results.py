@@ -25,7 +25,8 @@ def test_curve_is_drawn_and_tabled(monkeypatch, tmp_path):
     parts = runpy.run_path(str(ROOT / "scripts" / "render_parts.py"))
     curves = [
         {"cell": name, "rows": 6000, "answers": list(range(1000, 100_001, 1000)),
-         "student_accuracy": [top * r / 100 for r in range(1, 101)], "teacher_accuracy": 0.995}
+         "student_accuracy": [top * r / 100 for r in range(1, 101)], "refit_accuracy": [0.99],
+         "teacher_accuracy": 0.995}
         for name, top in (("a", 0.9), ("b", 0.8))
     ]  # fmt: skip
     titles = {"a": "first", "b": "second"}
@@ -33,5 +34,5 @@ def test_curve_is_drawn_and_tabled(monkeypatch, tmp_path):
     assert (tmp_path / "curve.png").read_bytes()[:4] == b"\x89PNG"
     assert (tmp_path / "curve.png").stat().st_size < 300_000
     lines = parts["curve"](curves, titles)
-    assert "| first | 9.00 | 22.50 | 45.00 | 67.50 | 90.00 | 99.50 |" in lines
+    assert "| first | 9.00 | 22.50 | 45.00 | 67.50 | 90.00 | 99.00 | 99.50 |" in lines
     assert parts["curve"]([], titles) == []
