@@ -134,6 +134,9 @@ def test_held_out_answers_never_reach_the_bank(monkeypatch):
         def update(self, student, round):
             return {}
 
+        def refit(self, bank):
+            assert len(bank) == 58
+
     seen = []
     monkeypatch.setattr(loop, "query", query)
     bank = Bank(60, (1, 28, 28), 10)

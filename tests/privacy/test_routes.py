@@ -41,7 +41,7 @@ def teacher(route):
 @pytest.fixture
 def home(tmp_path):
     (tmp_path / "home").mkdir()
-    return TeacherFolder(tmp_path / "home", "t", {})
+    return TeacherFolder(tmp_path / "home", "t", {"recipe": {"shards": 20}})
 
 
 def finished(route, home, out):
@@ -49,6 +49,8 @@ def finished(route, home, out):
         ledger = Ledger(run.ledger_folder, run.ledger)
         return Oracle(teacher(route), plan, ledger, run.id, run.started, run.bank)
 
+    if route == "inherited":
+        home = TeacherFolder(home.path, "t", {"recipe": {}})
     lines = []
     run = transcribe(
         config(route), out=out, home=home, open_oracle=door, progress=lines.append,
@@ -71,6 +73,16 @@ def test_a_run_states_its_guarantee_for_records(route, home, tmp_path):
     card = (run.release / "README.md").read_text()
     assert "for one record" in card and "NOT PRIVATE" not in card
     assert (run.private / "ledger.jsonl").read_text() == (home.path / "ledger.jsonl").read_text()
+
+
+def test_votes_of_another_number_of_teachers_are_refused(home, tmp_path):
+    for facts in ({"recipe": {"shards": 19}}, {"recipe": None}):
+        other = TeacherFolder(home.path, "t", facts)
+        with pytest.raises(UserError, match=r"teacher\.shards: 20 by the plan"):
+            transcribe(config("ensemble"), out=tmp_path / "run", home=other)
+    with pytest.raises(UserError, match=r"teacher\.shards: None by the plan .*holds 20 shards"):
+        transcribe(config("inherited"), out=tmp_path / "run", home=home)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_second_run_on_the_same_data_composes(home, tmp_path):
