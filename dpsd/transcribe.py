@@ -255,6 +255,11 @@ def _check_voters(config: Config, home: TeacherFolder) -> None:
             f"{home.path} holds {voters or 'no'} shards; accepted: the same number, with mechanism "
             "noisy_votes alone"
         )
+    if config.privacy.unit == "user" and home.facts["recipe"].get("unit") != "user":
+        raise UserError(
+            f"privacy.unit: user, but {home.path} was sharded by record: one user may reach "
+            "many teachers; accepted: an ensemble that was trained with data.user_ids"
+        )
 
 
 def _oracle(config: Config, plan: Plan, run: Run) -> Oracle:

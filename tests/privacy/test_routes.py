@@ -85,6 +85,14 @@ def test_votes_of_another_number_of_teachers_are_refused(home, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_an_ensemble_sharded_by_record_makes_no_claim_for_users(home, tmp_path):
+    tree = config("ensemble").model_dump(mode="json")
+    tree["privacy"]["unit"], tree["data"]["user_ids"] = "user", "ids.npz"
+    with pytest.raises(UserError, match=r"privacy\.unit: user, but .* was sharded by record"):
+        transcribe(parse_config(tree), out=tmp_path / "run", home=home)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_second_run_on_the_same_data_composes(home, tmp_path):
     finished("ensemble", home, tmp_path / "a")
     run, _ = finished("ensemble", home, tmp_path / "b")
