@@ -208,8 +208,9 @@ class PrivacyConfig(Section):
     threshold_answers: int | None = Field(default=None, ge=1)
     """Histograms released at most where there is a threshold; default: privacy.answers."""
     prior: Literal["student", "uniform"] = "student"
-    ask: Literal["label", "group"] = "label"
-    """randomized_response: for the class itself, or yes or no to a public group of classes."""
+    ask: Literal["label", "group", "graded"] = "label"
+    """randomized_response: for the class itself; yes or no to a public group of classes (for a
+    small epsilon); or the first class, the second and their distance (for a large one)."""
     explore: float = Field(default=0.3, ge=0, le=1)
     """Share of images whose prior is uniform, so that randomised response draws over all classes.
     It falls from 1 to this over the first half of the rounds; a student that trusts a wrong prior

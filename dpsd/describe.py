@@ -207,7 +207,7 @@ def expected_seconds(config: Config, plan: Plan) -> dict[str, float | None]:
     )
     student = Student(
         quick, plan.facts, rounds=2, queries_per_round=batch, device=device, dtype=dtype,
-        soft_targets=plan.mechanism.name == "none",
+        soft_targets=plan.mechanism.soft_targets,
     )  # fmt: skip
     synthesizer = Synthesizer(quick, plan.facts, device)
     images = synthesizer.sample(n, student)

@@ -35,8 +35,8 @@ class Student:
         facts: public shape and number of classes.
         rounds: of the loop, for the learning-rate schedule.
         queries_per_round: of the loop.
-        soft_targets: the bank's scores are the teacher's own log-probabilities (mechanism none)
-            and no prior enters.
+        soft_targets: the bank's scores are the log of a distribution to match, and no prior enters
+            (mechanism none, graded answers).
     """
 
     def __init__(

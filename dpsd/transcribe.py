@@ -170,7 +170,7 @@ def transcribe(
         say("WARNING: the noise is seeded and can be predicted; this run is NOT PRIVATE")
     student = Student(
         config, plan.facts, rounds=plan.rounds, queries_per_round=plan.queries_per_round,
-        soft_targets=plan.mechanism.name == "none", device=device,
+        soft_targets=plan.mechanism.soft_targets, device=device,
         dtype=pick_dtype(config, device),
     )  # fmt: skip
     synthesizer = Synthesizer(config, plan.facts, device)

@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.special import ndtri
 from scipy.stats import beta
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from dpsd.errors import UserError
 from dpsd.privacy.gaussian import Gaussian
+from dpsd.privacy.graded_response import GradedResponse
 from dpsd.privacy.mechanisms import Answers, Mechanism
 from dpsd.privacy.noise import NoiseSource
 
@@ -92,6 +94,11 @@ def log_likelihood_ratio(
         noisy = answers.values.double()
         gap = (noisy - v0).square().sum(1) - (noisy - v1).square().sum(1)
         return np.asarray((gap / (2 * mechanism.sigma**2)).numpy(), dtype=np.float64)
+    if isinstance(mechanism, GradedResponse):
+        code0, code1 = mechanism.code(torch.stack([world0, world1])).tolist()
+        hit1, hit0 = answers.values == code1, answers.values == code0
+        told = mechanism.epsilon * (hit1.double() - hit0.double())
+        return np.asarray(told.numpy(), dtype=np.float64)
     by_class = mechanism.log_likelihood(answers).double()
     ratio = by_class[:, int(world1.argmax())] - by_class[:, int(world0.argmax())]
     return np.asarray(ratio.numpy(), dtype=np.float64)

@@ -34,6 +34,7 @@ class Gaussian:
     top_k: int | None = None
 
     takes_votes = False
+    soft_targets = False
 
     @property
     def name(self) -> str:

@@ -18,7 +18,8 @@ class Answers:
     """What came through the door for B images: public from here on.
 
     Attributes:
-        values: `gaussian` float32 [B, k], noisy; `randomized_response` int64 [B], labels;
+        values: `gaussian` float32 [B, k], noisy; `randomized_response` int64 [B], labels
+            or numbers of graded answers;
             `noisy_votes` int64 [B, k], noisy counts; `none` float32 [B, K], log-probabilities.
         support: int64 [B, k], classes by the student's ranking, best first; None: all classes.
         size: `randomized_response` int64 [B], how many of `support` count for a row;
@@ -41,6 +42,10 @@ class Mechanism(Protocol):
     @property
     def takes_votes(self) -> bool:
         """Whether `release` takes counts of votes, int64 [B, K], instead of probabilities."""
+
+    @property
+    def soft_targets(self) -> bool:
+        """Whether `log_likelihood` is the log of a distribution to match; no prior enters then."""
 
     @property
     def classes(self) -> int:
@@ -75,6 +80,7 @@ class NoMechanism:
     classes: int
 
     takes_votes = False
+    soft_targets = True
 
     @property
     def name(self) -> str:

@@ -14,6 +14,7 @@ from dpsd.generator.bank import bank_bytes
 from dpsd.privacy import accounting
 from dpsd.privacy.distributions import calibrate_votes
 from dpsd.privacy.gaussian import Gaussian
+from dpsd.privacy.graded_response import GradedResponse, least_epsilon
 from dpsd.privacy.group_response import GroupResponse
 from dpsd.privacy.inherited import DpTraining
 from dpsd.privacy.mechanisms import Mechanism, NoMechanism
@@ -167,6 +168,8 @@ def _mechanism(config: Config, classes: int) -> Mechanism:
         return _votes(config, classes)
     if p.mechanism == "randomized_response" and p.ask == "group":
         return GroupResponse(classes, p.epsilon / p.asks_per_image, p.prior == "student")
+    if p.mechanism == "randomized_response" and p.ask == "graded":
+        return _graded(GradedResponse(classes, p.epsilon / p.asks_per_image))
     if p.mechanism == "randomized_response":
         return RandomizedResponse(
             classes,
@@ -178,6 +181,15 @@ def _mechanism(config: Config, classes: int) -> Mechanism:
     sensitivity = Gaussian(classes, 1.0, p.vector, p.bound, p.bound_norm, k).sensitivity
     mu = accounting.gaussian_mu(p.epsilon, p.delta) / math.sqrt(p.asks_per_image)
     return Gaussian(classes, sensitivity / mu, p.vector, p.bound, p.bound_norm, k)
+
+
+def _graded(mechanism: GradedResponse) -> GradedResponse:
+    if not mechanism.grades:
+        raise UserError(
+            f"privacy.epsilon: {mechanism.epsilon:g} per ask; accepted with ask graded and "
+            f"{mechanism.classes} classes: from {least_epsilon(mechanism.classes):.3g}"
+        )
+    return mechanism
 
 
 def expected_bytes(config: Config, plan: Plan) -> int:

@@ -16,7 +16,7 @@ _RANGE = 2**62
 
 @dataclass(frozen=True)
 class PureResponse:
-    """What the two kinds of randomised response share: a label of pure epsilon.
+    """What the kinds of randomised response share: an answer of pure epsilon.
 
     Args:
         classes: K.
@@ -27,6 +27,7 @@ class PureResponse:
     epsilon: float
 
     takes_votes = False
+    soft_targets = False
 
     @property
     def name(self) -> str:
@@ -85,7 +86,7 @@ class RandomizedResponse(PureResponse):
             size = np.full(rows, self.classes)
             order = np.broadcast_to(np.arange(self.classes), (rows, self.classes))
         draws = draws62(noise, rows)
-        place = self._draw_place(place_of(true, order, size), size, draws)
+        place = respond(place_of(true, order, size), size, self.epsilon, draws)
         labels = torch.from_numpy(order[np.arange(rows), place].copy())
         if not self.uses_prior:
             return Answers(labels)
@@ -123,24 +124,28 @@ class RandomizedResponse(PureResponse):
         gain = ranked.cumsum(1) / (1 + (k - 1) * math.exp(-self.epsilon))
         return gain[:, 1:].argmax(1) + 2
 
-    def _draw_place(self, true: np.ndarray, size: np.ndarray, draws: np.ndarray) -> np.ndarray:
-        """Place of the released label from 62-bit draws; true == -1: outside the support.
 
-        [0, 2^62) is cut into k - 1 intervals of equal width for the wrong labels and the rest for
-        the true one. Rounding widens the wrong ones, so the ratio stays at or below e^eps.
-        """
-        wrong = np.array(
-            [0, 0] + [other_width(self.epsilon, k) for k in range(2, size.max(initial=2) + 1)],
-            dtype=np.uint64,
-        )[size]
-        uniform = np.array(
-            [1] + [-(-_RANGE // k) for k in range(1, size.max(initial=2) + 1)], dtype=np.uint64
-        )[size]
-        other = (draws // wrong).astype(np.int64)
-        other_place = other + (other >= true)
-        keep = other >= size - 1
-        inside = np.where(keep, true, other_place)
-        return np.where(true < 0, (draws // uniform).astype(np.int64), inside)
+def respond(true: np.ndarray, size: np.ndarray, epsilon: float, draws: np.ndarray) -> np.ndarray:
+    """K-ary randomised response: the released place, int64 [B].
+
+    [0, 2^62) is cut into k - 1 intervals of equal width for the wrong places and the rest for the
+    true one. Rounding widens the wrong ones, so the ratio stays at or below e^eps.
+
+    Args:
+        true: int64 [B], in 0 ... size - 1; -1: none of them, for a uniform draw.
+        size: int64 [B], k of each row, at least 2.
+        epsilon: of one ask.
+        draws: from `draws62`.
+    """
+    sizes = np.unique(size)
+    row = np.searchsorted(sizes, size)
+    wrong = np.array([other_width(epsilon, int(k)) for k in sizes], dtype=np.uint64)[row]
+    uniform = np.array([-(-_RANGE // int(k)) for k in sizes], dtype=np.uint64)[row]
+    other = (draws // wrong).astype(np.int64)
+    other_place = other + (other >= true)
+    keep = other >= size - 1
+    inside = np.where(keep, true, other_place)
+    return np.where(true < 0, (draws // uniform).astype(np.int64), inside)
 
 
 def other_width(epsilon: float, k: int) -> int:

@@ -45,6 +45,7 @@ class NoisyVotes:
     histograms: int | None = None
 
     takes_votes = True
+    soft_targets = False
 
     @property
     def name(self) -> str:
