@@ -139,6 +139,8 @@ class StudentConfig(Section):
     refit_epochs: int = Field(default=4, ge=0)
     """Passes over the whole bank after the last round, by a fresh student, which is the one that is
     released; 0 releases the student of the loop."""
+    augment: Literal["none", "shift", "shift-flip", "affine"] = "none"
+    """Of answered images in training, each time anew: where answers are few."""
     batch_size: int = Field(default=256, ge=1)
     lr: float = Field(default=0.01, gt=0)
     average: float = Field(default=0.99, ge=0, lt=1)

@@ -31,6 +31,11 @@ def world() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
+def share(rows: Tensor) -> Tensor:
+    """This process's part of rows that all processes hold alike."""
+    return rows.tensor_split(world())[rank()]
+
+
 def broadcast(value: Any) -> Any:
     """Rank 0's value on every rank."""
     if world() == 1:

@@ -22,6 +22,7 @@ from dpsd.distill import (
 )
 from dpsd.generator.bank import Bank
 from dpsd.models import build_model
+from dpsd.warp import DRAWS, warp
 
 _WARMUP = 0.05  # of all steps
 _PREDICT_BATCH = 1024
@@ -99,8 +100,8 @@ class Student:
         self.model.train()
         losses, gain, rows, hits, named = [], 0.0, 0, 0.0, 0
         for batch in places.split(self.config.batch_size):
-            mine = batch.tensor_split(parallel.world())[parallel.rank()]
-            images = bank.images[mine].to(self.device)
+            mine = parallel.share(batch)
+            images = self._augmented(bank.images[mine], len(batch)).to(self.device)
             scores = bank.scores[mine].to(self.device)
             loss, logits = self._step(images, scores)
             losses.append(loss)
@@ -115,6 +116,13 @@ class Student:
             "gain_nats_per_answer": gain / max(1, rows),
         }
         return figures | ({"agreement_with_answers": hits / named} if named else {})
+
+    def _augmented(self, images: Tensor, batch: int) -> Tensor:
+        """This rank's part of a batch, warped as `student.augment` says; its answer still holds."""
+        if self.config.augment == "none":
+            return images
+        draws = torch.rand(batch, DRAWS, generator=self._rng)
+        return warp(images, self.config.augment, parallel.share(draws))
 
     def loss(self, logits: Tensor, scores: Tensor) -> Tensor:
         """The configured loss of logits [B, K] against the bank's scores [B, K]."""
