@@ -14,7 +14,7 @@ _BUDGET = 0.5  # of an ablation, in units of its base cell's answers
 
 
 def main_cells() -> dict[str, dict]:
-    """Name -> cell: title, config, overrides, must, aim, seconds allowed, seeds."""
+    """Name -> cell: title, unit, config, overrides, must, aim, seconds allowed, seeds."""
     return _read("cells.yaml")
 
 
@@ -38,7 +38,8 @@ def configure(cell: dict, seed: int, teachers: Path, shrink: int = 1) -> Config:
     config = load_config(
         ROOT / "configs" / cell["config"],
         [*cell.get("set", []), f"seed={seed}", f"teacher.root={teachers}",
-         "privacy.insecure_seeded_noise=true"],
+         "privacy.insecure_seeded_noise=true",
+         *([f"teacher.seed={seed}"] if cell.get("unit") == "record" else [])],
     )  # fmt: skip
     tree = config.model_dump(mode="json")
     if "trainable_share" in cell:
