@@ -8,8 +8,10 @@ plain: sum_i L_i(c), as if all clients knew all classes; without a claim the mea
 confidence: each answer weighs by how decided it is itself, 1 - entropy / log K.
 labels: log [k_i(c) exp L_i(c) + (1 - k_i(c)) sum_t pi_i(t) exp L_i(t)], summed; k_i(c), how well
     client i knows class c, and pi_i, what it names otherwise, come from its label histogram.
+    Without a claim the mean of p_i, class c weighing k_i(c).
 learned: log sum_t M_i[c, t] exp L_i(t), summed; the confusion matrices M_i are estimated from the
     released answers alone by expectation maximisation (Dawid and Skene 1979, Appl. Statist. 28).
+    With a claim only: it needs many doubtful answers, and sure ones mislead it.
 logits: sum_i L_i / n, the ensemble of the teachers' logits; without a claim only.
 """
 
@@ -35,7 +37,7 @@ def aggregate(kind: str, scores: Tensor, *, private: bool, labels: Tensor | None
     """
     scores = scores.double()
     if kind == "learned":
-        out = _learned(scores, private)
+        out = _learned(scores)
     elif kind == "labels":
         assert labels is not None
         out = _by_labels(scores, labels.double().clamp_min(0), private)
@@ -76,7 +78,7 @@ def _mixed(scores: Tensor, confusion: Tensor) -> Tensor:
     return ((scores - top).exp() @ confusion.mT).clamp_min(_LEAST).log() + top
 
 
-def _learned(scores: Tensor, private: bool) -> Tensor:
+def _learned(scores: Tensor) -> Tensor:
     """EM over the true classes and each client's confusion matrix."""
     clients, rows, classes = scores.shape
     likelihood = (scores - scores.amax(2, keepdim=True)).exp()

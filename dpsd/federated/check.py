@@ -15,7 +15,7 @@ _AGGREGATES = {
     "answer": ("plain", "confidence", "learned"),
     "record": ("plain", "confidence", "learned", "labels"),
     "client": ("plain",),
-    "none": ("plain", "confidence", "learned", "labels", "logits"),
+    "none": ("plain", "confidence", "labels", "logits"),
 }
 
 
