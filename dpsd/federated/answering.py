@@ -91,9 +91,17 @@ class Node:
         images = self._made(content) if sent is None else torch.from_numpy(sent)
         if messages.digest(images) != facts["digest"]:
             return None
+        prior, wanted = messages.decode_prior(content), public_facts(self.config.data).classes
+        if prior is not None and (
+            prior.shape != (len(images), wanted) or not bool(((prior >= 0) & (prior <= 1)).all())
+        ):
+            raise UserError(
+                f"request: a prior {list(prior.shape)}; accepted: probabilities "
+                f"[{len(images)}, {wanted}]"
+            )
         return Request(
             run=str(facts["run"]), position=int(facts["position"]), round=int(facts["round"]),
-            images=images, prior=messages.decode_prior(content),
+            images=images, prior=prior,
         )  # fmt: skip
 
     def _made(self, content: RecordDict) -> Tensor:

@@ -17,7 +17,10 @@ _COLUMNS = ("round", "node", "clients", "answers", "bytes_down", "bytes_up", "se
 
 
 class Table:
-    """`release/clients.csv`, a line for each round and node, and `release/rounds.csv`."""
+    """`release/clients.csv`, a line for each round and node, and `release/rounds.csv`.
+
+    All attempts stand in `private/rounds.jsonl`.
+    """
 
     def __init__(self, run: Run) -> None:
         self._lines = run.private / "rounds.jsonl"
@@ -31,7 +34,7 @@ class Table:
         collected: Collected[Any],
         down: Mapping[int, int],
     ) -> None:
-        """Enter one round; a round that is asked again is entered again."""
+        """Enter one attempt at a round."""
         with self._lines.open("a") as f:
             for node, clients in roster.clients.items():
                 failure = collected.failures.get(node, "")
@@ -51,10 +54,11 @@ class Table:
         self._write()
 
     def rows(self) -> list[dict[str, Any]]:
-        """All lines, oldest first."""
+        """One line for each round and node, of the last attempt where a round was asked again."""
         if not self._lines.exists():
             return []
-        return [json.loads(line) for line in self._lines.read_text().splitlines()]
+        found = [json.loads(line) for line in self._lines.read_text().splitlines()]
+        return list({(r["round"], r["node"]): r for r in found}.values())
 
     def _write(self) -> None:
         rows = self.rows()

@@ -200,11 +200,14 @@ def test_a_stopped_server_asks_the_same_again_and_nobody_pays_twice(tmp_path, un
     assert [charged(tmp_path / "cut", i) for i in range(3)] == [QUERIES] * 3
     again = door(cfg, tmp_path / "cut")
     assert again.position == QUERIES
+    assert failures(tmp_path / "cut", cfg)["client 1"] == "silent for 0.4 s"
     found, answers = again.recall(0)
     assert torch.equal(found, images()) and torch.equal(answers.values, whole.values)
     assert [charged(tmp_path / "cut", i) for i in range(3)] == [QUERIES] * 3
     assert again._ledger.charged(again._run) == QUERIES
     assert again.position == QUERIES
+    rows = Table(stub_run(cfg, tmp_path / "cut")).rows()
+    assert [r["failure"] for r in rows] == ["", "", ""]  # of the last attempt
 
 
 def test_a_client_refuses_an_image_that_it_answered_before_in_the_run(tmp_path):
@@ -218,6 +221,15 @@ def test_a_client_refuses_an_image_that_it_answered_before_in_the_run(tmp_path):
     with pytest.raises(UserError, match=r"0 of 3 clients .*client 0: refused: budget"):
         oracle.answer(images(), uniform)
     assert [charged(tmp_path, i) for i in range(3)] == [QUERIES] * 3
+
+
+@pytest.mark.parametrize("bad", [torch.nan, 2.0, -1.0])
+def test_a_client_refuses_a_prior_that_is_none(tmp_path, bad):
+    cfg = config(federated=FAST)
+    oracle = door(cfg, tmp_path)
+    with pytest.raises(UserError, match=r"0 of 3 clients .*client 0: refused: request"):
+        oracle._finish(oracle._request(images(), torch.full((QUERIES, 4), bad)))
+    assert [charged(tmp_path, i) for i in range(3)] == [0] * 3
 
 
 def test_a_client_that_answers_one_run_only_refuses_the_next(tmp_path):
