@@ -184,7 +184,6 @@ def test_command_line(file, tmp_path, capsys):
     ("overrides", "message"),
     [
         (["federated.runtime=simulation"], "needs ray"),
-        (["federated.runtime=deployment"], "SuperLink"),
         (["privacy.route=single"], "privacy.route: single"),
         (["federated.aggregate=labels"], "unit answer does not cover"),
         (["federated.quorum=4"], "federated.quorum: 4"),
