@@ -1,0 +1,1 @@
+"""FedDPSD: transcription across clients that share neither data nor models."""
