@@ -1,0 +1,1 @@
+"""Transcription across clients that share neither data nor models."""
