@@ -7,11 +7,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 _GRACE_S = 6.0  # longer than Flower's own forced exit after five seconds
+_ORPHAN_GRACE_S = 1.0  # short: where nobody reaps orphans, a group of zombies looks alive
 # PR_SET_PDEATHSIG is 1: the kernel ends the process when dpsd dies, be it by SIGKILL (Linux only).
 _LAUNCH = """
 import os, signal, sys
@@ -76,6 +77,9 @@ def processes(folder: Path, environment: Mapping[str, str]) -> Iterator[Processe
 
     They are stopped by process id in the order of their start reversed: SIGTERM to the group of
     each, and SIGKILL to the groups that are still there some seconds later.
+
+    Raises:
+        KeyboardInterrupt: inside, upon SIGTERM (in the main thread), as upon Ctrl-C.
     """
     mine = Processes(folder, environment)
     with _terminate_as_interrupt():
@@ -89,18 +93,18 @@ def processes(folder: Path, environment: Mapping[str, str]) -> Iterator[Processe
 def _stop(started: list[Started]) -> None:
     for one in reversed(started):
         _signal(one, signal.SIGTERM)
-    deadline = time.monotonic() + _GRACE_S
-    while any(_alive(one) for one in started) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    _wait_while(lambda: any(one.code is None for one in started), _GRACE_S)
+    _wait_while(lambda: any(_signal(one, 0) for one in started), _ORPHAN_GRACE_S)
     for one in started:
         _signal(one, signal.SIGKILL)
     for one in started:
         one.popen.wait()
 
 
-def _alive(one: Started) -> bool:
-    """Whether the process or a descendant in its group runs; a finished process is reaped here."""
-    return one.code is None or _signal(one, 0)
+def _wait_while(condition: Callable[[], bool], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while condition() and time.monotonic() < deadline:
+        time.sleep(0.05)
 
 
 def _signal(one: Started, number: int) -> bool:
