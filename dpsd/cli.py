@@ -113,6 +113,20 @@ def _parser() -> argparse.ArgumentParser:
     t.add_argument("--insecure-seeded-noise", action="store_true",
                    help="noise from the seed, for tests and benchmarks: NOT PRIVATE")  # fmt: skip
     t.add_argument("--no-evaluate", action="store_true", help="do not measure on the holdout")
+    f = command("federate", _federate, "make the private student from many clients", "CONFIG")
+    f.add_argument("--runtime", choices=("in-process", "simulation", "deployment"),
+                   help="same as --set federated.runtime=X")  # fmt: skip
+    f.add_argument("--credentials", type=Path, metavar="DIR",
+                   help="certificates and node keys of --runtime deployment")  # fmt: skip
+    f.add_argument("--port", type=_count, metavar="N",
+                   help="of the SuperLink (default: a free one)")  # fmt: skip
+    f.add_argument("--out", type=Path, metavar="DIR", help="run folder (default: runs/...)")
+    f.add_argument("--resume", action="store_true", help="go on with the stopped run in --out")
+    f.add_argument("--data-is-public", action="store_true",
+                   help="figures measured on the data go on the card too")  # fmt: skip
+    f.add_argument("--insecure-seeded-noise", action="store_true",
+                   help="noise from the seed, for tests and benchmarks: NOT PRIVATE")  # fmt: skip
+    f.add_argument("--no-evaluate", action="store_true", help="do not measure on the holdout")
     check = command("check-teacher", _check, "try the teacher, tell what to mend", "CONFIG")
     evaluate = command("evaluate", _evaluate, "measure a run on private data", "RUN")
     evaluate.add_argument("--split", choices=("test", "holdout", "train"), default="test")
@@ -226,6 +240,38 @@ def _transcribe(args: argparse.Namespace) -> int:
     if leads:
         say("\n" + (run.release / "statement.txt").read_text())
         say(_table(_summary(run, args.no_evaluate)))
+    return 0
+
+
+def _federate(args: argparse.Namespace) -> int:
+    if args.insecure_seeded_noise:
+        args.set.append("privacy.insecure_seeded_noise=true")
+    if args.runtime is not None:
+        args.set.append(f"federated.runtime={args.runtime}")
+    config = _config(args)
+    if args.resume and args.out is None:
+        raise UserError("--resume: say which run with --out DIR")
+    deployed = config.federated.runtime == "deployment"
+    for flag in ("credentials", "port"):
+        if getattr(args, flag) is not None and not deployed:
+            raise UserError(f"--{flag}: accepted with --runtime deployment")
+    from dpsd.evaluate import evaluate
+    from dpsd.federated.deployed import federate_deployed
+    from dpsd.federated.federate import federate
+
+    wanted = {"out": args.out, "resume": args.resume, "data_is_public": args.data_is_public}
+    if deployed:
+        run = federate_deployed(
+            config, **wanted, say=say, credentials=args.credentials, port=args.port
+        )
+    else:
+        with Progress(config) as progress:
+            run = federate(config, **wanted, progress=progress, say=say)
+    if not args.no_evaluate:
+        evaluate(run, split="holdout")
+    say("\n" + (run.release / "statement.txt").read_text())
+    say((run.release / "rounds.csv").read_text())
+    say(_table(_summary(run, args.no_evaluate)))
     return 0
 
 

@@ -185,10 +185,11 @@ class LoopConfig(Section):
 class PrivacyConfig(Section):
     """What is guaranteed. Epsilon belongs to the unit named beside it."""
 
-    route: Literal["single", "ensemble", "inherited", "none"] = "single"
+    route: Literal["single", "ensemble", "inherited", "federated", "none"] = "single"
     """single: a checkpoint, unit answer. ensemble: votes of teachers on disjoint shards, unit
-    record or user. inherited: a teacher trained with DP, whose guarantee the student has."""
-    unit: Literal["answer", "record", "user", "none"] = "answer"
+    record or user. inherited: a teacher trained with DP, whose guarantee the student has.
+    federated: clients that keep data and teachers, unit answer, record or client."""
+    unit: Literal["answer", "record", "user", "client", "none"] = "answer"
     mechanism: Literal["gaussian", "randomized_response", "noisy_votes", "none"] = (
         "randomized_response"
     )
@@ -217,6 +218,40 @@ class PrivacyConfig(Section):
     insecure_seeded_noise: bool = False
 
 
+class FederatedConfig(Section):
+    """Clients that share neither data nor models; read with privacy.route federated."""
+
+    clients: int = Field(default=5, ge=2)
+    """How many take part."""
+    partition: Literal["iid", "dirichlet", "classes", "users", "own"] = "dirichlet"
+    """Who holds which training rows: at random, Dirichlet(alpha) over labels, `client_classes`
+    classes each, all rows of a user together; own: each client's own `data`, whole."""
+    alpha: float = Field(default=0.5, gt=0)
+    client_classes: int = Field(default=2, ge=1)
+    least_rows: int = Field(default=10, ge=1)
+    """Training rows that each client must get."""
+    tries: int = Field(default=100, ge=1)
+    """Dirichlet draws at most, until each client has `least_rows`."""
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    """Of the partition."""
+    rounds: int | None = Field(default=None, ge=1)
+    """Another name of loop.rounds; 1 is one-shot."""
+    quorum: int | None = Field(default=None, ge=1)
+    """Clients that must answer in each round; null: all."""
+    deadline_s: float = Field(default=600, gt=0)
+    """Seconds that clients have for a round; who is later counts as silent."""
+    runtime: Literal["in-process", "simulation", "deployment"] = "in-process"
+    aggregate: Literal["plain", "labels", "confidence", "learned", "logits"] = "plain"
+    """How one answer is made of the clients' (`dpsd.federated.aggregate`)."""
+    labels_share: float = Field(default=0.05, gt=0, lt=1)
+    """Of the budget (in zCDP), spent on each client's label histogram; aggregate labels."""
+    nodes: int | None = Field(default=None, ge=1)
+    """Processes or threads that host the clients, evenly; null: one each. Unit client alone."""
+    runs: int | None = Field(default=None, ge=1)
+    """Runs at most that a client answers with its teacher, against a server that is not trusted;
+    null: any number, all composed in its ledger."""
+
+
 class Config(Section):
     """Everything that one command needs."""
 
@@ -230,6 +265,19 @@ class Config(Section):
     generator: GeneratorConfig = GeneratorConfig()
     loop: LoopConfig = LoopConfig()
     privacy: PrivacyConfig = PrivacyConfig()
+    federated: FederatedConfig = FederatedConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _federated_rounds(cls, tree: Any) -> Any:
+        """`federated.rounds` is another name of `loop.rounds`."""
+        rounds = ((isinstance(tree, dict) and tree.get("federated")) or {}).get("rounds")
+        if rounds is None:
+            return tree
+        loop = dict(tree.get("loop") or {})
+        if loop.setdefault("rounds", rounds) != rounds:
+            raise ValueError(f"federated.rounds: {rounds}, but loop.rounds is {loop['rounds']}")
+        return tree | {"loop": loop}
 
     @model_validator(mode="after")
     def _consistent(self) -> "Config":

@@ -195,6 +195,10 @@ def _without_rows(run: Run, predict: Callable[[Tensor], Tensor]) -> dict[str, An
 
 
 def _teacher(config: Config, run: Run, moved: Path | None) -> Callable[[Tensor], Tensor]:
+    if config.privacy.route == "federated":
+        from dpsd.federated.evaluation import federation_teacher
+
+        return federation_teacher(config)
     own = moved is not None and moved.is_file()
     home = moved.with_name(moved.name + ".dpsd") if moved is not None and own else moved
     update = {"path": home or run.teacher_folder} | ({"weights": moved} if own else {})

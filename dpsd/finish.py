@@ -7,6 +7,7 @@ from typing import Any
 
 from dpsd.card import write_card
 from dpsd.data import PublicFacts
+from dpsd.federated.statement import federation_facts
 from dpsd.generator.bank import Bank
 from dpsd.generator.synthesizer import Synthesizer
 from dpsd.pictures import curves, newest_images, synthetic_grid
@@ -48,7 +49,9 @@ def finish(
 def state(run: Run, plan: Plan) -> dict[str, Any]:
     """Write the statement from the ledger, and a private copy of the ledger."""
     ledger = Ledger(run.ledger_folder, run.ledger)
-    facts = statement_facts(plan, run.id, run.teacher, ledger.runs(), _declared(run, plan.facts))
+    federation = federation_facts(run, plan) if plan.route == "federated" else None
+    declared = _declared(run, plan.facts)
+    facts = statement_facts(plan, run.id, run.teacher, ledger.runs(), declared, federation)
     write_json(run.release / "statement.json", facts)
     (run.release / "statement.txt").write_text(statement_text(facts))
     shutil.copyfile(ledger.path, run.private / "ledger.jsonl")

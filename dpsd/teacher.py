@@ -57,10 +57,13 @@ class TeacherFolder:
         return self.uuid if dataset is None else str(dataset["uuid"])
 
 
-def ensure_teacher(config: Config, say: Say, *, together: bool = False) -> TeacherFolder:
+def ensure_teacher(
+    config: Config, say: Say, *, together: bool = False, data: PrivateData | None = None
+) -> TeacherFolder:
     """The teacher's folder; a missing teacher is trained first, and said so.
 
     `together`: all processes of torchrun make this call, and share the training of an ensemble.
+    `data`: other data than the configuration's, as a client of a federation holds them.
 
     Raises:
         UserError: a folder or file that is named but missing or unreadable.
@@ -73,7 +76,7 @@ def ensure_teacher(config: Config, say: Say, *, together: bool = False) -> Teach
         check_kind(config)
     if config.teacher.weights is not None or ":" in config.teacher.model:
         return _own_folder(config)
-    data = load_data(config.data)
+    data = data or load_data(config.data)
     folder = config.teacher.root / _recipe_hash(config, data)
     if (folder / "teacher.json").exists():
         return read_folder(folder)

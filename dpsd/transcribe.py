@@ -141,6 +141,7 @@ def transcribe(
     say: Callable[[str], None] = lambda text: None,
     open_oracle: Callable[[Plan, Run], Door] | None = None,
     home: TeacherFolder | None = None,
+    with_synthesizer: Callable[[Synthesizer], None] = lambda made: None,
 ) -> Run:
     """Transcribe the private teacher into a student that may be released.
 
@@ -153,6 +154,8 @@ def transcribe(
         say: receives lines for the user.
         open_oracle: another oracle than the configured teacher's, for replays.
         home: the teacher's folder if it is known; found, or trained and filled, by default.
+        with_synthesizer: receives the synthesizer behind `open_oracle`, for an oracle that sends
+            what images are made from.
 
     Returns:
         The finished run.
@@ -182,6 +185,7 @@ def transcribe(
         if plan.route == "inherited":
             plan = inherit(plan, read_dp_ledger(run.teacher_folder, run.teacher))
         oracle = (open_oracle or (lambda plan, run: _oracle(config, plan, run)))(plan, run)
+        with_synthesizer(synthesizer)
         start = _restore(run, plan, student, synthesizer, bank, oracle)
     start = _share_start(start, student, synthesizer, bank)
     board = Board(run, start) if run is not None else None
@@ -247,6 +251,8 @@ def _open(
 
 def _check_voters(config: Config, home: TeacherFolder) -> None:
     """The plan's number of votes is the teacher's, and one teacher's answers are no votes."""
+    if config.privacy.route == "federated":
+        return  # the server holds no teacher
     voters = (home.facts.get("recipe") or {}).get("shards")
     planned = config.teacher.shards if config.privacy.mechanism == "noisy_votes" else None
     if voters != planned:
@@ -263,6 +269,8 @@ def _check_voters(config: Config, home: TeacherFolder) -> None:
 
 
 def _oracle(config: Config, plan: Plan, run: Run) -> Oracle:
+    if config.privacy.route == "federated":
+        raise UserError("privacy.route: federated; accepted by transcribe: other routes")
     ledger = Ledger(run.ledger_folder, run.ledger)
     teacher = load_teacher(config, read_folder(run.teacher_folder))
     return Oracle(teacher, plan, ledger, run.id, run.started, run.bank, config.seed)

@@ -1,1 +1,1 @@
-"""Transcription across clients that share neither data nor models."""
+"""FedDPSD: transcription across clients that share neither data nor models."""

@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING
 
+from dpsd.federated.check import check_federated
+
 if TYPE_CHECKING:
     from dpsd.config import Config, PrivacyConfig
 
@@ -14,7 +16,9 @@ def check_privacy(config: "Config") -> None:
     """
     p = config.privacy
     _check_epsilon(p)
-    if p.mechanism == "noisy_votes" or p.route == "ensemble":
+    if p.route == "federated":
+        check_federated(config)
+    elif p.mechanism == "noisy_votes" or p.route == "ensemble":
         _check_ensemble(config)
     elif p.route == "inherited":
         _check_inherited(p)

@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from dpsd.config import Config
 from dpsd.data import PublicFacts, public_facts
 from dpsd.errors import UserError
+from dpsd.federated.plan import RELATIONS as FEDERATED
+from dpsd.federated.plan import federated_mechanism
 from dpsd.generator.bank import bank_bytes
 from dpsd.privacy import accounting
 from dpsd.privacy.distributions import calibrate_votes
@@ -65,7 +67,7 @@ class Plan:
     @property
     def scope(self) -> str:
         """`per_answer`, or `total` where epsilon covers all answers together."""
-        return "total" if self.unit in ("record", "user") else "per_answer"
+        return "total" if self.unit in ("record", "user", "client") else "per_answer"
 
     @property
     def test(self) -> accounting.Release | None:
@@ -121,10 +123,12 @@ def make_plan(config: Config) -> Plan:
         raise UserError(f"data.classes: {facts.classes}; accepted: from 2")
     queries = config.queries_per_round()
     unit = "none" if p.mechanism == "none" and p.route != "inherited" else p.unit
+    mechanism = _mechanism(config, facts.classes)
+    federated = p.route == "federated"
     plan = Plan(
         unit=unit,
-        relation=RELATIONS[unit],
-        mechanism=_mechanism(config, facts.classes),
+        relation=(FEDERATED if federated else RELATIONS)[unit],
+        mechanism=federated_mechanism(config, mechanism) if federated else mechanism,
         epsilon=math.inf if p.epsilon is None else p.epsilon,
         delta=p.delta,
         answers=queries * config.loop.rounds,
@@ -150,13 +154,14 @@ def inherit(plan: Plan, training: DpTraining) -> Plan:
 
 def _votes(config: Config, classes: int) -> NoisyVotes:
     p, answers = config.privacy, config.queries_per_round() * config.loop.rounds
-    assert p.epsilon is not None and config.teacher.shards is not None
+    voters = config.federated.clients if p.unit == "client" else config.teacher.shards
+    assert p.epsilon is not None and voters is not None
     if p.threshold is None:
         sigma, _ = calibrate_votes(p.epsilon, p.delta, answers)
-        return NoisyVotes(classes, config.teacher.shards, sigma, p.top_k)
+        return NoisyVotes(classes, voters, sigma, p.top_k)
     histograms = answers if p.threshold_answers is None else min(p.threshold_answers, answers)
     sigma, test = calibrate_votes(p.epsilon, p.delta, histograms, answers, p.threshold_share)
-    return NoisyVotes(classes, config.teacher.shards, sigma, p.top_k, p.threshold, test, histograms)
+    return NoisyVotes(classes, voters, sigma, p.top_k, p.threshold, test, histograms)
 
 
 def _mechanism(config: Config, classes: int) -> Mechanism:

@@ -26,12 +26,18 @@ _UNITS = {
     ("single", "pure"): ("answer",),
     ("ensemble", "votes"): ("record", "user"),
     ("inherited", "dp_sgd"): ("record",),
+    ("federated", "votes"): ("record", "client"),
 }
 _OPEN: tuple[accounting.Release, int] = (accounting.OpenRelease(), 1)
 
 
 def statement_facts(
-    plan: Plan, run: str, teacher: str, runs: Sequence[RunRecord], public: dict[str, Any]
+    plan: Plan,
+    run: str,
+    teacher: str,
+    runs: Sequence[RunRecord],
+    public: dict[str, Any],
+    federation: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """All that is needed to recompute the guarantee, as plain values.
 
@@ -41,6 +47,7 @@ def statement_facts(
         teacher: the teacher's UUID.
         runs: all runs in the teacher's ledger, this one included.
         public: what was declared public (shape, classes, source of images).
+        federation: what `dpsd.federated.statement` adds where clients answered.
 
     Raises:
         UserError: the run is not in the ledger; nothing is claimed that the ledger does not hold.
@@ -81,6 +88,7 @@ def statement_facts(
         "covered": COVERED,
         "not_covered": not_covered(plan.route),
     }
+    facts |= federation or {}
     return facts | {"guarantee": guarantee(facts)}
 
 
@@ -112,7 +120,7 @@ def guarantee(facts: dict[str, Any]) -> dict[str, Any]:
         "composed_epsilon": one(once + others, delta),
         "composed_worst_case_epsilon": one(composed_all, delta),
     }
-    if facts["route"] == "ensemble":
+    if facts["release"]["kind"] == "votes":
         votes = [(r, n) for r, n in everything if isinstance(r, accounting.VotesRelease)]
         figures["rho"] = sum(r.rho * n for r, n in votes)
     if facts["route"] == "inherited":
@@ -144,6 +152,8 @@ def _releases(facts: dict[str, Any]) -> tuple[_Releases, _Releases, _Releases, _
 def _whole(run: dict[str, Any]) -> _Releases:
     """All releases of a run up to its caps."""
     event, cap = event_from_facts(run["release"]), int(run["answers_cap"])
+    if run.get("labels") is not None:
+        return [(event, cap), (event_from_facts(run["labels"]), 1)]
     if run.get("test") is None:
         return [(event, cap)]
     return [(event, int(run["histograms_cap"])), (event_from_facts(run["test"]), cap)]
@@ -151,7 +161,7 @@ def _whole(run: dict[str, Any]) -> _Releases:
 
 def _protects(run_unit: str | None, unit: str) -> bool:
     """Whether a run's noise was made for this unit or for a larger one."""
-    return run_unit == unit or (run_unit, unit) == ("user", "record")
+    return run_unit == unit or (run_unit, unit) in (("user", "record"), ("client", "record"))
 
 
 def _accountant(plan: Plan) -> str:
@@ -230,6 +240,9 @@ def _contradictions(facts: dict[str, Any]) -> list[str]:
         found.append(f"unit {facts['unit']} is not what {kind} releases of route {route} can give")
     if kind == "votes" and release["cells"] != 2:
         found.append(f"a histogram differs in two counts, not in {release['cells']}")
+    labels = facts.get("labels")
+    if labels is not None and (labels.get("cells") != 2 or facts["unit"] != "record"):
+        found.append("a label histogram is about records, and differs in two counts")
     if facts["test"] is not None and (facts["test"]["kind"], facts["test"].get("cells")) != _TEST:
         found.append("a threshold test is of one count of votes")
     open_or_seeded = facts["seeded_noise"] or facts["guarantee"]["epsilon"] is None

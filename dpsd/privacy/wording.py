@@ -19,6 +19,8 @@ _LEFT_OUT = {
     "none": "the teacher itself",
     "ensemble": "the teachers themselves; other models trained on the same data whose answers are "
     "not in this ledger",
+    "federated": "the clients' teachers themselves; other models trained on the same data; which "
+    "clients take part, fall silent or fail; a person or an owner behind several clients",
     "inherited": "the choice of the teacher's own hyper-parameters on private data; other models "
     "trained on the same data; noise drawn in floats while the teacher was trained",
 }
@@ -35,7 +37,10 @@ def not_covered(route: str) -> str:
 
 def statement_text(facts: dict[str, Any]) -> str:
     """The statement in words, in the order that an expert reads it."""
-    body = {"ensemble": _ensemble, "inherited": _inherited}.get(facts["route"], _single)
+    from dpsd.federated.statement import federated_lines
+
+    bodies = {"ensemble": _ensemble, "inherited": _inherited, "federated": federated_lines}
+    body = bodies.get(facts["route"], _single)
     lines = [
         *_stamp(facts),
         f"Released: {facts['released']}.",
@@ -89,6 +94,11 @@ def whom_it_protects(unit: str) -> str:
         return (
             "This is the worst case already: it holds for all rows of one user together, whatever "
             "they are."
+        )
+    if unit == "client":
+        return (
+            "This is the worst case already: it holds for all that one client holds, whatever it "
+            "is. An owner of several clients is protected less."
         )
     return (
         "This is the worst case already: it holds for one record, whatever it is. Somebody with "

@@ -1,0 +1,154 @@
+"""`dpsd federate`: `transcribe()` with an oracle whose `answer()` goes over Flower's grid."""
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid
+
+from dpsd.config import Config
+from dpsd.errors import UserError
+from dpsd.federated.answering import Node
+from dpsd.federated.app import make_client_app, node_number
+from dpsd.federated.grid import InProcessGrid
+from dpsd.federated.home import federation_folder, folder_uuid
+from dpsd.federated.oracle import FederatedOracle
+from dpsd.privacy.plan import Plan
+from dpsd.run import Run
+from dpsd.teacher import TeacherFolder
+from dpsd.transcribe import transcribe
+
+Progress = Callable[[dict[str, Any]], None]
+Say = Callable[[str], None]
+
+
+def federate(
+    config: Config,
+    *,
+    out: Path | str | None = None,
+    resume: bool = False,
+    data_is_public: bool = False,
+    progress: Progress | None = None,
+    say: Say = lambda text: None,
+    wrap_grid: Callable[[Grid], Grid] = lambda grid: grid,
+) -> Run:
+    """Transcribe the teachers of many clients into one student, under federated.runtime.
+
+    Args:
+        config: with privacy.route federated.
+        out: run folder, new; default `runs/<data>-<mechanism>-<time>`.
+        resume: go on with a stopped run in `out`.
+        data_is_public: put figures measured on the data on the card too.
+        progress: receives the public figures of each round; in-process alone.
+        say: receives lines for the user.
+        wrap_grid: between server and grid; tests watch and disturb messages there; in-process
+            alone.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        UserError: bad input, another runtime, or fewer clients than the quorum; in one line.
+    """
+    check_route(config)
+    if config.federated.runtime == "simulation":
+        return _simulate(config, out, resume, data_is_public, say)
+    if config.federated.runtime == "deployment":
+        from dpsd.federated.deployed import federate_deployed
+
+        return federate_deployed(
+            config, out=out, resume=resume, data_is_public=data_is_public, say=say
+        )
+    nodes = open_nodes(config, say)
+    grid = wrap_grid(InProcessGrid(app_of(nodes), [{"client": i} for i in range(len(nodes))]))
+    return serve(grid, config, out=out, resume=resume, data_is_public=data_is_public,
+                 progress=progress, say=say)  # fmt: skip
+
+
+def open_nodes(config: Config, say: Say) -> list[Node]:
+    """All nodes of a federation in this process; missing teachers are trained first."""
+    f = config.federated
+    return [Node(config, i, say) for i in range(f.nodes or f.clients)]
+
+
+def app_of(nodes: list[Node]) -> ClientApp:
+    """A ClientApp for nodes of this process."""
+    return make_client_app(lambda context: nodes[node_number(context)])
+
+
+def serve(
+    grid: Grid,
+    config: Config,
+    *,
+    out: Path | str | None = None,
+    resume: bool = False,
+    data_is_public: bool = False,
+    progress: Progress | None = None,
+    say: Say = lambda text: None,
+) -> Run:
+    """The server's side over any grid: in-process, simulation or deployment.
+
+    Arguments and errors as of `federate`.
+    """
+    check_route(config)
+    doors: list[FederatedOracle] = []
+
+    def open_oracle(plan: Plan, run: Run) -> FederatedOracle:
+        doors.append(FederatedOracle(grid, config, plan, run))
+        return doors[-1]
+
+    return transcribe(
+        config, out=out, resume=resume, data_is_public=data_is_public, progress=progress, say=say,
+        open_oracle=open_oracle, home=server_home(config),
+        with_synthesizer=lambda made: setattr(doors[-1], "synthesizer", made),
+    )  # fmt: skip
+
+
+def server_home(config: Config) -> TeacherFolder:
+    """Where the server keeps the federation's ledger; it holds no teacher."""
+    folder = federation_folder(config)
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o700)
+    return TeacherFolder(folder, folder_uuid(folder), {})
+
+
+def check_route(config: Config) -> None:
+    """Refuse configurations that are not for clients.
+
+    Raises:
+        UserError: another route.
+    """
+    if config.privacy.route != "federated":
+        raise UserError(f"privacy.route: {config.privacy.route}; accepted by federate: federated")
+
+
+def _simulate(
+    config: Config, out: Path | str | None, resume: bool, data_is_public: bool, say: Say
+) -> Run:
+    """Flower's own simulation: every node in an actor of ray."""
+    if importlib.util.find_spec("ray") is None:
+        raise UserError(
+            "federated.runtime: simulation needs ray; install dpsd[simulation], or set in-process"
+        )
+    from flwr.serverapp import ServerApp
+    from flwr.simulation import run_simulation
+
+    open_nodes(config, say)  # teachers are trained before actors meet in their folders
+    found: list[Run] = []
+    server = ServerApp()
+
+    @server.main()
+    def main(grid: Grid, context: Any) -> None:
+        found.append(
+            serve(grid, config, out=out, resume=resume, data_is_public=data_is_public, say=say)
+        )
+
+    client = make_client_app(lambda context: Node(config, node_number(context)))
+    run_simulation(
+        server, client, num_supernodes=config.federated.nodes or config.federated.clients
+    )
+    if not found:
+        raise UserError("federated.runtime: simulation ended without a run; see Flower's log")
+    return found[0]
