@@ -32,11 +32,15 @@ class Node:
     Args:
         config: the node's own.
         number: of the node.
+        say: receives progress.
+        home: its private side, if it is open already.
     """
 
-    def __init__(self, config: Config, number: int, say: Say = _LOG.info) -> None:
-        self.config, self.number = config, number
-        self.home: Home = open_home(config, number, say)
+    def __init__(
+        self, config: Config, number: int, say: Say = _LOG.info, home: Home | None = None
+    ) -> None:
+        self.config = config
+        self.home = home or open_home(config, number, say)
 
     def hello(self, content: RecordDict) -> RecordDict:
         """Who answers here, and under which public settings."""

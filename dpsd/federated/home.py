@@ -146,7 +146,7 @@ def open_home(config: Config, node: int, say: Say = lambda text: None) -> Home:
     found = ensure_teacher(own, lambda text: say(f"client {name}: {text}"), data=private)
     ask = load_teacher(own, found)
     if config.privacy.unit == "client" and config.privacy.mechanism != "none":
-        ask = _chosen(ask)
+        ask = chosen(ask)
     return Home(clients, folder, ask, found.ledger_folder, found.ledger_uuid, labels)
 
 
@@ -243,7 +243,7 @@ def _of(data: PrivateData, rows: Tensor) -> PrivateData:
     return PrivateData(Split(data.train.images[rows], data.train.labels[rows]), data.holdout, None)
 
 
-def _chosen(ask: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+def chosen(ask: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     """One client's vote, int64 [B, 1]; class 0 where its logits are not all finite."""
 
     def choose(images: Tensor) -> Tensor:

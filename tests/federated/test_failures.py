@@ -1,0 +1,247 @@
+"""Clients that fail: each kind has a rule, and the noise fits the answers that were used."""
+
+import time
+
+import numpy as np
+import pytest
+import torch
+from federated.doors import (
+    QUERIES,
+    Relay,
+    charged,
+    config,
+    door,
+    images,
+    logits,
+    stub_run,
+    uniform,
+)
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDict
+
+from dpsd.errors import BudgetError, UserError
+from dpsd.federated import messages
+from dpsd.federated.table import Table
+
+FAST = {"quorum": 2, "deadline_s": 0.4}
+
+
+def changed(change, client=1, kind=messages.ANSWER):
+    """A relay that changes one client's replies: `change(message)` gives a list of messages."""
+
+    class Changed(Relay):
+        def pull_messages(self, message_ids):
+            out = []
+            for m in super().pull_messages(message_ids):
+                hit = m.metadata.message_type == kind and m.metadata.src_node_id == 100 + client
+                out += change(m) if hit else [m]
+            return out
+
+    return Changed
+
+
+def with_values(values):
+    """A reply that holds other values."""
+
+    def change(m):
+        content = RecordDict(dict(m.content))
+        content[messages.ARRAYS] = ArrayRecord({"values": Array(values)})
+        return [rebuilt(m, content)]
+
+    return change
+
+
+def rebuilt(m, content):
+    return Message(content, metadata=m.metadata)
+
+
+def failures(folder, cfg):
+    return {r["node"]: r["failure"] for r in Table(stub_run(cfg, folder)).rows()}
+
+
+def test_a_silent_client_is_left_out_and_named(tmp_path):
+    cfg = config(mechanism="none", epsilon=None, federated=FAST)
+
+    def asleep(x):
+        time.sleep(1.5)
+        return logits(x)
+
+    oracle = door(cfg, tmp_path, teachers={1: asleep})
+    start = time.monotonic()
+    answers = oracle.answer(images())
+    assert time.monotonic() - start < 1.2
+    assert answers.values.shape == (QUERIES, 4)
+    assert failures(tmp_path, cfg)["client 1"] == "silent for 0.4 s"
+    torch.testing.assert_close(answers.values, logits(images()).log_softmax(1), atol=1e-4, rtol=0)
+
+
+def test_a_client_that_dies_in_the_middle_is_left_out(tmp_path):
+    cfg = config(mechanism="none", epsilon=None, federated=FAST)
+
+    def broken(x):
+        raise RuntimeError("secret words about private data")
+
+    oracle = door(cfg, tmp_path, teachers={1: broken})
+    oracle.answer(images())
+    assert failures(tmp_path, cfg)["client 1"] == "refused: failed"
+    assert "secret" not in (tmp_path / "run" / "private" / "rounds.jsonl").read_text()
+
+
+def test_an_error_of_the_node_itself_counts_as_dead(tmp_path):
+    cfg = config(mechanism="none", epsilon=None, federated=FAST)
+    dead = changed(lambda m: [Message(error=Error(2, "private words"), metadata=m.metadata)])
+    door(cfg, tmp_path, wrap=dead).answer(images())
+    assert failures(tmp_path, cfg)["client 1"] == "died"
+
+
+def test_of_two_answers_the_first_counts_and_the_client_is_named(tmp_path):
+    cfg = config(unit="client", mechanism="noisy_votes", federated=FAST)
+    once = door(cfg, tmp_path / "once").answer(images())
+    oracle = door(cfg, tmp_path / "twice", wrap=changed(lambda m: [m, m]))
+    assert torch.equal(oracle.answer(images()).values, once.values)
+    assert failures(tmp_path / "twice", cfg)["client 1"] == "answered twice; the first counts"
+
+
+def test_an_answer_to_an_earlier_question_is_refused(tmp_path):
+    cfg = config(mechanism="none", epsilon=None, federated=FAST)
+
+    def late(m):
+        content = RecordDict(dict(m.content))
+        content[messages.FACTS] = ConfigRecord({"clients": [1], "position": 999})
+        return [rebuilt(m, content)]
+
+    door(cfg, tmp_path, wrap=changed(late)).answer(images())
+    assert failures(tmp_path, cfg)["client 1"] == "answered another question, late"
+
+
+def test_a_late_answer_is_not_taken_for_the_next_one(tmp_path):
+    cfg = config(mechanism="none", epsilon=None, federated=FAST)
+
+    def slow_once(x, seen=[]):  # noqa: B006
+        seen.append(1)
+        time.sleep(0.8 if len(seen) == 1 else 0)
+        return logits(x)
+
+    oracle = door(cfg, tmp_path, teachers={1: slow_once})
+    oracle.answer(images())
+    time.sleep(0.8)
+    answers = oracle.answer(images(seed=1))
+    torch.testing.assert_close(
+        answers.values, logits(images(seed=1)).log_softmax(1), atol=1e-4, rtol=0
+    )
+    assert failures(tmp_path, cfg)["client 1"] == ""
+
+
+@pytest.mark.parametrize(
+    ("mechanism", "values", "why"),
+    [
+        ("gaussian", np.full((QUERIES, 4), np.nan, np.float32), "not finite"),
+        ("gaussian", np.full((QUERIES, 4), np.inf, np.float32), "not finite"),
+        ("gaussian", np.zeros((QUERIES, 5), np.float32), "[40, 5], expected [40, 4]"),
+        ("gaussian", np.zeros((QUERIES - 1, 4), np.float32), "[39, 4], expected [40, 4]"),
+        ("gaussian", np.full((QUERIES, 4), 1e4, np.float32), "beyond"),
+        ("gaussian", np.zeros((QUERIES, 4), np.int64), "int64"),
+        ("randomized_response", np.full(QUERIES, 4, np.int64), "40 labels that the question"),
+        ("randomized_response", np.full(QUERIES, -1, np.int64), "40 labels that the question"),
+        ("none", np.zeros((QUERIES, 4), np.float32), "log-probabilities that are none"),
+    ],
+)
+def test_values_that_no_honest_client_sends_are_refused_by_name(tmp_path, mechanism, values, why):
+    extra = {"epsilon": None} if mechanism == "none" else {}
+    cfg = config(mechanism=mechanism, federated=FAST, **extra)
+    clean = door(cfg, tmp_path / "clean", wrap=changed(lambda m: []))
+    oracle = door(cfg, tmp_path / "bad", wrap=changed(with_values(values)))
+    expected = clean.answer(images(), uniform).values
+    assert torch.equal(oracle.answer(images(), uniform).values, expected)  # client 1 left out
+    assert why in failures(tmp_path / "bad", cfg)["client 1"]
+
+
+def test_a_vote_outside_of_the_classes_is_refused_and_the_noise_fits_the_rest(tmp_path):
+    cfg = config(unit="client", mechanism="noisy_votes", epsilon=1e4, federated=FAST)
+    oracle = door(cfg, tmp_path, wrap=changed(with_values(np.full((1, QUERIES), 7))))
+    answers = oracle.answer(images())
+    assert "votes from 7 to 7" in failures(tmp_path, cfg)["client 1"]
+    assert (answers.values.sum(1) - 2).abs().max() <= 2  # two votes; sigma is tiny here
+    assert oracle._ledger.runs()[0].answers == QUERIES
+
+
+def test_a_clients_own_nan_is_a_fixed_answer_inside_its_oracle(tmp_path):
+    cfg = config(unit="client", mechanism="noisy_votes", epsilon=1e6, federated=FAST)
+    from dpsd.federated.home import chosen
+
+    nan = chosen(lambda x: torch.full((len(x), 4), torch.nan))
+    vote = chosen(logits)
+    relay = []
+    oracle = door(
+        cfg, tmp_path, teacher=vote, teachers={1: nan},
+        wrap=lambda g: relay.append(Relay(g)) or relay[0],
+    )  # fmt: skip
+    oracle.answer(images())
+    said = [m for m in relay[0].received if m.metadata.src_node_id == 101]
+    assert (messages.arrays_of(said[-1].content)["values"] == 0).all()
+    assert failures(tmp_path, cfg)["client 1"] == ""
+
+
+def test_fewer_clients_than_the_quorum_stop_the_run_before_anything_is_released(tmp_path):
+    cfg = config(unit="client", mechanism="noisy_votes", federated={"deadline_s": 0.4})
+    oracle = door(cfg, tmp_path, wrap=changed(lambda m: []))
+    with pytest.raises(UserError, match=r"quorum: 2 of 3 clients .*client 1: silent.*from 3"):
+        oracle.answer(images())
+    assert oracle._ledger.charged(oracle._run) == 0
+    assert not list(stub_run(cfg, tmp_path).bank.iterdir())
+
+
+@pytest.mark.parametrize("unit", ["answer", "client"])
+def test_a_stopped_server_asks_the_same_again_and_nobody_pays_twice(tmp_path, unit):
+    votes = {"unit": "client", "mechanism": "noisy_votes"} if unit == "client" else {}
+    cfg = config(federated={"deadline_s": 0.4}, **votes)
+    whole = door(cfg, tmp_path / "whole").answer(images(), uniform)
+    with pytest.raises(UserError, match="quorum"):
+        door(cfg, tmp_path / "cut", wrap=changed(lambda m: [])).answer(images(), uniform)
+    assert [charged(tmp_path / "cut", i) for i in range(3)] == [QUERIES] * 3
+    again = door(cfg, tmp_path / "cut")
+    assert again.position == QUERIES
+    found, answers = again.recall(0)
+    assert torch.equal(found, images()) and torch.equal(answers.values, whole.values)
+    assert [charged(tmp_path / "cut", i) for i in range(3)] == [QUERIES] * 3
+    assert again._ledger.charged(again._run) == QUERIES
+    assert again.position == QUERIES
+
+
+def test_a_client_refuses_an_image_that_it_answered_before_in_the_run(tmp_path):
+    cfg = config(federated=FAST)
+    oracle = door(cfg, tmp_path)
+    oracle.answer(images(), uniform)
+    with pytest.raises(BudgetError, match="asked 2 times"):
+        oracle.answer(images(), uniform)
+    # A server that does not keep to its own rule meets the clients' oracles.
+    oracle._check_budget = lambda hashes: None
+    with pytest.raises(UserError, match="0 of 3 clients .*client 0: refused: budget"):
+        oracle.answer(images(), uniform)
+    assert [charged(tmp_path, i) for i in range(3)] == [QUERIES] * 3
+
+
+def test_a_client_that_answers_one_run_only_refuses_the_next(tmp_path):
+    cfg = config(federated=FAST | {"runs": 1})
+    door(cfg, tmp_path).answer(images(), uniform)
+    (tmp_path / "run").rename(tmp_path / "first")
+    with pytest.raises(UserError, match="refused: budget"):
+        door(cfg, tmp_path).answer(images(seed=1), uniform)
+
+
+def test_a_client_with_other_classes_or_settings_stops_the_run(tmp_path):
+    def other(**facts):
+        def change(m):
+            content = RecordDict(
+                {messages.FACTS: ConfigRecord(dict(m.content[messages.FACTS]) | facts)}
+            )
+            return [rebuilt(m, content)]
+
+        return changed(change, kind=messages.HELLO)
+
+    cfg = config(federated=FAST)
+    with pytest.raises(UserError, match=r"client 1: data.classes 7 .* accepted: .* 4 and"):
+        door(cfg, tmp_path / "a", wrap=other(classes=7)).answer(images(), uniform)
+    with pytest.raises(UserError, match="client 1: other privacy"):
+        door(cfg, tmp_path / "b", wrap=other(settings="else")).answer(images(), uniform)
+    with pytest.raises(UserError, match="client 0: two nodes claim it"):
+        door(cfg, tmp_path / "c", wrap=other(clients=[0])).answer(images(), uniform)
