@@ -2,7 +2,6 @@
 
 import importlib
 import importlib.metadata
-import json
 import re
 import signal
 import socket
@@ -17,20 +16,26 @@ from pathlib import Path
 import pytest
 from left_behind import needs_proc, until, with_mark
 from packaging.requirements import Requirement
+from products import contents
 
+from dpsd.config import Config, parse_config
 from dpsd.errors import UserError
 from dpsd.federated.certificates import Credentials, make_credentials
+from dpsd.federated.deployed import federate_deployed
 from dpsd.federated.deployment import deploy
+from dpsd.federated.federate import federate
 from dpsd.federated.flower import OFF, App, flower_environment, write_app
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-TOY = App("toy:server_app", "toy:client_app")
+TOY = App("failing:server_app", "failing:client_app")
 DRIVER = """
 import sys
 from pathlib import Path
 from dpsd.federated.certificates import make_credentials
+from dpsd.federated.deployed import federate_deployed
 from dpsd.federated.deployment import deploy
+from dpsd.federated.federate import federate
 folder = Path(sys.argv[1])
 deploy(folder / "deployment", make_credentials(folder / "own", 1), [{"client": 0}], {})
 """
@@ -71,32 +76,68 @@ def credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Credentials:
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{HERE}")
     for name in OFF:
         monkeypatch.delenv(name, raising=False)
-    return make_credentials(tmp_path / "credentials", 2)
+    return make_credentials(tmp_path / "credentials", 3)
+
+
+def small(root: Path, runtime: str) -> Config:
+    return parse_config(
+        {
+            "device": "cpu",
+            "precision": "float32",
+            "teacher": {
+                "model": "cnn-tiny",
+                "epochs": 1,
+                "batch_size": 64,
+                "root": str(root / "teachers"),
+            },
+            "student": {"model": "cnn-tiny", "batch_size": 100},
+            "loop": {"rounds": 2},
+            "federated": {"clients": 3, "partition": "iid", "runtime": runtime},
+            "privacy": {
+                "route": "federated",
+                "epsilon": 8.0,
+                "answers": 400,
+                "insecure_seeded_noise": True,
+            },
+        }
+    )
 
 
 @needs_proc
 @pytest.mark.slow
-@pytest.mark.parametrize("fail", [False, True])
-def test_an_app_runs_once_and_nothing_is_left(
-    tmp_path: Path, credentials: Credentials, listener: Listener, fail: bool
+def test_three_supernodes_give_the_answers_of_one_process_bit_for_bit(
+    tmp_path: Path, credentials: Credentials, listener: Listener
 ) -> None:
-    out, said = tmp_path / "answers.json", list[str]()
-    nodes = [{"client": 7, "config": "a path/with blanks"}, {"client": 8}]
-    settings = {"clients": 2, "out": str(out), "fail": fail}
-    if fail:
-        with pytest.raises(UserError, match="the server was told to fail") as caught:
-            deploy(tmp_path / "d", credentials, nodes, settings, app=TOY)
-        assert "\n" not in str(caught.value)
-    else:
-        done = deploy(tmp_path / "d", credentials, nodes, settings, app=TOY, say=said.append)
-        assert [code for name, code in done.codes.items() if name != "superlink"] == [0] * 6
-        assert done.codes["superlink"] == -signal.SIGTERM
-        assert done.bytes_in > 0
-        assert said[1:] == ["2 clients answered"]
-    answers = [{"client": 7, "double": 42}, {"client": 8, "double": 42}]
-    assert json.loads(out.read_text()) == answers
+    said: list[str] = []
+    deployed = federate_deployed(
+        small(tmp_path, "deployment"), out=tmp_path / "deployed", say=said.append,
+        credentials=credentials.folder,
+    )  # fmt: skip
     assert with_mark(str(tmp_path)) == []
     assert listener.visits == 0
+    logs = deployed.private / "deployment"
+    names = {"superlink", "run", *(f"node-{i}" for i in range(3))}
+    assert {path.stem for path in logs.iterdir()} >= names
+    assert any(line.startswith("round 2/2") for line in said)
+
+    here = federate(small(tmp_path, "in-process"), out=tmp_path / "here")
+    banks = [contents(run.private / "bank") for run in (deployed, here)]
+    assert banks[0] and banks[0] == banks[1]
+    for name in ("student.safetensors", "generator.safetensors"):
+        assert (deployed.release / name).read_bytes() == (here.release / name).read_bytes()
+    ledgers = sorted((tmp_path / "teachers").rglob("clients/*/*/ledger.jsonl"))
+    assert len(ledgers) == 3
+
+
+@needs_proc
+@pytest.mark.slow
+def test_a_server_that_fails_is_told_in_one_line(tmp_path: Path, credentials: Credentials) -> None:
+    for public in credentials.registered():
+        public.unlink()
+    with pytest.raises(UserError, match="the server was told to fail") as caught:
+        deploy(tmp_path / "d", credentials, [], {"clients": 0}, app=TOY)
+    assert "\n" not in str(caught.value)
+    assert with_mark(str(tmp_path)) == []
     assert (tmp_path / "d").stat().st_mode & 0o777 == 0o700
 
 
@@ -105,10 +146,10 @@ def test_an_app_runs_once_and_nothing_is_left(
 def test_an_unregistered_key_is_refused_in_one_line(
     tmp_path: Path, credentials: Credentials
 ) -> None:
-    credentials.node_key(1).with_suffix(".pub").unlink()
-    nodes = [{"client": 0}, {"client": 1}]
-    with pytest.raises(UserError, match="node-1: the SuperLink refused its key") as caught:
-        deploy(tmp_path / "d", credentials, nodes, {}, app=TOY)
+    for public in credentials.registered():
+        public.unlink()
+    with pytest.raises(UserError, match="node-0: the SuperLink refused its key") as caught:
+        deploy(tmp_path / "d", credentials, [{"client": 0}], {}, app=TOY)
     assert "\n" not in str(caught.value)
     assert with_mark(str(tmp_path)) == []
 
