@@ -50,22 +50,29 @@ def federate_deployed(
     if config.federated.partition != "own":
         client_rows(config, load_data(config.data))  # one index file, before nodes meet in it
     folder = Path(tempfile.mkdtemp(prefix="dpsd-deployment-"))
-    mine = make_credentials(folder / "credentials", nodes) if credentials is None else None
-    written = folder / "config.yaml"
-    written.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
-    deploy(
-        folder,
-        mine or Credentials(Path(credentials or folder).resolve()),
-        [{"client": node, "config": str(written)} for node in range(nodes)],
-        {"config": str(written), "out": str(out), "resume": resume,
-         "data_is_public": data_is_public},
-        port=port, say=say,
-    )  # fmt: skip
-    run = open_run(out)
-    logs = out / "private" / "deployment"
-    shutil.rmtree(logs, ignore_errors=True)
-    logs.mkdir(mode=0o700)
-    for log in sorted(folder.glob("*.log")):
-        shutil.move(log, logs / log.name)
+    try:
+        mine = make_credentials(folder / "credentials", nodes) if credentials is None else None
+        written = folder / "config.yaml"
+        written.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+        deploy(
+            folder,
+            mine or Credentials(Path(credentials or folder).resolve()),
+            [{"client": node, "config": str(written)} for node in range(nodes)],
+            {"config": str(written), "out": str(out), "resume": resume,
+             "data_is_public": data_is_public},
+            port=port, say=say,
+        )  # fmt: skip
+        _keep_logs(folder, out / "private" / "deployment")
+    except BaseException as e:
+        if not isinstance(e, Exception) or not any(folder.glob("*.log")):
+            shutil.rmtree(folder)  # an error names the logs in it; an interrupt has none to tell
+        raise
     shutil.rmtree(folder)
-    return run
+    return open_run(out)
+
+
+def _keep_logs(folder: Path, into: Path) -> None:
+    shutil.rmtree(into, ignore_errors=True)
+    into.mkdir(mode=0o700)
+    for log in sorted(folder.glob("*.log")):
+        shutil.move(log, into / log.name)
