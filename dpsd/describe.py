@@ -10,6 +10,8 @@ import torch
 
 from dpsd.config import Config
 from dpsd.device import pick_device, pick_dtype
+from dpsd.federated.plan import TRUST as FEDERATED_TRUST
+from dpsd.federated.planner import enough_line
 from dpsd.frozen import Teacher
 from dpsd.generator.bank import Bank
 from dpsd.generator.synthesizer import Synthesizer
@@ -17,6 +19,7 @@ from dpsd.models import build_model
 from dpsd.privacy import accounting
 from dpsd.privacy.inherited import DP_LEDGER, read_dp_ledger
 from dpsd.privacy.plan import Plan, expected_bytes, inherit, make_plan
+from dpsd.privacy.votes import NoisyVotes
 from dpsd.privacy.wording import (
     ADD_OR_REMOVE,
     COVERED,
@@ -63,7 +66,10 @@ def describe(config: Config) -> dict[str, Any]:
         "delta": plan.delta,
         "epsilon_at": [_epsilon_at(plan, d) for d in plan.deltas()],
         "declared_public": {"shape": list(plan.facts.shape), "classes": plan.facts.classes},
-        "trust": TRUST,
+        "trust": FEDERATED_TRUST[plan.unit] if plan.route == "federated" else TRUST,
+        "clients": enough_line(plan.mechanism)
+        if plan.unit == "client" and isinstance(plan.mechanism, NoisyVotes)
+        else None,
         "covered": COVERED,
         "not_covered": not_covered(plan.route),
         "estimate": {
@@ -121,6 +127,8 @@ def describe_text(facts: dict[str, Any]) -> str:
         f" an image is asked at most {facts['asks_per_image']} time(s).",
         "",
     ]
+    if facts["clients"] is not None:
+        lines[-1:] = [facts["clients"], ""]
     if unread:
         lines.append(
             "Epsilon for one record: the teacher's own, read from its DP ledger when the run "
@@ -170,6 +178,8 @@ def _ending(facts: dict[str, Any], shape: str) -> list[str]:
     earlier = {
         "ensemble": "Earlier runs on the same data compose with this one; the statement will count "
         "them.",
+        "federated": "Earlier runs on the same clients compose with this one; the statement will "
+        "count them.",
         "inherited": "Earlier runs on the same teacher add nothing: they are post-processing.",
     }.get(
         facts["route"],

@@ -56,6 +56,8 @@ def config_hash(config: Config, control: str | None = None) -> str:
     """Of everything but the place of the teachers and the data."""
     tree = config.model_dump(mode="json")
     tree["teacher"].pop("root"), tree["data"].pop("root")
+    if config.privacy.route != "federated":
+        tree.pop("federated")  # not read
     if control is not None:
         tree["control"] = control
     return hashlib.blake2b(json.dumps(tree, sort_keys=True).encode(), digest_size=8).hexdigest()

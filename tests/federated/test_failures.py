@@ -215,7 +215,7 @@ def test_a_client_refuses_an_image_that_it_answered_before_in_the_run(tmp_path):
         oracle.answer(images(), uniform)
     # A server that does not keep to its own rule meets the clients' oracles.
     oracle._check_budget = lambda hashes: None
-    with pytest.raises(UserError, match="0 of 3 clients .*client 0: refused: budget"):
+    with pytest.raises(UserError, match=r"0 of 3 clients .*client 0: refused: budget"):
         oracle.answer(images(), uniform)
     assert [charged(tmp_path, i) for i in range(3)] == [QUERIES] * 3
 

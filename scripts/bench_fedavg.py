@@ -1,0 +1,97 @@
+"""FedAvg by Flower's own strategy, on dpsd's in-process grid: the baseline of bench_federated."""
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.serverapp.strategy import FedAvg
+from torch import Tensor
+
+from dpsd.config import Config
+from dpsd.data import PrivateData, public_facts
+from dpsd.device import pick_device, pick_dtype
+from dpsd.federated.app import node_number
+from dpsd.federated.grid import InProcessGrid
+from dpsd.models import build_model
+from dpsd.student import as_input
+from dpsd.teacher import augment
+
+BATCH, LR, MOMENTUM = 64, 0.05, 0.9
+
+
+def network(config: Config) -> torch.nn.Module:
+    """The student's architecture with GroupNorm: averaged batch statistics fit no client."""
+    facts = public_facts(config.data)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return build_model(config.student.model, facts.shape, facts.classes, norm="group")
+
+
+def fedavg(
+    config: Config, data: PrivateData, rows: list[Tensor], rounds: int, epochs: float
+) -> tuple[torch.nn.Module, int]:
+    """Weighted averaging of locally trained weights (McMahan et al. 2017).
+
+    Args:
+        config: student.model, teacher.augment and seed are read.
+        data: training rows.
+        rows: of each client.
+        rounds: of averaging.
+        epochs: local passes in a round.
+
+    Returns:
+        The averaged model, and the bytes of its weights, which each client gets and sends a round.
+    """
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: object) -> Message:
+        mine, records = rows[node_number(context)], message.content
+        model, number = network(config), int(records["config"]["server-round"])
+        model.load_state_dict(records["arrays"].to_torch_state_dict())
+        rng = torch.Generator().manual_seed(1000 * number + node_number(context))
+        fit(config, model, data.train.images[mine], data.train.labels[mine], epochs,
+            LR * (1 + math.cos(math.pi * (number - 1) / rounds)) / 2, rng)  # fmt: skip
+        content = RecordDict({"arrays": ArrayRecord(model.state_dict()),
+                              "metrics": MetricRecord({"num-examples": len(mine)})})  # fmt: skip
+        return Message(content, reply_to=message)
+
+    grid = InProcessGrid(app, [{"client": i} for i in range(len(rows))])
+    weights = ArrayRecord(network(config).state_dict())
+    strategy = FedAvg(fraction_evaluate=0.0)
+    result = strategy.start(grid, weights, num_rounds=rounds, train_config=ConfigRecord())
+    model = network(config)
+    model.load_state_dict(result.arrays.to_torch_state_dict())
+    return model.eval(), weights.count_bytes()
+
+
+def fit(
+    config: Config, model: torch.nn.Module, images: Tensor, labels: Tensor, epochs: float,
+    lr: float, rng: torch.Generator,
+) -> None:  # fmt: skip
+    """SGD with momentum, one learning rate a round."""
+    device = pick_device(config.device)
+    dtype = pick_dtype(config, device)
+    model.to(device).to(memory_format=torch.channels_last).train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=MOMENTUM, weight_decay=1e-4)
+    for _ in range(max(1, round(epochs * len(images) / BATCH))):
+        picked = torch.randint(len(images), (min(BATCH, len(images)),), generator=rng)
+        batch = augment(images[picked], "shift")
+        with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
+            logits = model(as_input(batch.to(device)))
+        loss = F.cross_entropy(logits.float(), labels[picked].to(device))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    model.cpu()
+
+
+@torch.inference_mode()
+def accuracy(model: torch.nn.Module, images: Tensor, labels: Tensor) -> float:
+    """Share of rows whose most probable class is the label."""
+    hits = [(model(as_input(x)).argmax(1) == y).numpy()
+            for x, y in zip(images.split(512), labels.split(512), strict=True)]  # fmt: skip
+    return float(np.concatenate(hits).mean())

@@ -1,0 +1,64 @@
+"""The federated benchmark: its cells are valid plans, and FedAvg is no straw man."""
+
+import importlib
+import importlib.machinery
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+
+from dpsd.config import parse_config
+from dpsd.data import load_data
+from dpsd.federated.partition import partition
+from dpsd.privacy.plan import make_plan
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+
+
+@pytest.fixture
+def script(monkeypatch):
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+
+    def load(name):
+        path = str(SCRIPTS / name)
+        loader = importlib.machinery.SourceFileLoader(name, path)
+        module = importlib.util.module_from_spec(importlib.util.spec_from_loader(name, loader))
+        loader.exec_module(module)
+        return module
+
+    return load
+
+
+def test_every_cell_is_a_valid_plan(script, tmp_path):
+    bench = script("bench_federated")
+    cells = bench.cells()
+    for name, cell in cells.items():
+        config = bench.configure(cell, 1, tmp_path)
+        plan = make_plan(config)
+        assert plan.route == "federated" and plan.answers == config.privacy.answers, name
+        assert config.seed == config.federated.seed == 1 and plan.seeded_noise
+        small = bench.configure(cell, 1, tmp_path, shrink=100)
+        assert small.privacy.answers <= config.privacy.answers / 20
+    assert cells["mnist-none-alpha0.1-plain"]["alpha"] == 0.1
+    plain = bench.configure(cells["mnist-none-alpha0.1-plain"], 0, tmp_path)
+    assert plain.federated.aggregate == "plain" and plain.federated.alpha == 0.1
+
+
+def test_flowers_fedavg_learns_and_more_rounds_are_better(script):
+    bench = script("bench_fedavg.py")
+    torch.set_num_threads(1)
+    config = parse_config(
+        {
+            "device": "cpu",
+            "privacy": {"route": "federated", "unit": "answer", "epsilon": 1},
+            "federated": {"clients": 3, "alpha": 0.5},
+        }
+    )
+    data = load_data(config.data)
+    rows, found = partition(config, data), []
+    for rounds in (1, 4):
+        model, size = bench.fedavg(config, data, rows, rounds, 1.0)
+        assert size > 4 * sum(p.numel() for p in model.parameters())
+        found.append(bench.accuracy(model, data.holdout.images, data.holdout.labels))
+    assert found[1] > found[0] and found[1] > 0.5

@@ -1,0 +1,215 @@
+"""Whole federated runs in process, through `federate` and the command line."""
+
+import csv
+import json
+import shutil
+
+import pytest
+import torch
+from federated.doors import Relay
+from products import contents
+
+from dpsd.cli import main
+from dpsd.config import load_config
+from dpsd.errors import UserError
+from dpsd.evaluate import evaluate
+from dpsd.federated import messages
+from dpsd.federated.federate import federate
+from dpsd.privacy.ledger import Ledger
+from dpsd.privacy.oracle import ReplayOracle
+from dpsd.privacy.statement import verify_release
+from dpsd.transcribe import transcribe
+
+YAML = """
+device: cpu
+precision: float32
+teacher: {model: cnn-small, epochs: 2, batch_size: 32, root: %s}
+student: {refit_epochs: 1}
+loop: {rounds: 2}
+privacy: {route: federated, unit: answer, epsilon: 8, answers: 600, insecure_seeded_noise: true}
+federated: {clients: 3}
+"""
+UNITS = {
+    "answer": ["privacy.ask=group", "federated.aggregate=learned"],
+    "record": ["privacy.unit=record", "privacy.mechanism=noisy_votes", "teacher.shards=4",
+               "teacher.model=scatter-linear", "teacher.copies=1", "federated.aggregate=labels"],
+    "client": ["privacy.unit=client", "privacy.mechanism=noisy_votes", "federated.clients=12",
+               "federated.nodes=3", "teacher.model=scatter-linear", "teacher.copies=1",
+               "federated.partition=iid"],
+    "none": ["privacy.mechanism=none", "privacy.epsilon=null", "generator.kind=mixed",
+             "generator.shares={strokes: 0.8, adversarial: 0.2}", "generator.steps=1"],
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    root = tmp_path_factory.mktemp("federated")
+    (root / "f.yaml").write_text(YAML % (root / "teachers"))
+    return root / "f.yaml"
+
+
+def watched():
+    relays = []
+    return relays, lambda grid: relays.append(Relay(grid)) or relays[-1]
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_a_run_of_each_unit(file, unit, tmp_path):
+    relays, wrap = watched()
+    config = load_config(file, UNITS[unit])
+    run = federate(config, out=tmp_path / "run", wrap_grid=wrap)
+    facts = verify_release(run.release)
+    assert facts["unit"] == unit and facts["route"] == "federated"
+    text = (run.release / "statement.txt").read_text()
+    assert ("NOT PRIVATE" in text and "over all rounds" in text) or unit == "none"
+    f = config.federated
+    sent = read_every_message(relays[0], unit)
+    with (run.release / "clients.csv").open() as lines:
+        rows = list(csv.DictReader(lines))
+    assert len(rows) == 2 * (f.nodes or f.clients)
+    assert sum(int(r["answers"]) for r in rows) == 600 * f.clients
+    answers = [m for m in relays[0].received if m.metadata.message_type == messages.ANSWER]
+    assert sum(int(r["bytes_up"]) for r in rows) == sum(
+        messages.size_of(m.content) for m in answers
+    )
+    # The trainable generator's weights are more than 300 images: there the images travel.
+    assert ("seed" in sent, "images" in sent) == (
+        (False, True) if unit == "none" else (True, False)
+    )
+    assert ("prior" in sent) == (unit == "answer")
+    result = evaluate(run, split="holdout")
+    assert 0 <= result["student"]["accuracy"] <= 1 and result["teacher"]["accuracy"] > 0.5
+    if unit == "record":
+        assert facts["labels"]["cells"] == 2 and facts["guarantee"]["epsilon"] <= 8
+        total = facts["guarantee"]["rho"]
+        assert total == pytest.approx(600 / facts["release"]["sigma"] ** 2
+                                      + 1 / facts["labels"]["sigma"] ** 2)  # fmt: skip
+
+
+def read_every_message(relay, unit):
+    """Checks the fields of all messages of a run against the list; returns the names down."""
+    down = set()
+    for m in relay.sent:
+        messages.check_fields(m.content, m.metadata.message_type, "down")
+        down |= {field for record in m.content.values() for field in record}
+    types = set()
+    for m in relay.received:
+        kind = m.metadata.message_type
+        messages.check_fields(m.content, kind, "up")
+        types.add(kind)
+        assert messages.WEIGHTS not in m.content  # a teacher's weights have no way up
+        for array in messages.arrays_of(m.content).values():
+            assert len(array) in (300, 4, 10)  # images of a round, clients of a node, classes
+    assert (messages.LABELS in types) == (unit == "record")
+    return down
+
+
+def test_seeded_runs_are_the_same_bit_for_bit_and_replay_without_clients(file, tmp_path):
+    runs = [federate(load_config(file), out=tmp_path / name) for name in ("a", "b")]
+    for name in ("student.safetensors", "synthetic.png"):
+        a, b = ((r.release / name).read_bytes() for r in runs)
+        assert a == b
+    replay = transcribe(
+        load_config(file), out=tmp_path / "replay", home=home_of(runs[0]),
+        open_oracle=lambda plan, run: opened(run, runs[0], plan),
+    )  # fmt: skip
+    expected = (runs[0].release / "student.safetensors").read_bytes()
+    assert (replay.release / "student.safetensors").read_bytes() == expected
+
+
+def home_of(run):
+    from dpsd.teacher import TeacherFolder
+
+    return TeacherFolder(run.teacher_folder, run.teacher, {})
+
+
+def opened(run, first, plan):
+    ledger = Ledger(run.ledger_folder, run.ledger)
+    ledger.open_run(run.id, plan.mechanism.event, plan.answers, 1, True, "", plan.unit)
+    shutil.copy(first.private / "rounds.jsonl", run.private)
+    return ReplayOracle(first.bank, plan)
+
+
+def test_a_killed_server_goes_on_and_ends_at_the_same_student(file, tmp_path):
+    whole = federate(load_config(file), out=tmp_path / "whole")
+
+    class Killed(Exception):
+        pass
+
+    def killing(record):
+        if record["round"] == 0:
+            raise Killed
+
+    with pytest.raises(Killed):
+        federate(load_config(file), out=tmp_path / "cut", progress=killing)
+    run = federate(load_config(file), out=tmp_path / "cut", resume=True)
+    assert (
+        contents(run.release)["student.safetensors"]
+        == (contents(whole.release)["student.safetensors"])
+    )
+    assert verify_release(run.release)["answers_made"] == 600
+
+
+def test_each_client_has_its_own_ledger_and_teacher(file, tmp_path):
+    from dpsd.federated.home import federation_folder
+
+    config = load_config(file)
+    run = federate(config, out=tmp_path / "run")
+    homes = [federation_folder(config) / "clients" / str(i) for i in range(3)]
+    ids = set()
+    for home in homes:
+        mine = {}
+        for path in home.glob("*/teacher.json"):
+            uuid = json.loads(path.read_text())["uuid"]
+            if (path.parent / "ledger.jsonl").exists():
+                runs = Ledger(path.parent, uuid).runs()
+                mine |= {r.run: r.answers for r in runs if r.run == run.id}
+                ids.add(uuid if runs[-1].run == run.id else None)
+        assert list(mine.values()) == [600]
+    assert len(ids - {None}) == 3
+    assert (federation_folder(config) / "partition.png").exists()
+    names = {p.name for p in run.release.rglob("*")}
+    assert not names & {"partition.png", "partition.npz"}
+
+
+def test_command_line(file, tmp_path, capsys):
+    assert main(["federate", str(file), "--out", str(tmp_path / "run")]) == 0
+    out = capsys.readouterr().out
+    assert "Each client, over 2 rounds" in out and "bytes_up" in out
+    assert main(["plan", str(file)]) == 0
+    assert "one client" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["federated.runtime=simulation"], "needs ray"),
+        (["federated.runtime=deployment"], "SuperLink"),
+        (["privacy.route=single"], "privacy.route: single"),
+        (["federated.aggregate=labels"], "unit answer does not cover"),
+        (["federated.quorum=4"], "federated.quorum: 4"),
+        (["federated.nodes=2"], "federated.nodes: 2"),
+        (["privacy.unit=user"], "privacy.unit: user"),
+        (["privacy.unit=record"], "privacy.mechanism: randomized_response"),
+        (["federated.partition=own"], "federated.partition: own"),
+        (["federated.partition=users"], "data.user_ids: null"),
+        (["federated.rounds=3"], "federated.rounds: 3, but loop.rounds is 2"),
+        (
+            ["federated.alpha=0.0001", "federated.tries=2", "federated.clients=12"],
+            "none of 2 draws",
+        ),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(file, overrides, message, tmp_path, capsys):
+    if "simulation" in overrides[0] and torch.cuda.is_available():
+        pytest.skip("ray may be there")
+    argv = ["federate", str(file), "--out", str(tmp_path / "run"), "--set", *overrides]
+    assert main(argv) == 2
+    err = capsys.readouterr().err
+    assert message in err and err.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_transcribe_sends_federated_configurations_to_federate(file, tmp_path):
+    with pytest.raises(UserError, match="federate"):
+        transcribe(load_config(file), out=tmp_path / "run")
