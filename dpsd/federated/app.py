@@ -10,7 +10,7 @@
     client: the client's number, from 0. Flower's simulation gives `partition-id` instead.
     config: the client's own YAML file, in place of the run's. A client that does not trust the
         server sets it: its budget, data and teacher are then its own words.
-    set: overrides of it.
+    set: overrides of it; the run's do not count then.
 
 Each node trains its client's teacher on the first message if it is not there yet.
 """
@@ -51,7 +51,7 @@ def config_of(context: Context) -> Config:
     Raises:
         UserError: no readable YAML file is named.
     """
-    own = {**context.run_config, **context.node_config}
+    own = context.node_config if "config" in context.node_config else context.run_config
     if "config" not in own:
         raise UserError("run config config: missing; accepted: the path of a dpsd YAML file")
     return load_config(Path(str(own["config"])), str(own.get("set", "")).split())

@@ -7,7 +7,7 @@ Flower's Control API (submit a run, register a key) knows no accounts here, so t
 open to nobody but the clients; dpsd binds it to the loopback.
 
 The app that travels has no code in it: it names `dpsd.federated.app`, which every client runs from
-its own installation.
+its own installation (`dpsd.federated.clientapp` refuses any other).
 """
 
 import contextlib
@@ -28,6 +28,7 @@ from typing import Any
 
 from dpsd.errors import UserError
 from dpsd.federated.certificates import LOOPBACK, Credentials, check_credentials
+from dpsd.federated.clientapp import write_commands
 from dpsd.federated.flower import (
     CONNECTION,
     App,
@@ -92,6 +93,7 @@ def deploy(
     environment = flower_environment(folder / "flower")
     write_app(folder / "app", app, run_config)
     write_connection(folder / "flower", credentials, ports[0])
+    write_commands(folder / "commands", app.client)
     with processes(folder, environment) as running:
         _start_link(running, credentials, ports[0])
         for key in credentials.registered():
@@ -106,6 +108,7 @@ def deploy(
     if found["status"] != "finished:completed":
         why = found["status-details"].removeprefix("ServerApp failed with exception: ")
         raise UserError(f"{why} ({found['status']}, logs in {folder})")
+    say("stopped by process id: " + ", ".join(f"{o.name} {o.popen.pid}" for o in running.started))
     return Outcome(running.codes(), traffic["inbound-bytes"], traffic["outbound-bytes"])
 
 
@@ -161,7 +164,8 @@ def _start_node(
         "--superexec-auth-secret-file", secret, "--node-config", config,
     ], FLWR_HOME=home)  # fmt: skip
     runner = _task_runner(running, ports[1], secret)
-    running.start(f"node-{node}-tasks", [*runner, "--insecure"], FLWR_HOME=home)
+    path = os.pathsep.join([str(running.folder / "commands"), running.environment["PATH"]])
+    running.start(f"node-{node}-tasks", [*runner, "--insecure"], FLWR_HOME=home, PATH=path)
 
 
 def _node_value(key: str, value: str | int | float | bool) -> str:
