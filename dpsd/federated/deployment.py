@@ -10,12 +10,8 @@ The app that travels has no code in it: it names `dpsd.federated.app`, which eve
 its own installation (`dpsd.federated.clientapp` refuses any other).
 """
 
-import contextlib
 import json
-import os
 import re
-import secrets
-import socket
 import ssl
 import subprocess
 import time
@@ -34,14 +30,21 @@ from dpsd.federated.flower import (
     App,
     Settings,
     flower_environment,
-    toml,
     write_app,
     write_connection,
 )
-from dpsd.federated.processes import Processes, Started, processes
-
-_READY_S = 60.0
-_ANSI = re.compile(r"\x1b\[[0-9;]*m")
+from dpsd.federated.node import (
+    ANSI,
+    READY_S,
+    free_ports,
+    last_words,
+    secret_file,
+    start_node,
+    task_runner,
+    wait_for_node,
+    wait_until,
+)
+from dpsd.federated.processes import Processes, processes
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,6 @@ def deploy(
     *,
     app: App | None = None,
     port: int | None = None,
-    timeout_s: float | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> Outcome:
     """Start a SuperLink and SuperNodes on the loopback, run the app once, and stop them all.
@@ -79,7 +81,6 @@ def deploy(
         run_config: what all find in `context.run_config`.
         app: what to run (default: FedDPSD).
         port: of the SuperLink (default: one that the kernel finds free).
-        timeout_s: for the run itself (default: as long as it takes).
         say: gets the server's log line by line.
 
     Raises:
@@ -89,7 +90,7 @@ def deploy(
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     folder = folder.resolve()
     app = app or App()
-    ports = _ports(port, len(nodes))
+    ports = free_ports(port, len(nodes))
     environment = flower_environment(folder / "flower")
     write_app(folder / "app", app, run_config)
     write_connection(folder / "flower", credentials, ports[0])
@@ -99,11 +100,14 @@ def deploy(
         for key in credentials.registered():
             _flwr(running, "supernode", "register", str(key), CONNECTION)
         for node, settings in enumerate(nodes):
-            _start_node(running, credentials, node, settings, (ports[0], ports[1 + node]))
+            start_node(
+                running, f"node-{node}", f"{LOOPBACK}:{ports[0]}", credentials.authority,
+                credentials.node_key(node), settings, ports[1 + node],
+            )  # fmt: skip
         for node in range(len(nodes)):
-            _wait_for_node(running, node)
+            wait_for_node(running, f"node-{node}")
         say(f"SuperLink on {LOOPBACK}:{ports[0]}, {len(nodes)} SuperNodes")
-        found = _run(running, folder / "app", timeout_s, say)
+        found = _run(running, folder / "app", say)
     traffic = found["network-traffic"]
     if found["status"] != "finished:completed":
         why = found["status-details"].removeprefix("ServerApp failed with exception: ")
@@ -112,25 +116,8 @@ def deploy(
     return Outcome(running.codes(), traffic["inbound-bytes"], traffic["outbound-bytes"])
 
 
-def _ports(wanted: int | None, nodes: int) -> list[int]:
-    """The SuperLink's port, and one for each node's task runner, all free a moment ago."""
-    with contextlib.ExitStack() as held:
-        found = []
-        for port in (wanted or 0, *(0 for _ in range(nodes))):
-            probe = held.enter_context(socket.socket())
-            try:
-                probe.bind((LOOPBACK, port))
-            except (OSError, OverflowError) as e:
-                raise UserError(
-                    f"port: {LOOPBACK}:{port} cannot be used ({getattr(e, 'strerror', e)}); "
-                    "name another one, or none at all"
-                ) from None
-            found.append(int(probe.getsockname()[1]))
-        return found
-
-
 def _start_link(running: Processes, credentials: Credentials, port: int) -> None:
-    secret = _secret(running.folder, "superlink")
+    secret = secret_file(running.folder, "superlink")
     running.start("superlink", [
         "flower-superlink", "--host", LOOPBACK, "--port", str(port),
         "--ssl-ca-certfile", str(credentials.authority), "--ssl-certfile",
@@ -139,79 +126,13 @@ def _start_link(running: Processes, credentials: Credentials, port: int) -> None
         "--superexec-auth-secret-file", secret, "--disable-runtime-dependency-installation",
     ])  # fmt: skip
     trust = ssl.create_default_context(cafile=str(credentials.authority))
-    _wait(running, "the SuperLink", lambda: _healthy(f"https://{LOOPBACK}:{port}/health", trust))
+    wait_until(
+        running, "the SuperLink", lambda: _healthy(f"https://{LOOPBACK}:{port}/health", trust)
+    )
     running.start("superlink-tasks", [
-        *_task_runner(running, port, secret),
+        *task_runner(running, port, secret),
         "--root-certificates", str(credentials.authority),
     ])  # fmt: skip
-
-
-def _start_node(
-    running: Processes,
-    credentials: Credentials,
-    node: int,
-    settings: Settings,
-    ports: tuple[int, int],
-) -> None:
-    secret = _secret(running.folder, f"node-{node}")
-    home = str(running.folder / f"node-{node}")
-    config = " ".join(f"{key}={_node_value(key, value)}" for key, value in settings.items())
-    running.start(f"node-{node}", [
-        "flower-supernode", "--superlink", f"{LOOPBACK}:{ports[0]}",
-        "--root-certificates", str(credentials.authority),
-        "--auth-supernode-private-key", str(credentials.node_key(node)),
-        "--host", LOOPBACK, "--port", str(ports[1]), "--isolation", "process",
-        "--superexec-auth-secret-file", secret, "--node-config", config,
-    ], FLWR_HOME=home)  # fmt: skip
-    runner = _task_runner(running, ports[1], secret)
-    path = os.pathsep.join([str(running.folder / "commands"), running.environment["PATH"]])
-    running.start(f"node-{node}-tasks", [*runner, "--insecure"], FLWR_HOME=home, PATH=path)
-
-
-def _node_value(key: str, value: str | int | float | bool) -> str:
-    if isinstance(value, str) and ("'" in value or "\n" in value):
-        raise UserError(f"{key}: {value!r} is not accepted: no quotes and no line breaks")
-    return f"'{value}'" if isinstance(value, str) else toml(value)
-
-
-def _task_runner(running: Processes, port: int, secret: str) -> list[str]:
-    allowed = running.environment["FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION"] != "1"
-    install = ["--allow-runtime-dependency-installation"] if allowed else []
-    return ["flower-superexec", "--runtime-api-address", f"{LOOPBACK}:{port}", "--parent-pid",
-            str(os.getpid()), "--superexec-auth-secret-file", secret, *install]  # fmt: skip
-
-
-def _secret(folder: Path, name: str) -> str:
-    path = folder / f"{name}.secret"
-    path.unlink(missing_ok=True)
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(secrets.token_hex(32))
-    return str(path)
-
-
-def _wait_for_node(running: Processes, node: int) -> None:
-    one = running.named(f"node-{node}")
-    _wait(running, one.name, lambda: "SuperNode ID:" in one.log.read_text())
-
-
-def _wait(running: Processes, what: str, ready: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + _READY_S
-    while not ready():
-        for one in running.started:
-            if one.code is not None:
-                raise UserError(_end(one))
-        if time.monotonic() > deadline:
-            raise UserError(f"{what}: not ready after {_READY_S:.0f} s (logs in {running.folder})")
-        time.sleep(0.1)
-
-
-def _end(one: Started) -> str:
-    """Say of a process that ended what it said last, in a line."""
-    text = _ANSI.sub("", one.log.read_text(errors="replace"))
-    if "[code: 2004]" in text:
-        return f"{one.name}: the SuperLink refused its key, not registered or in use ({one.log})"
-    said = re.search(r"Exit Code: .*?(?=\n\n|\Z)", text, re.DOTALL) or re.search(r".*\S\s*\Z", text)
-    return f"{one.name} ended: {said[0].strip() if said else one.code} (log: {one.log})"
 
 
 def _healthy(url: str, trust: ssl.SSLContext) -> bool:
@@ -231,19 +152,17 @@ def _flwr(running: Processes, *words: str) -> dict[str, Any]:
     try:
         done = subprocess.run(
             ["flwr", *words, "--format", "json"], env=dict(running.environment),
-            capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=_READY_S,
+            capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=READY_S,
         )  # fmt: skip
         found: dict[str, Any] = json.loads(done.stdout)
     except (subprocess.TimeoutExpired, ValueError) as e:
         raise UserError(f"flwr {' '.join(words[:2])}: {e} (logs in {running.folder})") from None
     if not found.get("success"):
-        raise UserError(f"flwr {' '.join(words[:2])}: {found.get('error-message', '').strip()}")
+        raise UserError(f"flwr {' '.join(words[:2])}: {' '.join(found['error-message'].split())}")
     return found
 
 
-def _run(
-    running: Processes, app: Path, timeout_s: float | None, say: Callable[[str], None]
-) -> dict[str, Any]:
+def _run(running: Processes, app: Path, say: Callable[[str], None]) -> dict[str, Any]:
     """Run the app to its end and return Flower's facts on it.
 
     A node that ends meanwhile is for the app to handle: it has a quorum and a deadline.
@@ -252,7 +171,6 @@ def _run(
     needed = [running.named("superlink"), running.named("superlink-tasks")]
     nodes = [one for one in running.started if one not in needed]
     stream = running.start("run", ["flwr", "log", run, CONNECTION, "--stream"])
-    deadline = None if timeout_s is None else time.monotonic() + timeout_s
     told = 0
     while True:
         ended = stream.code is not None
@@ -263,11 +181,9 @@ def _run(
                 return found
         for one in [one for one in (*needed, *nodes) if one.code is not None]:
             if one in needed:
-                raise UserError(_end(one))
+                raise UserError(last_words(one))
             nodes.remove(one)
-            say(_end(one))
-        if deadline is not None and time.monotonic() > deadline:
-            raise UserError(f"the run took longer than {timeout_s:g} s (logs in {running.folder})")
+            say(last_words(one))
         time.sleep(0.2)
 
 
@@ -277,7 +193,7 @@ def _tell(log: Path, told: int, say: Callable[[str], None]) -> int:
         file.seek(told)
         whole = file.read().rpartition(b"\n")
     for line in whole[0].decode(errors="replace").splitlines():
-        plain = _ANSI.sub("", line)
+        plain = ANSI.sub("", line)
         if not re.match(
             r"(DEBUG|INFO|WARNING|ERROR) *:|Using SuperLink:|Successfully installed", plain
         ):

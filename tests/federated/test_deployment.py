@@ -21,6 +21,7 @@ from products import contents
 from dpsd.config import Config, parse_config
 from dpsd.errors import UserError
 from dpsd.federated.certificates import Credentials, make_credentials
+from dpsd.federated.clientapp import write_commands
 from dpsd.federated.deployed import federate_deployed
 from dpsd.federated.deployment import deploy
 from dpsd.federated.federate import federate
@@ -33,6 +34,7 @@ DRIVER = """
 import sys
 from pathlib import Path
 from dpsd.federated.certificates import make_credentials
+from dpsd.federated.clientapp import write_commands
 from dpsd.federated.deployed import federate_deployed
 from dpsd.federated.deployment import deploy
 from dpsd.federated.federate import federate
@@ -131,11 +133,18 @@ def test_three_supernodes_give_the_answers_of_one_process_bit_for_bit(
 
 @needs_proc
 @pytest.mark.slow
-def test_a_server_that_fails_is_told_in_one_line(tmp_path: Path, credentials: Credentials) -> None:
-    for public in credentials.registered():
+def test_a_client_refuses_another_app_and_a_failed_server_is_told_in_one_line(
+    tmp_path: Path, credentials: Credentials, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def only_dpsd(folder: Path, client: str) -> None:
+        write_commands(folder, App().client)
+
+    monkeypatch.setattr("dpsd.federated.deployment.write_commands", only_dpsd)
+    for public in credentials.registered()[1:]:
         public.unlink()
-    with pytest.raises(UserError, match="the server was told to fail") as caught:
-        deploy(tmp_path / "d", credentials, [], {"clients": 0}, app=TOY)
+    refusal = r"told to fail after .*its client is failing:client_app; accepted: dpsd"
+    with pytest.raises(UserError, match=refusal) as caught:
+        deploy(tmp_path / "d", credentials, [{"client": 0}], {}, app=TOY)
     assert "\n" not in str(caught.value)
     assert with_mark(str(tmp_path)) == []
     assert (tmp_path / "d").stat().st_mode & 0o777 == 0o700
@@ -275,7 +284,9 @@ def test_flower_is_the_version_that_this_was_written_for() -> None:
         ("flwr.supercore.cli.flower_superexec", "_parse_args"),
     ):
         known |= set(getattr(importlib.import_module(module), parser)()._option_string_actions)
-    source = (ROOT / "dpsd" / "federated" / "deployment.py").read_text()
-    flags = set(re.findall(r'"(--[a-z-]+)"', source)) - {"--format", "--stream", "--run-id"}
+    folder = ROOT / "dpsd" / "federated"
+    source = "".join((folder / name).read_text() for name in ("deployment.py", "node.py"))
+    own = {"--format", "--stream", "--run-id", "--authority", "--key", "--client", "--config"}
+    flags = set(re.findall(r'"(--[a-z-]+)"', source)) - own
     assert len(flags) > 10
     assert flags <= known
