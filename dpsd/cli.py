@@ -116,6 +116,10 @@ def _parser() -> argparse.ArgumentParser:
     f = command("federate", _federate, "make the private student from many clients", "CONFIG")
     f.add_argument("--runtime", choices=("in-process", "simulation", "deployment"),
                    help="same as --set federated.runtime=X")  # fmt: skip
+    f.add_argument("--credentials", type=Path, metavar="DIR",
+                   help="certificates and node keys of --runtime deployment")  # fmt: skip
+    f.add_argument("--port", type=_count, metavar="N",
+                   help="of the SuperLink (default: a free one)")  # fmt: skip
     f.add_argument("--out", type=Path, metavar="DIR", help="run folder (default: runs/...)")
     f.add_argument("--resume", action="store_true", help="go on with the stopped run in --out")
     f.add_argument("--data-is-public", action="store_true",
@@ -247,14 +251,22 @@ def _federate(args: argparse.Namespace) -> int:
     config = _config(args)
     if args.resume and args.out is None:
         raise UserError("--resume: say which run with --out DIR")
+    deployed = config.federated.runtime == "deployment"
+    for flag in ("credentials", "port"):
+        if getattr(args, flag) is not None and not deployed:
+            raise UserError(f"--{flag}: accepted with --runtime deployment")
     from dpsd.evaluate import evaluate
+    from dpsd.federated.deployed import federate_deployed
     from dpsd.federated.federate import federate
 
-    with Progress(config) as progress:
-        run = federate(
-            config, out=args.out, resume=args.resume, data_is_public=args.data_is_public,
-            progress=progress, say=say,
-        )  # fmt: skip
+    wanted = {"out": args.out, "resume": args.resume, "data_is_public": args.data_is_public}
+    if deployed:
+        run = federate_deployed(
+            config, **wanted, say=say, credentials=args.credentials, port=args.port
+        )
+    else:
+        with Progress(config) as progress:
+            run = federate(config, **wanted, progress=progress, say=say)
     if not args.no_evaluate:
         evaluate(run, split="holdout")
     say("\n" + (run.release / "statement.txt").read_text())

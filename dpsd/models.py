@@ -6,7 +6,6 @@ import math
 from typing import Any, Literal
 
 import torch
-import torchvision
 from torch import nn
 
 from dpsd.dp_models import DP_MODELS, build_dp_model
@@ -195,6 +194,8 @@ def call_factory(path: str, classes: int) -> Any:
 
 def torchvision_model(name: str, classes: int, norm: Norm = "batch") -> nn.Module:
     """An untrained torchvision model by name."""
+    import torchvision  # seconds that a short process of a federation's client has no use for
+
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:
         near = ", ".join(difflib.get_close_matches(name, [*OWN, *known]))

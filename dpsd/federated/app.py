@@ -5,11 +5,12 @@
     set: overrides of it, as on the command line, separated by blanks; may be missing.
     out: the server's run folder; may be missing (then `runs/...`).
     resume: true to go on with the stopped run in `out`.
+    data_is_public: true to put figures measured on the data on the card too.
 `context.node_config` (of a node; `flower-supernode --node-config`), read by the client:
     client: the client's number, from 0. Flower's simulation gives `partition-id` instead.
     config: the client's own YAML file, in place of the run's. A client that does not trust the
         server sets it: its budget, data and teacher are then its own words.
-    set: overrides of it.
+    set: overrides of it; the run's do not count then.
 
 Each node trains its client's teacher on the first message if it is not there yet.
 """
@@ -27,6 +28,7 @@ from dpsd.config import Config, load_config
 from dpsd.errors import UserError
 from dpsd.federated import messages
 from dpsd.federated.answering import Node
+from dpsd.progress import Progress, say
 
 _LOG = logging.getLogger("dpsd.federated")
 
@@ -49,7 +51,7 @@ def config_of(context: Context) -> Config:
     Raises:
         UserError: no readable YAML file is named.
     """
-    own = {**context.run_config, **context.node_config}
+    own = context.node_config if "config" in context.node_config else context.run_config
     if "config" not in own:
         raise UserError("run config config: missing; accepted: the path of a dpsd YAML file")
     return load_config(Path(str(own["config"])), str(own.get("set", "")).split())
@@ -91,12 +93,15 @@ def main(grid: Grid, context: Context) -> None:
     """Run, or go on with, a federated transcription over the grid."""
     from dpsd.federated.federate import serve
 
-    given = context.run_config
+    given, config = context.run_config, config_of(context)
     out = given.get("out")
-    serve(
-        grid,
-        config_of(context),
-        out=None if not out else Path(str(out)),
-        resume=bool(given.get("resume", False)),
-        say=lambda text: _LOG.info("%s", text),
-    )
+    with Progress(config) as progress:
+        serve(
+            grid,
+            config,
+            out=None if not out else Path(str(out)),
+            resume=bool(given.get("resume", False)),
+            data_is_public=bool(given.get("data_is_public", False)),
+            progress=progress,
+            say=say,
+        )

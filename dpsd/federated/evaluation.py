@@ -1,4 +1,4 @@
-"""Figures on private data for a federated run in process: they go under `private/` alone."""
+"""Private figures of a federated run whose clients are all here: under `private/` alone."""
 
 from collections.abc import Callable
 
@@ -22,10 +22,10 @@ def federation_teacher(config: Config) -> Callable[[Tensor], Tensor]:
         UserError: the clients live elsewhere.
     """
     f = config.federated
-    if f.runtime != "in-process":
+    if f.partition == "own":
         raise UserError(
-            f"federated.runtime: {f.runtime}: the clients' teachers are not here, so that nothing "
-            "can be compared with them; accepted: in-process, or data.name none"
+            "federated.partition: own: the clients' teachers are not here, so that nothing can be "
+            "compared with them; accepted: another partition, or data.name none"
         )
     classes = public_facts(config.data).classes
     homes = [open_home(config, i) for i in range(f.nodes or f.clients)]

@@ -34,16 +34,17 @@ def federate(
     say: Say = lambda text: None,
     wrap_grid: Callable[[Grid], Grid] = lambda grid: grid,
 ) -> Run:
-    """Transcribe the teachers of many clients into one student, all in this process.
+    """Transcribe the teachers of many clients into one student, under federated.runtime.
 
     Args:
-        config: with privacy.route federated and runtime in-process.
+        config: with privacy.route federated.
         out: run folder, new; default `runs/<data>-<mechanism>-<time>`.
         resume: go on with a stopped run in `out`.
         data_is_public: put figures measured on the data on the card too.
-        progress: receives the public figures of each round.
+        progress: receives the public figures of each round; in-process alone.
         say: receives lines for the user.
-        wrap_grid: between server and grid; tests watch and disturb messages there.
+        wrap_grid: between server and grid; tests watch and disturb messages there; in-process
+            alone.
 
     Returns:
         The finished run.
@@ -55,9 +56,10 @@ def federate(
     if config.federated.runtime == "simulation":
         return _simulate(config, out, resume, data_is_public, say)
     if config.federated.runtime == "deployment":
-        raise UserError(
-            "federated.runtime: deployment; start SuperLink and SuperNodes and use `flwr run`, or "
-            "scripts/federation_demo; accepted by this call: in-process, simulation"
+        from dpsd.federated.deployed import federate_deployed
+
+        return federate_deployed(
+            config, out=out, resume=resume, data_is_public=data_is_public, say=say
         )
     nodes = open_nodes(config, say)
     grid = wrap_grid(InProcessGrid(app_of(nodes), [{"client": i} for i in range(len(nodes))]))
