@@ -47,6 +47,15 @@ def check_federated(config: "Config") -> None:
             f"federated.aggregate: {f.aggregate} with unit {unit}; "
             f"accepted: {', '.join(_AGGREGATES[unit])}{why}"
         )
+    if p.mechanism == "randomized_response" and p.ask == "graded":
+        raise ValueError(
+            "privacy.ask: graded with route federated; accepted: label, group, whose answers from "
+            "several clients have a likelihood together"
+        )
+    if config.student.loss == "shares" and unit != "client":
+        raise ValueError(
+            f"student.loss: shares with route federated and unit {unit}; accepted with unit client"
+        )
     _check_numbers(config, unit)
 
 

@@ -63,6 +63,11 @@ class Combined:
     takes_votes = False
 
     @property
+    def soft_targets(self) -> bool:
+        """Whether the clients' answers are distributions to match."""
+        return self.inner.soft_targets
+
+    @property
     def classes(self) -> int:
         """K."""
         return self.inner.classes
@@ -108,6 +113,7 @@ class GivenVotes:
     sigma: float
 
     takes_votes = False
+    soft_targets = False
     name = "noisy_votes"
     uses_prior = False
 
