@@ -13,16 +13,18 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from dpsd.attacks.gan import GanConfig
 from dpsd.attacks.judges import Judges, train_classifier, train_judges
+from dpsd.attacks.lomma import helpers, logit_loss
 from dpsd.attacks.memorisation import Pools, equal_pools, nearest, pool_distances
 from dpsd.attacks.priors import Prior, gan_prior, released_prior, smooth_prior
 from dpsd.attacks.profiles import Profile, load_profile
 from dpsd.attacks.scores import Cell, Scores, load_cell, save_cell, save_scores
 from dpsd.attacks.search import BUDGETS, Budget, search
-from dpsd.attacks.targets import Say, Target, load_targets
+from dpsd.attacks.targets import Logits, Say, Target, load_targets
 from dpsd.data import Split
 from dpsd.run import Run
 
@@ -90,7 +92,7 @@ def attack(
             path = folder / "cells" / f"{attack_name}-{label}.npz"
             cell = load_cell(path, key)
             if cell is None:
-                cell = _cell(prior, target, known, judges, pools, b, seed)
+                cell = _cell(attack_name, prior, target, known, judges, pools, b, seed)
                 save_cell(path, cell, key)
             cells[attack_name, label] = cell
             say(f"{attack_name} on {label}: {float(cell.seconds):.1f} s")
@@ -108,7 +110,7 @@ def attack(
         "images_per_target": b.seeds * b.per_class * known.facts.classes,
         "gradient_queries_per_image": b.steps,
         "pool_images_per_class": int(pools.train.shape[1]),
-        "targets": {t.name: {"accuracy_holdout": t.accuracy} for t in targets},
+        "targets": {t.name: {"accuracy_holdout": t.accuracy, "what": t.what} for t in targets},
         "noise_free_answers": min(b.noise_free_answers, _answers(run)),
         "judges": {
             "network": judges.network_accuracy,
@@ -140,25 +142,29 @@ def private_folder(run: Run, out: Path | None) -> Path:
 def _prior(name: str, run: Run, profile: Profile, b: Budget) -> tuple[Prior, bool]:
     if name == "total_variation":
         return smooth_prior(profile.public.images), False
-    if name == "gmi":
+    if name in ("gmi", "lomma"):
         cache = run.config.attacks.cache or run.teacher_folder.parent / "priors"
         return gan_prior(profile.public.images, GanConfig(b.gan_steps), cache)
     return released_prior(run, b.pool), False
 
 
 def _cell(
-    prior: Prior, target: Target | None, profile: Profile, judges: Judges, pools: Pools,
+    name: str, prior: Prior, target: Target | None, profile: Profile, judges: Judges, pools: Pools,
     b: Budget, seed: int,
 ) -> Cell:  # fmt: skip
     """Search with every seed, then let judges, distances and a student of the images speak."""
     classes = profile.facts.classes
     labels = torch.arange(classes).repeat_interleave(b.per_class)
     began = time.perf_counter()
+    models: list[Logits] = [] if target is None else [target.logits]
+    if target is not None and name == "lomma":
+        models += helpers(target.logits, profile.public.images, classes, count=b.helpers,
+                          steps=b.helper_steps, seed=seed)  # fmt: skip
+    loss = logit_loss if name == "lomma" else F.cross_entropy
     images = [
-        search(prior, None if target is None else target.logits, labels, b,
-               torch.Generator().manual_seed(seed + i))
+        search(prior, models, labels, b, torch.Generator().manual_seed(seed + i), loss)
         for i in range(b.seeds)
-    ]  # fmt: skip
+    ]
     seconds = time.perf_counter() - began
     found, wanted = torch.cat(images), labels.repeat(b.seeds)
     if target is None:

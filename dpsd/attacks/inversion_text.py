@@ -14,7 +14,8 @@ _NAMES = {
     "teacher": "teacher", "student": "student", "noise_free": "noise-free student",
     "control": "control, no defence", "draws": "floor: prior alone",
     "untrained": "floor: untrained", "permuted": "floor: permuted labels",
-    "total_variation": "total variation", "gmi": "GMI", "released": "released synthesizer",
+    "total_variation": "total variation",
+    "gmi": "GMI", "lomma": "LOMMA", "released": "released synthesizer",
 }  # fmt: skip
 _MOST_CLASSES = 10
 

@@ -1,5 +1,6 @@
 """The search for images that a model takes for a class, and the budgets it has."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -8,6 +9,8 @@ from torch import Tensor
 
 from dpsd.attacks.priors import Prior
 from dpsd.attacks.targets import Logits
+
+Loss = Callable[..., Tensor]
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,9 @@ class Budget:
     judge_steps: int
     knowledge_steps: int
     """Training steps of the network that learns from reconstructions alone."""
+    helpers: int = 2
+    """lomma: models distilled from the attacked one."""
+    helper_steps: int = 1_000
 
 
 BUDGETS = {
@@ -42,7 +48,7 @@ BUDGETS = {
         pool=20_000, noise_free_answers=100_000, judge_steps=1_000, knowledge_steps=150,
     ),
     "full": Budget(
-        ("total_variation", "gmi", "released"), seeds=5, per_class=24, draws=16, steps=800,
+        ("total_variation", "gmi", "released", "lomma"), seeds=5, per_class=24, draws=16, steps=800,
         gan_steps=8_000, pool=50_000, noise_free_answers=200_000, judge_steps=1_500,
         knowledge_steps=300,
     ),
@@ -50,48 +56,60 @@ BUDGETS = {
 
 
 def search(
-    prior: Prior, logits: Logits | None, labels: Tensor, budget: Budget, rng: torch.Generator
+    prior: Prior,
+    models: Sequence[Logits],
+    labels: Tensor,
+    budget: Budget,
+    rng: torch.Generator,
+    loss: Loss = F.cross_entropy,
 ) -> Tensor:
     """Images that the model takes for the labels, uint8 [R, C, H, W].
 
     Of `draws` random draws for each image the one that the model likes best is refined by Adam on
-    weight * CE + penalty, under random shifts of up to a fourteenth of the side, which keep the
+    weight * loss + penalty, under random shifts of up to a fourteenth of the side, which keep the
     search from patterns that fool the model at one place only.
 
     Args:
         prior: what images are like.
-        logits: of the model; None gives plain random draws from the prior.
+        models: the attacked one, and any that stand beside it; none gives plain random draws from
+            the prior.
         labels: int64 [R].
         budget: draws and steps.
         rng: of draws and shifts.
+        loss: of logits [B, K], labels [B] and `reduction`, averaged over the models.
     """
+
+    def cost(x: Tensor, wanted: Tensor) -> Tensor:
+        found = [loss(logits(x).cpu(), wanted, reduction="none") for logits in models]
+        return torch.stack(found).mean(0)
+
     n = len(labels)
-    p = prior.start(n * (budget.draws if logits is not None else 1), rng)
-    if logits is not None:
+    p = prior.start(n * (budget.draws if models else 1), rng)
+    if models:
         with torch.no_grad():
             wanted = labels.repeat_interleave(budget.draws)
-            parts = [logits(prior.decode(x)).cpu() for x in p.split(512)]
-            costs = F.cross_entropy(torch.cat(parts), wanted, reduction="none")
-        best = costs.view(n, budget.draws).argmin(1)
+            parts = [
+                cost(prior.decode(x), y)
+                for x, y in zip(p.split(512), wanted.split(512), strict=True)
+            ]
+        best = torch.cat(parts).view(n, budget.draws).argmin(1)
         p = p.view(n, budget.draws, *p.shape[1:])[torch.arange(n), best]
     start = p.detach().clone()
     p = start.clone().requires_grad_(True)
     adam = torch.optim.Adam([p], lr=prior.lr)
-    steps = budget.steps if logits is not None or prior.descend_alone else 0
+    steps = budget.steps if models or prior.descend_alone else 0
     for _ in range(steps):
         x = prior.decode(p)
-        loss = prior.penalty(start, p, x).sum()
-        if logits is not None:
+        total = prior.penalty(start, p, x).sum()
+        if models:
             height, width = x.shape[2:]
             dy, dx = (
                 int(torch.randint(-(side // 14), side // 14 + 1, (), generator=rng))
                 for side in (height, width)
             )
-            shifted = x.roll((dy, dx), (2, 3))
-            answer = logits(shifted).cpu()
-            loss = loss + prior.weight * F.cross_entropy(answer, labels, reduction="sum")
+            total = total + prior.weight * cost(x.roll((dy, dx), (2, 3)), labels).sum()
         adam.zero_grad()
-        loss.backward()
+        total.backward()
         adam.step()
     with torch.no_grad():
         return (prior.decode(p) * 255).round().to(torch.uint8)

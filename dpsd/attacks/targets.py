@@ -21,9 +21,12 @@ from dpsd.attacks.profiles import Profile
 from dpsd.config import Config, PrivacyConfig, TeacherConfig
 from dpsd.data import Split
 from dpsd.device import pick_device, pick_dtype
+from dpsd.errors import UserError
 from dpsd.evaluate import find_teacher
 from dpsd.frozen import Teacher, logits_of
+from dpsd.imports import brief
 from dpsd.models import build_model
+from dpsd.privacy.plan import make_plan
 from dpsd.release import load_student
 from dpsd.run import Run, write_json
 from dpsd.student import as_input
@@ -34,6 +37,14 @@ Logits = Callable[[Tensor], Tensor]
 Say = Callable[[str], None]
 
 FLOORS = ("untrained", "permuted")
+_WHAT = {
+    "teacher": "the run's own teacher",
+    "student": "the released student",
+    "noise_free": "a student of the same recipe from the teacher's open answers (eps infinite)",
+    "control": "an undefended model of the student's architecture, stopped at its accuracy",
+    "untrained": "fresh weights",
+    "permuted": "trained on the same images with labels shuffled over the rows",
+}
 _CONTROL_STEPS = 4000
 _PERMUTED_STEPS = 300
 _BATCH = 64
@@ -48,6 +59,8 @@ class Target:
     """float [B, C, H, W] in [0, 1] -> float32 logits [B, K], with gradient."""
     accuracy: float
     """Share of the profile's holdout rows that it gets right: private."""
+    what: str
+    """What the model is, for readers of a report."""
 
 
 def load_targets(
@@ -69,14 +82,16 @@ def load_targets(
         say: receives lines for the user.
 
     Raises:
-        UserError: no student, no teacher.
+        UserError: no student, no teacher, or a teacher that gives no gradient.
     """
     student = load_student(run)
     folder.mkdir(parents=True, exist_ok=True)
     config, home = find_teacher(profile.config, run, teacher)
+    what = dict(_WHAT)
     if (home.facts.get("recipe") or {}).keys() & {"shards", "dp"}:
         say("the run's teachers are defended; an undefended one is trained for comparison")
         config, home = _reference(profile, folder)
+        what["teacher"] = "an undefended model of the student's architecture on the same rows"
     say("making the noise-free student, the control and the floors' models where they are missing")
     made: dict[str, nn.Module] = {
         "teacher": _Open(frozen_teacher(config, home)),
@@ -86,16 +101,17 @@ def load_targets(
     holdout = profile.private.holdout
     reached = accuracy(_as_logits(student, profile), holdout)
     made["control"] = _kept(
-        folder / "control.safetensors", profile, lambda: _control(profile, reached, seed)
+        folder / f"control-{seed}.safetensors", profile, lambda: _control(profile, reached, seed)
     )
     made["untrained"] = _fresh(profile, seed).eval()
     made["permuted"] = _kept(
-        folder / "permuted.safetensors", profile, lambda: _permuted(profile, seed)
+        folder / f"permuted-{seed}.safetensors", profile, lambda: _permuted(profile, seed)
     )
     targets = []
     for name, model in made.items():
         logits = _as_logits(model, profile)
-        targets.append(Target(name, logits, accuracy(logits, holdout)))
+        _check_gradient(name, logits, profile)
+        targets.append(Target(name, logits, accuracy(logits, holdout), what[name]))
     return targets
 
 
@@ -107,6 +123,17 @@ def accuracy(logits: Logits, split: Split) -> float:
             for x, y in zip(split.images.split(512), split.labels.split(512), strict=True)
         ]
     return float(torch.cat(hits).double().mean())
+
+
+def _check_gradient(name: str, logits: Logits, profile: Profile) -> None:
+    x = torch.zeros(2, *profile.facts.shape, requires_grad=True)
+    try:
+        torch.autograd.grad(logits(x).sum(), x)
+    except Exception as e:
+        raise UserError(
+            f"{name}: gives no gradient ({brief(e)}); inversion is a white-box attack and needs a "
+            "differentiable model"
+        ) from e
 
 
 class _Open(nn.Module):
@@ -148,12 +175,11 @@ def _noise_free(
     profile: Profile, config: Config, home: TeacherFolder, folder: Path, answers: int
 ) -> nn.Module:
     """A student of the same recipe that learned from the teacher's open probabilities."""
-    path = folder / "noise_free"
+    rounds, planned = config.loop.rounds, make_plan(profile.config).answers
+    asked = max(1, min(planned, answers) // rounds) * rounds
+    path = folder / f"noise_free-{asked}"
     if not (path / "private" / "report.json").is_file():
         shutil.rmtree(path, ignore_errors=True)
-        planned = profile.config.privacy.answers or answers
-        rounds = config.loop.rounds
-        asked = max(1, min(planned, answers) // rounds) * rounds
         privacy = PrivacyConfig(
             route="none", unit="none", mechanism="none", epsilon=None, answers=asked
         )

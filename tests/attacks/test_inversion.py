@@ -16,10 +16,13 @@ import dpsd
 from dpsd.attacks import search as searching
 from dpsd.attacks.gan import Critic, GanConfig, cached_gan, gradient_penalty
 from dpsd.attacks.inversion import attack
+from dpsd.attacks.lomma import helpers, logit_loss
 from dpsd.attacks.priors import Prior, smooth_prior, total_variation
+from dpsd.attacks.profiles import load_profile
 from dpsd.attacks.report import advantage, analyse, report
 from dpsd.attacks.scores import load_scores, save_scores
 from dpsd.attacks.search import BUDGETS, Budget, search
+from dpsd.attacks.targets import _check_gradient, load_targets
 from dpsd.cli import main
 from dpsd.config import parse_config
 from dpsd.errors import UserError
@@ -27,8 +30,9 @@ from dpsd.run import Run
 from dpsd.transcribe import transcribe
 
 TINY = Budget(
-    ("total_variation", "gmi", "released"), seeds=2, per_class=2, draws=2, steps=2, gan_steps=2,
-    pool=50, noise_free_answers=200, judge_steps=60, knowledge_steps=2,
+    ("total_variation", "gmi", "released", "lomma"), seeds=2, per_class=2, draws=2, steps=2,
+    gan_steps=2, pool=50, noise_free_answers=200, judge_steps=60,
+    knowledge_steps=2, helpers=1, helper_steps=2,
 )  # fmt: skip
 
 
@@ -173,9 +177,9 @@ def test_search_finds_the_class_of_a_linear_model():
     def logits(x):
         return 20 * x.flatten(1)
 
-    images = search(prior, logits, labels, budget, torch.Generator().manual_seed(0))
+    images = search(prior, [logits], labels, budget, torch.Generator().manual_seed(0))
     assert torch.equal(images.flatten(1).argmax(1), labels)
-    drawn = search(prior, None, labels, budget, torch.Generator().manual_seed(0))
+    drawn = search(prior, [], labels, budget, torch.Generator().manual_seed(0))
     assert not torch.equal(drawn.flatten(1).argmax(1), labels)
 
 
@@ -187,7 +191,7 @@ def test_search_starts_from_the_draw_that_the_model_likes_best():
     def logits(x):
         return torch.cat([x.flatten(1), 1 - x.flatten(1)], 1) * 10
 
-    found = search(prior, logits, torch.tensor([0, 1]), replace(TINY, draws=2, steps=1),
+    found = search(prior, [logits], torch.tensor([0, 1]), replace(TINY, draws=2, steps=1),
                    torch.Generator())  # fmt: skip
     assert found.flatten().tolist() == [round(0.9 * 255), round(0.2 * 255)]
 
@@ -305,3 +309,47 @@ def test_run_without_a_folder_is_one_line(tmp_path, capsys):
     assert "no run folder" in capsys.readouterr().err
     with pytest.raises(UserError):
         load_scores(tmp_path / "scores.npz")
+
+
+def test_logit_loss_by_hand_and_where_cross_entropy_is_flat():
+    z = torch.tensor([[3.0, 1.0, -2.0]], requires_grad=True)
+    loss = logit_loss(z, torch.tensor([1]))
+    assert loss.tolist() == pytest.approx([0.01 * 14 - 1])
+    sure = torch.tensor([[40.0, 0.0]], requires_grad=True)
+    for of, slope in ((torch.nn.functional.cross_entropy, 0.0), (logit_loss, 0.2)):
+        (found,) = torch.autograd.grad(of(sure, torch.tensor([0]), reduction="none").sum(), sure)
+        assert abs(float(found[0, 0])) == pytest.approx(slope, abs=1e-6)
+
+
+def test_helpers_learn_what_the_model_says_of_public_images():
+    rng = torch.Generator().manual_seed(0)
+    dark = torch.randint(0, 60, (100, 1, 16, 16), generator=rng)
+    public = torch.cat([dark, dark + 180]).to(torch.uint8)
+
+    def logits(x):
+        return torch.stack([x.mean((1, 2, 3)) * 20 - 10, torch.zeros(len(x))], 1)
+
+    (helper,) = helpers(logits, public, 2, count=1, steps=60, seed=0)
+    agree = helper(public / 255).argmax(1) == logits(public / 255).argmax(1)
+    assert float(agree.float().mean()) > 0.95
+
+
+def test_without_an_undefended_teacher_one_is_trained_for_the_positive_control(tmp_path):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    config = tree(tmp_path, split="digits")
+    config["teacher"] |= {"model": "cnn-tiny", "shards": 3, "shard_steps": 2}
+    config["privacy"] |= {"route": "ensemble", "unit": "record", "mechanism": "noisy_votes"}
+    run = transcribe(parse_config(config), out=tmp_path / "run")
+    profile = load_profile(run)
+    targets = load_targets(run, profile, run.private / "models", answers=100, seed=0)
+    torch.set_num_threads(threads)
+    teacher = {t.name: t for t in targets}["teacher"]
+    assert "undefended" in teacher.what and teacher.accuracy > 0.8
+    assert not list(run.path.glob("teachers")) and (run.private / "models/teachers").is_dir()
+
+
+def test_a_model_without_gradient_is_one_line(attacked):
+    profile = load_profile(attacked[0])
+    with pytest.raises(UserError, match="teacher: gives no gradient"):
+        _check_gradient("teacher", lambda x: torch.zeros(len(x), 5), profile)
