@@ -107,7 +107,7 @@ def attack(
         "budget_name": name,
         "budget": asdict(b),
         "seed": seed,
-        "images_per_target": b.seeds * b.per_class * known.facts.classes,
+        "images_per_target": b.seeds * b.per_class(known.facts.classes) * known.facts.classes,
         "gradient_queries_per_image": b.steps,
         "pool_images_per_class": int(pools.train.shape[1]),
         "targets": {t.name: {"accuracy_holdout": t.accuracy, "what": t.what} for t in targets},
@@ -154,7 +154,7 @@ def _cell(
 ) -> Cell:  # fmt: skip
     """Search with every seed, then let judges, distances and a student of the images speak."""
     classes = profile.facts.classes
-    labels = torch.arange(classes).repeat_interleave(b.per_class)
+    labels = torch.arange(classes).repeat_interleave(b.per_class(classes))
     began = time.perf_counter()
     models: list[Logits] = [] if target is None else [target.logits]
     if target is not None and name == "lomma":
@@ -224,8 +224,9 @@ def _guarantee(run: Run) -> dict[str, Any]:
 
 
 def _budget_line(b: Budget, profile: Profile) -> str:
-    n = b.seeds * b.per_class * profile.facts.classes
+    classes = profile.facts.classes
+    each = b.per_class(classes)
     return (
-        f"{', '.join(b.attacks)}; for every target {n} images ({profile.facts.classes} classes, "
-        f"{b.per_class} each, {b.seeds} seeds), {b.draws} draws and {b.steps} gradient steps each"
+        f"{', '.join(b.attacks)}; for every target {b.seeds * each * classes} images ({classes} "
+        f"classes, {each} each, {b.seeds} seeds), {b.draws} draws and {b.steps} gradient steps each"
     )

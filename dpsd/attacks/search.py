@@ -19,8 +19,8 @@ class Budget:
 
     attacks: tuple[str, ...]
     seeds: int
-    per_class: int
-    """Reconstructions of each class with each seed."""
+    images: int
+    """Reconstructions with each seed, shared by the classes evenly: at least one each."""
     draws: int
     """Random draws of the prior for each of them, of which the model's favourite is refined."""
     steps: int
@@ -37,18 +37,22 @@ class Budget:
     """lomma: models distilled from the attacked one."""
     helper_steps: int = 1_000
 
+    def per_class(self, classes: int) -> int:
+        """Reconstructions of each class with each seed."""
+        return max(1, self.images // classes)
+
 
 BUDGETS = {
     "fast": Budget(
-        ("total_variation", "gmi", "released"), seeds=2, per_class=4, draws=8, steps=60,
+        ("total_variation", "gmi", "released"), seeds=2, images=20, draws=8, steps=60,
         gan_steps=250, pool=2_000, noise_free_answers=10_000, judge_steps=200, knowledge_steps=40,
     ),
     "standard": Budget(
-        ("gmi", "released"), seeds=3, per_class=16, draws=16, steps=300, gan_steps=3_000,
+        ("gmi", "released"), seeds=3, images=80, draws=16, steps=300, gan_steps=3_000,
         pool=20_000, noise_free_answers=100_000, judge_steps=1_000, knowledge_steps=150,
     ),
     "full": Budget(
-        ("total_variation", "gmi", "released", "lomma"), seeds=5, per_class=24, draws=16, steps=800,
+        ("total_variation", "gmi", "released", "lomma"), seeds=5, images=120, draws=16, steps=800,
         gan_steps=8_000, pool=50_000, noise_free_answers=200_000, judge_steps=1_500,
         knowledge_steps=300,
     ),

@@ -30,7 +30,7 @@ from dpsd.run import Run
 from dpsd.transcribe import transcribe
 
 TINY = Budget(
-    ("total_variation", "gmi", "released", "lomma"), seeds=2, per_class=2, draws=2, steps=2,
+    ("total_variation", "gmi", "released", "lomma"), seeds=2, images=10, draws=2, steps=2,
     gan_steps=2, pool=50, noise_free_answers=200, judge_steps=60,
     knowledge_steps=2, helpers=1, helper_steps=2,
 )  # fmt: skip
