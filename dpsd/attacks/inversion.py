@@ -7,6 +7,7 @@ Every target is searched with the same priors, steps, draws and seeds. The attac
 import hashlib
 import json
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from dpsd.attacks.gan import GanConfig
 from dpsd.attacks.judges import Judges, train_classifier, train_judges
+from dpsd.attacks.kedmi import kedmi_prior
 from dpsd.attacks.lomma import helpers, logit_loss
 from dpsd.attacks.memorisation import Pools, equal_pools, nearest, pool_distances
 from dpsd.attacks.priors import Prior, gan_prior, released_prior, smooth_prior
@@ -31,6 +33,8 @@ from dpsd.run import Run
 DRAWS = "draws"
 """The name, among the targets, of random draws from the prior."""
 _POOL_SIZE = 200
+PriorOf = Callable[[Target | None], Prior]
+"""The prior for a target; None stands for random draws."""
 
 
 def attack(
@@ -84,7 +88,7 @@ def attack(
     costs: dict[str, Any] = {}
     for attack_name in b.attacks:
         start = time.perf_counter()
-        prior, cached = _prior(attack_name, run, known, b)
+        prior_of, cached = _prior(attack_name, run, known, b, seed, targets[0])
         prior_seconds = time.perf_counter() - start
         for target in [None, *targets]:
             label = DRAWS if target is None else target.name
@@ -92,7 +96,7 @@ def attack(
             path = folder / "cells" / f"{attack_name}-{label}.npz"
             cell = load_cell(path, key)
             if cell is None:
-                cell = _cell(attack_name, prior, target, known, judges, pools, b, seed)
+                cell = _cell(attack_name, prior_of, target, known, judges, pools, b, seed)
                 save_cell(path, cell, key)
             cells[attack_name, label] = cell
             say(f"{attack_name} on {label}: {float(cell.seconds):.1f} s")
@@ -139,23 +143,36 @@ def private_folder(run: Run, out: Path | None) -> Path:
     return folder
 
 
-def _prior(name: str, run: Run, profile: Profile, b: Budget) -> tuple[Prior, bool]:
+def _prior(
+    name: str, run: Run, profile: Profile, b: Budget, seed: int, teacher: Target
+) -> tuple[PriorOf, bool]:
+    """The prior for each target, and whether it was found in the cache."""
+    public, cached = profile.public.images, False
+    if name == "kedmi":
+        config, classes = GanConfig(b.kedmi_steps, seed=seed), profile.facts.classes
+        # Random draws come from the prior that knows most, the teacher's.
+        return lambda target: kedmi_prior(
+            (target or teacher).logits, public, classes, config
+        ), False
     if name == "total_variation":
-        return smooth_prior(profile.public.images), False
-    if name in ("gmi", "lomma"):
+        prior = smooth_prior(public)
+    elif name in ("gmi", "lomma"):
         cache = run.config.attacks.cache or run.teacher_folder.parent / "priors"
-        return gan_prior(profile.public.images, GanConfig(b.gan_steps), cache)
-    return released_prior(run, b.pool), False
+        prior, cached = gan_prior(public, GanConfig(b.gan_steps), cache)
+    else:
+        prior = released_prior(run, b.pool)
+    return lambda target: prior, cached
 
 
 def _cell(
-    name: str, prior: Prior, target: Target | None, profile: Profile, judges: Judges, pools: Pools,
-    b: Budget, seed: int,
+    name: str, prior_of: PriorOf, target: Target | None, profile: Profile, judges: Judges,
+    pools: Pools, b: Budget, seed: int,
 ) -> Cell:  # fmt: skip
     """Search with every seed, then let judges, distances and a student of the images speak."""
     classes = profile.facts.classes
     labels = torch.arange(classes).repeat_interleave(b.per_class(classes))
     began = time.perf_counter()
+    prior = prior_of(target)
     models: list[Logits] = [] if target is None else [target.logits]
     if target is not None and name == "lomma":
         models += helpers(target.logits, profile.public.images, classes, count=b.helpers,

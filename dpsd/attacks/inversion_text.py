@@ -15,7 +15,7 @@ _NAMES = {
     "control": "control, no defence", "draws": "floor: prior alone",
     "untrained": "floor: untrained", "permuted": "floor: permuted labels",
     "total_variation": "total variation",
-    "gmi": "GMI", "lomma": "LOMMA", "released": "released synthesizer",
+    "gmi": "GMI", "kedmi": "KED-MI", "lomma": "LOMMA", "released": "released synthesizer",
 }  # fmt: skip
 _MOST_CLASSES = 10
 

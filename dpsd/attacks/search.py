@@ -36,6 +36,8 @@ class Budget:
     helpers: int = 2
     """lomma: models distilled from the attacked one."""
     helper_steps: int = 1_000
+    kedmi_steps: int = 4_000
+    """Updates of the generator, for every target anew."""
 
     def per_class(self, classes: int) -> int:
         """Reconstructions of each class with each seed."""
@@ -52,7 +54,8 @@ BUDGETS = {
         pool=20_000, noise_free_answers=100_000, judge_steps=1_000, knowledge_steps=150,
     ),
     "full": Budget(
-        ("total_variation", "gmi", "released", "lomma"), seeds=5, images=120, draws=16, steps=800,
+        ("total_variation", "gmi", "released", "kedmi", "lomma"), seeds=5, images=120,
+        draws=16, steps=800,
         gan_steps=8_000, pool=50_000, noise_free_answers=200_000, judge_steps=1_500,
         knowledge_steps=300,
     ),

@@ -16,6 +16,7 @@ import dpsd
 from dpsd.attacks import search as searching
 from dpsd.attacks.gan import Critic, GanConfig, cached_gan, gradient_penalty
 from dpsd.attacks.inversion import attack
+from dpsd.attacks.kedmi import discriminator_loss, kedmi_prior
 from dpsd.attacks.lomma import helpers, logit_loss
 from dpsd.attacks.priors import Prior, smooth_prior, total_variation
 from dpsd.attacks.profiles import load_profile
@@ -30,9 +31,10 @@ from dpsd.run import Run
 from dpsd.transcribe import transcribe
 
 TINY = Budget(
-    ("total_variation", "gmi", "released", "lomma"), seeds=2, images=10, draws=2, steps=2,
+    ("total_variation", "gmi", "released", "kedmi", "lomma"),
+    seeds=2, images=10, draws=2, steps=2,
     gan_steps=2, pool=50, noise_free_answers=200, judge_steps=60,
-    knowledge_steps=2, helpers=1, helper_steps=2,
+    knowledge_steps=2, helpers=1, helper_steps=2, kedmi_steps=2,
 )  # fmt: skip
 
 
@@ -353,3 +355,23 @@ def test_a_model_without_gradient_is_one_line(attacked):
     profile = load_profile(attacked[0])
     with pytest.raises(UserError, match="teacher: gives no gradient"):
         _check_gradient("teacher", lambda x: torch.zeros(len(x), 5), profile)
+
+
+def test_kedmi_discriminator_loss_is_that_of_its_parts():
+    rng = torch.Generator().manual_seed(0)
+    real, fake, soft = (torch.randn(6, 4, generator=rng) for _ in range(3))
+    soft = soft.softmax(1)
+    p_real, p_fake = (z.exp().sum(1) / (1 + z.exp().sum(1)) for z in (real, fake))  # sigmoid(L)
+    crossed = -(soft * real.softmax(1).log()).sum(1)
+    wanted = (-p_real.log() - (1 - p_fake).log() + crossed).mean()
+    assert float(discriminator_loss(real, fake, soft)) == pytest.approx(float(wanted), rel=1e-5)
+
+
+def test_kedmi_recovers_a_distribution_of_images():
+    public = torch.randint(0, 256, (20, 1, 28, 28), dtype=torch.uint8)
+    prior = kedmi_prior(lambda x: x.flatten(1)[:, :3], public, 3, GanConfig(1, batch=4))
+    p = prior.start(2, torch.Generator().manual_seed(0))
+    assert p.shape == (2, 64)
+    assert not torch.equal(prior.decode(p), prior.decode(p))  # drawn anew each time
+    p[:, 32:] = -30  # no spread is left
+    assert torch.allclose(prior.decode(p), prior.decode(p), atol=1e-6)

@@ -110,6 +110,22 @@ def test_gap_finds_copies_of_training_images_and_nothing_in_noise(digits):
     assert 0.3 < np.mean(p) < 0.7 and np.mean(np.array(p) <= 0.1) < 0.25  # uniform: 0.1 +- 0.04
 
 
+def test_gap_p_value_is_that_of_a_naive_loop():
+    rng = np.random.default_rng(3)
+    labels = np.array([0, 0, 0, 1, 1])
+    distances = rng.random((5, 8))
+    distances[:, :4] -= 0.1
+    observed, hits = gap(distances, labels)[0], 0
+    for _ in range(3000):
+        shuffled = distances.copy()
+        for c in (0, 1):
+            shuffled[labels == c] = distances[labels == c][:, rng.permutation(8)]
+        hits += gap(shuffled, labels)[0] <= observed
+    found = gap_p_value(distances, labels, permutations=3000)
+    assert found == pytest.approx(hits / 3000, abs=0.035)  # 3 standard errors
+    assert 0.02 < found < 0.6
+
+
 def test_gap_by_hand():
     distances = np.array([[0.1, 0.5, 0.3, 0.4], [0.9, 0.8, 0.2, 0.7], [0.5, 0.5, 0.1, 0.9]])
     mean, gaps = gap(distances, np.array([0, 0, 1]))
