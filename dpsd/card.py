@@ -45,6 +45,9 @@ def write_card(run: Run, plan_facts: dict[str, Any], evaluation: dict[str, Any] 
     ]
     if evaluation is not None and run.data_is_public:
         parts.append(_measured(evaluation))
+    # Sections of attacks, which write them for public data alone.
+    attacked = sorted((run.private / "attacks").glob("*/card.md"))
+    parts += [section.read_text().rstrip("\n") for section in attacked]
     path = run.release / "README.md"
     partial = path.with_suffix(".partial")
     partial.write_text("\n\n".join(parts) + "\n")

@@ -7,10 +7,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from dpsd.errors import UserError
 from dpsd.privacy.consistency import check_privacy
+from dpsd.splits import SplitFile, resolve_split
 
 
 class Section(BaseModel):
@@ -37,6 +45,22 @@ class DataConfig(Section):
     independently of content. A record claim on an image folder needs it."""
     user_ids: Path | None = None
     """Which user each row belongs to, over a public roster. Unit `user` needs it."""
+    split: SplitFile | None = None
+    """For attacks: private classes, public classes and rows, as `dpsd.splits.SplitFile` or the name
+    of one that ships: digits | mnist | fashion_mnist | att_faces. The teacher then knows the
+    private classes alone. Null: all classes are private."""
+
+    @field_validator("split", mode="before")
+    @classmethod
+    def _by_name(cls, value: Any) -> Any:
+        return resolve_split(value)
+
+    @model_validator(mode="after")
+    def _rows_by_number(self) -> "DataConfig":
+        if self.split is not None and (self.user_ids is not None or self.rows is not None):
+            key = "user_ids" if self.user_ids is not None else "rows"
+            raise ValueError(f"data.{key}: {getattr(self, key)} with data.split; accepted: null")
+        return self
 
     def folder(self) -> Path:
         """Where the data lie."""
@@ -256,6 +280,18 @@ class FederatedConfig(Section):
     null: any number, all composed in its ledger."""
 
 
+class AttacksConfig(Section):
+    """Attacks on the finished run; their results are private."""
+
+    profile: str | None = None
+    """The split that the run must have been made with (`data.split`), by name. Null: whatever the
+    run has."""
+    budget: Literal["fast", "standard", "full"] = "standard"
+    """Seeds, steps and attacks; the same for every target."""
+    cache: Path | None = None
+    """Folder of priors trained on public data; default: `priors` beside the teacher's folder."""
+
+
 class Config(Section):
     """Everything that one command needs."""
 
@@ -269,6 +305,7 @@ class Config(Section):
     generator: GeneratorConfig = GeneratorConfig()
     loop: LoopConfig = LoopConfig()
     privacy: PrivacyConfig = PrivacyConfig()
+    attacks: AttacksConfig = AttacksConfig()
     federated: FederatedConfig = FederatedConfig()
 
     @model_validator(mode="before")

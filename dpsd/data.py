@@ -79,7 +79,9 @@ def public_facts(config: DataConfig) -> PublicFacts:
         resized = name == "att_faces" and shape is not None and shape[0] == 1
         if shape not in (None, own_shape) and not resized:
             raise UserError(f"data.shape: {list(shape or ())}, but {name} has {list(own_shape)}")
-        return PublicFacts(shape or own_shape, len(class_names), class_names)
+        return _private_facts(
+            config, PublicFacts(shape or own_shape, len(class_names), class_names)
+        )
     if name not in _OTHERS and ":" not in name:
         near = difflib.get_close_matches(name, [*NAMED, *_OTHERS], n=1)
         hint = f"; did you mean {near[0]}?" if near else ";"
@@ -89,7 +91,21 @@ def public_facts(config: DataConfig) -> PublicFacts:
         raise UserError(f"data.{key}: missing; with data.name {name} declare {what}")
     if name == "image_folder" and shape[0] not in (1, 3):
         raise UserError(f"data.shape: {list(shape)}; an image folder has 1 (grey) or 3 channels")
-    return PublicFacts(shape, classes, tuple(str(i) for i in range(classes)))
+    numbers = tuple(str(i) for i in range(classes))
+    return _private_facts(config, PublicFacts(shape, classes, numbers))
+
+
+def _private_facts(config: DataConfig, facts: PublicFacts) -> PublicFacts:
+    """The same with the private classes of `data.split` alone, renumbered from 0."""
+    split = config.split
+    if split is None:
+        return facts
+    for key, classes in (("private", split.private), ("public", split.public)):
+        if max(classes) >= facts.classes:
+            accepted = f"0 to {facts.classes - 1} ({config.name} has {facts.classes} classes)"
+            raise UserError(f"data.split.{key}: class {max(classes)}; accepted: {accepted}")
+    names = tuple(facts.class_names[c] for c in split.private)
+    return PublicFacts(facts.shape, len(names), names, facts.pixel_range)
 
 
 def load_data(config: DataConfig) -> PrivateData:
@@ -103,6 +119,8 @@ def load_data(config: DataConfig) -> PrivateData:
     Raises:
         UserError: one line with the field or file, what was found and what is accepted.
     """
+    if config.split is not None:
+        return _load_parted(config)
     facts, root, name = public_facts(config), config.folder(), config.name
     if config.rows is not None and name != "image_folder":
         raise UserError(f"data.rows: {config.rows}; accepted with data.name image_folder alone")
@@ -140,6 +158,68 @@ def load_data(config: DataConfig) -> PrivateData:
             f"{source}: the holdout has classes that training lacks; {hint}", stacklevel=2
         )
     return data
+
+
+def _load_parted(config: DataConfig) -> PrivateData:
+    """The private classes by the rows of `data.split`."""
+    public_facts(config)
+    split = config.split
+    assert split is not None
+    rows, where = _numbered(config)
+    parts = {
+        name: _picked(rows, getattr(split, name), split.private, f"{where}: data.split.{name}")
+        for name in ("train", "holdout", "test")
+        if getattr(split, name)
+    }
+    return PrivateData(parts["train"], parts["holdout"], parts.get("test"))
+
+
+def load_public_classes(config: DataConfig) -> Split:
+    """What an attacker knows: rows of the public classes of `data.split`, labels 0 to their number.
+
+    Raises:
+        UserError: no split, rows that the source does not have, or an image that is private too.
+    """
+    split = config.split
+    if split is None:
+        raise UserError("data.split: null, so nothing is known to an attacker; name a split")
+    public_facts(config)
+    rows, where = _numbered(config)
+    public = _picked(rows, split.train, split.public, f"{where}: public data.split.train")
+    everything = (*split.train, *split.holdout, *split.test)
+    private = _picked(rows, everything, split.private, f"{where}: data.split")
+    known = {x.numpy().tobytes() for x in private.images}
+    shared = sum(x.numpy().tobytes() in known for x in public.images)
+    if shared:
+        raise UserError(
+            f"data.split.public: {shared} of {len(public)} public images are private too; success "
+            "of an attack would be faked; accepted: images that are in one of the two alone"
+        )
+    return public
+
+
+def _numbered(config: DataConfig) -> tuple[Split, str]:
+    """All rows of the source in order, training rows first, with the source's own classes."""
+    data = load_data(config.model_copy(update={"split": None}))
+    parts = [data.train, data.holdout, *([] if data.test is None else [data.test])]
+    images, labels = (torch.cat([getattr(p, k) for p in parts]) for k in ("images", "labels"))
+    return Split(images, labels), config.name
+
+
+def _picked(
+    rows: Split, ranges: tuple[tuple[int, int], ...], classes: tuple[int, ...], where: str
+) -> Split:
+    last = max(end for _, end in ranges)
+    if last > len(rows):
+        raise UserError(f"{where}: rows up to {last}, but there are {len(rows)}")
+    numbers = torch.cat([torch.arange(start, end) for start, end in ranges])
+    place = torch.full((int(rows.labels.max()) + 1 + max(classes),), -1)
+    place[torch.tensor(classes)] = torch.arange(len(classes))
+    labels = place[rows.labels[numbers]]
+    found = labels.unique()
+    if len(found[found >= 0]) != len(classes):
+        raise UserError(f"{where}: no row of some of the classes {list(classes)}")
+    return Split(rows.images[numbers[labels >= 0]], labels[labels >= 0])
 
 
 def _held_out(config: DataConfig, rows: int) -> torch.Tensor:

@@ -19,7 +19,7 @@ from dpsd.privacy.oracle import load_release
 from dpsd.privacy.plan import make_plan
 from dpsd.release import Labeller, load_student
 from dpsd.run import Run, write_json
-from dpsd.teacher import as_logits, ensure_teacher, load_teacher
+from dpsd.teacher import TeacherFolder, as_logits, ensure_teacher, load_teacher
 from dpsd.transcribe import held_out
 
 _SPLITS = ("test", "holdout", "train")
@@ -199,6 +199,15 @@ def _teacher(config: Config, run: Run, moved: Path | None) -> Callable[[Tensor],
         from dpsd.federated.evaluation import federation_teacher
 
         return federation_teacher(config)
+    return load_teacher(*find_teacher(config, run, moved))
+
+
+def find_teacher(config: Config, run: Run, moved: Path | None) -> tuple[Config, TeacherFolder]:
+    """The run's teacher, where it was or where it has been moved, and the configuration for it.
+
+    Raises:
+        UserError: there is none, or it is another one.
+    """
     own = moved is not None and moved.is_file()
     home = moved.with_name(moved.name + ".dpsd") if moved is not None and own else moved
     update = {"path": home or run.teacher_folder} | ({"weights": moved} if own else {})
@@ -208,7 +217,7 @@ def _teacher(config: Config, run: Run, moved: Path | None) -> Callable[[Tensor],
         raise UserError(
             f"teacher {folder.path}: is teacher {folder.uuid}, the run transcribed {run.teacher}"
         )
-    return load_teacher(config, folder)
+    return config, folder
 
 
 def _ece(probabilities: Tensor, labels: Tensor) -> float | None:

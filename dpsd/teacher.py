@@ -96,9 +96,27 @@ def load_teacher(config: Config, folder: TeacherFolder) -> Callable[[Tensor], Te
 
     For an ensemble: votes int64 [B, K], each row's sum is the number of teachers.
     """
-    facts = public_facts(config.data)
     if (folder.facts.get("recipe") or {}).get("shards") is not None:
         return load_ensemble(config, folder.path, folder.facts["recipe"])
+    device = pick_device(config.device)
+    dtype = pick_dtype(config, device)
+    teacher = frozen_teacher(config, folder).to(device).to(memory_format=torch.channels_last)
+
+    def ask(images: Tensor) -> Tensor:
+        with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
+            logits: Tensor = teacher(images.to(device))
+        return logits.float()
+
+    return ask
+
+
+def frozen_teacher(config: Config, folder: TeacherFolder) -> Teacher:
+    """One teacher, no ensemble, frozen on the CPU.
+
+    Raises:
+        UserError: weights that are unreadable or another teacher's.
+    """
+    facts = public_facts(config.data)
     weights = folder.path / "weights.safetensors"
     if weights.exists():
         recipe = folder.facts["recipe"]
@@ -112,16 +130,7 @@ def load_teacher(config: Config, folder: TeacherFolder) -> Callable[[Tensor], Te
     else:
         _check_identity(config, folder)
         teacher = load_own_teacher(config.teacher, facts)
-    device = pick_device(config.device)
-    dtype = pick_dtype(config, device)
-    teacher.to(device).to(memory_format=torch.channels_last)
-
-    def ask(images: Tensor) -> Tensor:
-        with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
-            logits: Tensor = teacher(images.to(device))
-        return logits.float()
-
-    return ask
+    return teacher
 
 
 def train_teacher(config: Config, data: PrivateData, folder: Path, say: Say) -> TeacherFolder:

@@ -130,3 +130,53 @@ def draw_curve(curves: list[dict], titles: dict[str, str], path: Path) -> None:
     axes.grid(alpha=0.3)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=100, metadata={"Software": None})
+
+
+def inversion(folder: Path) -> list[str]:
+    """The section on inversion attacks from its cells; nothing where there are none."""
+    names = {"teacher": "teacher", "student": "student", "noise_free": "noise-free student",
+             "control": "control, no defence"}  # fmt: skip
+    found = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    if not found:
+        return []
+    lines = [
+        "## Inversion attacks",
+        "",
+        "Shares of reconstructions that both judges take for the private class asked for, and the",
+        "advantage over the best of three floors (95 %, bootstrap over classes and seeds);",
+        "`knows` is the accuracy on real private images of a network that saw the reconstructions",
+        "alone; `gap p` the permutation p-value that they lie nearer to training than to held-out",
+        "images. An advantage speaks of classes, a small `gap p` would speak of records. Every eps",
+        "is per answer and protects no record.",
+        "",
+    ]
+    for cell in found:
+        r = cell["report"]
+        g, j, b = r["guarantee"], r["judges"], r["budget"]
+        eps = "no guarantee" if g["epsilon"] is None else f"eps {g['epsilon']:g} per {g['unit']}"
+        lines += [
+            f"### {cell['cell']}: {eps}, {cell['answers']:,} answers",
+            "",
+            f"Budget {r['budget_name']}: {b['seeds']} seeds, {r['images_per_target']} images a "
+            f"target, {b['steps']} gradient steps; {r['seconds']['all']:.0f} s. Judges on real "
+            f"private images ({j['measured_on']}): {100 * j['network']:.1f} % and "
+            f"{100 * j['neighbours']:.1f} %, both {100 * j['both']:.1f} %; chance "
+            f"{100 * r['chance']:.1f} %. Headline attack: {r['headline_attack']}.",
+            "",
+            "| attack | model | accuracy | both judges | advantage | knows | gap p | verdict |",
+            "|---|---|---|---|---|---|---|---|",
+        ]
+        for attack, a in r["attacks"].items():
+            for target, row in a["targets"].items():
+                adv = row["advantage"]["both"]
+                low, high = adv["interval"]
+                lines.append(
+                    f"| {attack} | {names[target]} | "
+                    f"{r['targets'][target]['accuracy_holdout']:.3f} | "
+                    f"{row['rates']['both']['rate']:.2f} | "
+                    f"{adv['value']:+.2f} [{low:+.2f}, {high:+.2f}] | "
+                    f"{row['knowledge']['accuracy']:.2f} | "
+                    f"{row['memorisation']['p_value']:.3f} | {row['verdict']} |"
+                )
+        lines += [""]
+    return lines

@@ -1,0 +1,70 @@
+"""Data profiles: what an attack on a run may know, and what it is judged by."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from dpsd.config import Config
+from dpsd.data import PrivateData, PublicFacts, Split, load_data, load_public_classes, public_facts
+from dpsd.errors import UserError
+from dpsd.run import Run
+from dpsd.splits import named_splits
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Private rows of the run's own split, and public rows of classes that the teacher lacks."""
+
+    name: str
+    config: Config
+    """The run's, with the data where they now lie."""
+    facts: PublicFacts
+    private: PrivateData
+    public: Split
+
+    @property
+    def real(self) -> Split:
+        """Private rows that neither teacher nor judges were trained on, if there are any.
+
+        The test rows; without them (AT&T faces) the teacher's own training rows, on which judges
+        that learned from the holdout are still measured fairly, but accuracies of teachers are not.
+        """
+        return self.private.train if self.private.test is None else self.private.test
+
+
+def load_profile(run: Run, data: Path | None = None, profile: str | None = None) -> Profile:
+    """The profile of a run, checked before anything is trained.
+
+    Args:
+        run: made with `data.split`.
+        data: another `data.root`.
+        profile: instead of the run's `attacks.profile`.
+
+    Raises:
+        UserError: the run was made without a split, or not with the one that `attacks.profile`
+            names; missing data; a public class or image that is private too.
+    """
+    config = run.config
+    if data is not None:
+        moved = config.data.model_copy(update={"root": data})
+        config = config.model_copy(update={"data": moved})
+    wanted, split = profile or config.attacks.profile, config.data.split
+    if wanted is not None and wanted not in named_splits():
+        accepted = ", ".join(named_splits())
+        raise UserError(f"attacks.profile: {wanted!r} is unknown; accepted: {accepted}")
+    expected = None if wanted is None else named_splits()[wanted]
+    if expected is not None and split != expected:
+        has = list(range(public_facts(config.data).classes)) if split is None else [*split.private]
+        raise UserError(
+            f"attacks.profile: {wanted} has the private classes {list(expected.private)}, the "
+            f"run's models have {has}; accepted: a run made with data.split {wanted}"
+        )
+    if split is None:
+        raise UserError(
+            f"data.split: null in {run.path}; an inversion attack needs classes that its models "
+            "do not know; transcribe with data.split set, as in configs/attacks_digits.yaml"
+        )
+    name = next((n for n, s in named_splits().items() if s == split), "own split")
+    return Profile(
+        name, config, public_facts(config.data), load_data(config.data),
+        load_public_classes(config.data),
+    )  # fmt: skip

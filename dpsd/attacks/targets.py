@@ -1,0 +1,260 @@
+"""The models under attack, and the models that tell what an attack finds where nothing is.
+
+Everything is white box: float images in, logits out, with gradient. No answer of these models is
+charged or reaches a release; the noise-free student is made in a run folder of its own below
+`private/`, from a copy of the teacher's folder, so that the teacher's ledger stays as it is.
+"""
+
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from dpsd.attacks.profiles import Profile
+from dpsd.config import Config, PrivacyConfig, TeacherConfig
+from dpsd.data import Split
+from dpsd.device import pick_device, pick_dtype
+from dpsd.errors import UserError
+from dpsd.evaluate import find_teacher
+from dpsd.frozen import Teacher, logits_of
+from dpsd.imports import brief
+from dpsd.models import build_model
+from dpsd.privacy.plan import make_plan
+from dpsd.release import load_student
+from dpsd.run import Run, write_json
+from dpsd.student import as_input
+from dpsd.teacher import TeacherFolder, augment, ensure_teacher, frozen_teacher, read_folder
+from dpsd.transcribe import transcribe
+
+Logits = Callable[[Tensor], Tensor]
+Say = Callable[[str], None]
+
+FLOORS = ("untrained", "permuted")
+_WHAT = {
+    "teacher": "the run's own teacher",
+    "student": "the released student",
+    "noise_free": "a student of the same recipe from the teacher's open answers (eps infinite)",
+    "control": "an undefended model of the student's architecture, stopped at its accuracy",
+    "untrained": "fresh weights",
+    "permuted": "trained on the same images with labels shuffled over the rows",
+}
+_CONTROL_STEPS = 4000
+_PERMUTED_STEPS = 300
+_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Target:
+    """One model as an attacker holds it."""
+
+    name: str
+    logits: Logits
+    """float [B, C, H, W] in [0, 1] -> float32 logits [B, K], with gradient."""
+    accuracy: float
+    """Share of the profile's holdout rows that it gets right: private."""
+    what: str
+    """What the model is, for readers of a report."""
+
+
+def load_targets(
+    run: Run, profile: Profile, folder: Path, *, answers: int, seed: int,
+    teacher: Path | None = None, say: Say = lambda text: None,
+) -> list[Target]:  # fmt: skip
+    """Teacher, student, noise-free student, utility-matched control, and the floors' models.
+
+    A run whose teachers are an ensemble or were trained by DP-SGD has no undefended teacher; then
+    `teacher` is one model of the student's architecture, trained on the same rows without defence.
+
+    Args:
+        run: a finished run.
+        profile: its data.
+        folder: private; models that are made here are kept in it.
+        answers: at most so many for the noise-free student.
+        seed: of the models that are made here.
+        teacher: the teacher's folder where it has been moved.
+        say: receives lines for the user.
+
+    Raises:
+        UserError: no student, no teacher, or a teacher that gives no gradient.
+    """
+    student = load_student(run)
+    folder.mkdir(parents=True, exist_ok=True)
+    config, home = find_teacher(profile.config, run, teacher)
+    what = dict(_WHAT)
+    if (home.facts.get("recipe") or {}).keys() & {"shards", "dp"}:
+        say("the run's teachers are defended; an undefended one is trained for comparison")
+        config, home = _reference(profile, folder)
+        what["teacher"] = "an undefended model of the student's architecture on the same rows"
+    say("making the noise-free student, the control and the floors' models where they are missing")
+    made: dict[str, nn.Module] = {
+        "teacher": _Open(frozen_teacher(config, home)),
+        "student": student,
+        "noise_free": _noise_free(profile, config, home, folder, answers),
+    }
+    holdout = profile.private.holdout
+    reached = accuracy(_as_logits(student, profile), holdout)
+    made["control"] = _kept(
+        folder / f"control-{seed}.safetensors", profile, lambda: _control(profile, reached, seed)
+    )
+    made["untrained"] = _fresh(profile, seed).eval()
+    made["permuted"] = _kept(
+        folder / f"permuted-{seed}.safetensors", profile, lambda: _permuted(profile, seed)
+    )
+    targets = []
+    for name, model in made.items():
+        logits = _as_logits(model, profile)
+        _check_gradient(name, logits, profile)
+        targets.append(Target(name, logits, accuracy(logits, holdout), what[name]))
+    return targets
+
+
+def accuracy(logits: Logits, split: Split) -> float:
+    """Share of rows whose most probable class is the label."""
+    with torch.no_grad():
+        hits = [
+            logits(as_input(x)).argmax(1).cpu() == y
+            for x, y in zip(split.images.split(512), split.labels.split(512), strict=True)
+        ]
+    return float(torch.cat(hits).double().mean())
+
+
+def _check_gradient(name: str, logits: Logits, profile: Profile) -> None:
+    x = torch.zeros(2, *profile.facts.shape, requires_grad=True)
+    try:
+        torch.autograd.grad(logits(x).sum(), x)
+    except Exception as e:
+        raise UserError(
+            f"{name}: gives no gradient ({brief(e)}); inversion is a white-box attack and needs a "
+            "differentiable model"
+        ) from e
+
+
+class _Open(nn.Module):
+    """A teacher with gradients: float images in [0, 1] in."""
+
+    def __init__(self, teacher: Teacher) -> None:
+        super().__init__()
+        self.teacher = teacher
+
+    def forward(self, x: Tensor) -> Tensor:
+        t = self.teacher
+        z = logits_of(t.model((x.expand(-1, t.in_channels, -1, -1) - t.mean) / t.std))
+        if t.classes == 2 and z.numel() == len(x):
+            z = torch.stack([torch.zeros_like(z), z], 1).flatten(1)
+        return z
+
+
+def _as_logits(model: nn.Module, profile: Profile) -> Logits:
+    device = pick_device(profile.config.device)
+    dtype = pick_dtype(profile.config, device)
+    ready = model.to(device).to(memory_format=torch.channels_last).requires_grad_(False)
+
+    def logits(x: Tensor) -> Tensor:
+        with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
+            out: Tensor = ready(x.to(device))
+        return out.float()
+
+    return logits
+
+
+def _reference(profile: Profile, folder: Path) -> tuple[Config, TeacherFolder]:
+    """An undefended teacher of the student's architecture, on all of the private training rows."""
+    teacher = TeacherConfig(model=profile.config.student.model, root=folder / "teachers")
+    config = profile.config.model_copy(update={"teacher": teacher})
+    return config, ensure_teacher(config, lambda text: None)
+
+
+def _noise_free(
+    profile: Profile, config: Config, home: TeacherFolder, folder: Path, answers: int
+) -> nn.Module:
+    """A student of the same recipe that learned from the teacher's open probabilities."""
+    rounds, planned = config.loop.rounds, make_plan(profile.config).answers
+    asked = max(1, min(planned, answers) // rounds) * rounds
+    path = folder / f"noise_free-{asked}"
+    if not (path / "private" / "report.json").is_file():
+        shutil.rmtree(path, ignore_errors=True)
+        privacy = PrivacyConfig(
+            route="none", unit="none", mechanism="none", epsilon=None, answers=asked
+        )
+        loop = config.loop.model_copy(update={"queries_per_round": None})
+        plain = config.model_copy(update={"privacy": privacy, "loop": loop})
+        transcribe(plain, out=path, home=_copied(home, folder / "teacher"))
+    return load_student(path)
+
+
+def _copied(home: TeacherFolder, folder: Path) -> TeacherFolder:
+    """The same weights under another UUID and an empty ledger."""
+    folder.mkdir(mode=0o700, exist_ok=True)
+    weights = home.path / "weights.safetensors"
+    if weights.is_file():
+        shutil.copyfile(weights, folder / weights.name)
+    write_json(folder / "teacher.json", home.facts | {"uuid": str(uuid.uuid4())})
+    return read_folder(folder)
+
+
+def _kept(path: Path, profile: Profile, make: Callable[[], nn.Module]) -> nn.Module:
+    """A model of the student's architecture, from its file or made and written there."""
+    if path.is_file():
+        model = _fresh(profile, 0)
+        model.load_state_dict(load_file(path))
+        return model.eval()
+    model = make().eval()
+    partial = path.with_suffix(".partial")
+    save_file({k: v.cpu().contiguous() for k, v in model.state_dict().items()}, partial)
+    os.replace(partial, path)
+    return model
+
+
+def _fresh(profile: Profile, seed: int) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build_model(profile.config.student.model, profile.facts.shape, profile.facts.classes)
+
+
+def _control(profile: Profile, reached: float, seed: int) -> nn.Module:
+    """Trained on the teacher's rows, stopped where it first gets `reached` of the holdout right."""
+    model = _fresh(profile, seed)
+    for step in _fit(model, profile, profile.private.train.labels, _CONTROL_STEPS, seed):
+        if step % (5 if step < 100 else 50) == 0:
+            model.eval()
+            if accuracy(_as_logits(model, profile), profile.private.holdout) >= reached:
+                return model
+            model.train().requires_grad_(True)
+    return model
+
+
+def _permuted(profile: Profile, seed: int) -> nn.Module:
+    """Trained on the teacher's images with labels that were shuffled over the rows."""
+    labels = profile.private.train.labels
+    shuffled = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))]
+    model = _fresh(profile, seed)
+    for _ in _fit(model, profile, shuffled, _PERMUTED_STEPS, seed):
+        pass
+    return model
+
+
+def _fit(
+    model: nn.Module, profile: Profile, labels: Tensor, steps: int, seed: int
+) -> Iterator[int]:
+    """Adam on the private training images; yields after each step."""
+    images, augmentation = profile.private.train.images, profile.config.teacher.augment
+    device = pick_device(profile.config.device)
+    model.to(device).train().requires_grad_(True)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    rng = torch.Generator().manual_seed(seed)
+    for step in range(1, steps + 1):
+        rows = torch.randint(len(images), (_BATCH,), generator=rng)
+        kind = "shift" if augmentation == "affine" else augmentation
+        x = as_input(augment(images[rows], kind).to(device))
+        loss = F.cross_entropy(model(x), labels[rows].to(device))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        yield step
