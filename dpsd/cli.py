@@ -76,11 +76,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action=_Version)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    def command(name: str, function: Any, text: str, target: str) -> argparse.ArgumentParser:
+    def command(
+        name: str, function: Any, text: str, target: str, nargs: str | None = None
+    ) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=text, description=text)
         added.set_defaults(run=function)
         kind = {"CONFIG": "a YAML file", "RUN": "a run folder", "RELEASE": "a release folder"}
-        added.add_argument("target", metavar=target, type=Path, help=kind[target])
+        added.add_argument("target", metavar=target, type=Path, nargs=nargs, help=kind[target])
         if target == "CONFIG":
             added.add_argument("--set", nargs="+", action="extend", default=[], metavar="A.B=C",
                                help="override keys of the configuration")  # fmt: skip
@@ -125,7 +127,16 @@ def _parser() -> argparse.ArgumentParser:
     export = command("export", _export, "write a file that runs without dpsd", "RUN")
     export.add_argument("--format", choices=("torch", "onnx"), required=True)
     export.add_argument("--out", type=Path, metavar="FILE")
-    for added in (plan, check, evaluate, verify):
+    audit = command("audit", _audit, "bound epsilon from below by attack", "RUN", nargs="?")
+    audit.add_argument("--self-test", action="store_true",
+                       help="audit mechanisms of known epsilon, some broken, instead")  # fmt: skip
+    audit.add_argument("--budget", choices=("fast", "standard", "full"), default="standard")
+    audit.add_argument("--seed", type=int, default=0, metavar="N", help="of rows, coins, trials")
+    audit.add_argument("--teacher", type=Path, metavar="DIR", help="the teacher's folder")
+    audit.add_argument("--data", type=Path, metavar="DIR", help="the data's folder")
+    audit.add_argument("--analyse-only", action="store_true",
+                       help="make the report again from the saved scores")  # fmt: skip
+    for added in (plan, check, evaluate, verify, audit):
         added.add_argument("--json", action="store_true", help="print JSON")
     return parser
 
@@ -265,6 +276,29 @@ def _evaluate(args: argparse.Namespace) -> int:
     result = evaluate(open_run(args.target), split=args.split, teacher=args.teacher, data=args.data)
     say(_json(result) if args.json else evaluation_table(result))
     return 0
+
+
+def _audit(args: argparse.Namespace) -> int:
+    if args.self_test == (args.target is not None):
+        raise UserError("audit: say which run, or --self-test alone")
+    if args.self_test:
+        from dpsd.attacks.self_test import self_test, self_test_text
+
+        outcomes = self_test(seed=args.seed)
+        facts = {"outcomes": [o.facts() for o in outcomes]}
+        say(_json(facts) if args.json else self_test_text(outcomes))
+        return 0 if all(o.passed for o in outcomes) else 1
+    from dpsd.attacks.audit_report import report_text
+    from dpsd.attacks.audit_run import audit
+    from dpsd.run import open_run
+
+    report = audit(
+        open_run(args.target), budget=args.budget, seed=args.seed, teacher=args.teacher,
+        data=args.data, analyse_only=args.analyse_only,
+        say=(lambda text: None) if args.json else say,
+    )  # fmt: skip
+    say(_json(report) if args.json else report_text(report))
+    return 1 if report["verdict"] == "violated" else 0
 
 
 def _verify(args: argparse.Namespace) -> int:
