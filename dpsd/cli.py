@@ -130,7 +130,10 @@ def _parser() -> argparse.ArgumentParser:
     audit = command("audit", _audit, "bound epsilon from below by attack", "RUN", nargs="?")
     audit.add_argument("--self-test", action="store_true",
                        help="audit mechanisms of known epsilon, some broken, instead")  # fmt: skip
-    audit.add_argument("--budget", choices=("fast", "standard", "full"), default="standard")
+    budget = audit.add_mutually_exclusive_group()
+    for length, text in (("fast", "minutes"), ("standard", "an hour"), ("full", "hours")):
+        budget.add_argument(f"--{length}", dest="budget", action="store_const", const=length,
+                            help=f"{text} on two cores")  # fmt: skip
     audit.add_argument("--seed", type=int, default=0, metavar="N", help="of rows, coins, trials")
     audit.add_argument("--teacher", type=Path, metavar="DIR", help="the teacher's folder")
     audit.add_argument("--data", type=Path, metavar="DIR", help="the data's folder")
@@ -293,8 +296,8 @@ def _audit(args: argparse.Namespace) -> int:
     from dpsd.run import open_run
 
     report = audit(
-        open_run(args.target), budget=args.budget, seed=args.seed, teacher=args.teacher,
-        data=args.data, analyse_only=args.analyse_only,
+        open_run(args.target), budget=args.budget or "standard", seed=args.seed,
+        teacher=args.teacher, data=args.data, analyse_only=args.analyse_only,
         say=(lambda text: None) if args.json else say,
     )  # fmt: skip
     say(_json(report) if args.json else report_text(report))

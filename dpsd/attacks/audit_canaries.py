@@ -80,7 +80,10 @@ def canary_run(
     labels = data.train.labels.clone()
     labels[places] = torch.where(torch.from_numpy(coins), pair[0], pair[1])
     planted = replace(data, train=Split(data.train.images, labels))
-    config = _config(recipe_config(config, home), answers, folder)
+    # A root of its own: the real data set's ledger is not for this run.
+    own = {"root": folder / "teachers", "dataset": None, "path": None}
+    config = fewer_answers(recipe_config(config, home), answers)
+    config = config.model_copy(update={"teacher": config.teacher.model_copy(update=own)})
     teacher = _teacher(config, planted, folder / f"teacher-{seed}", say)
     run = _student(config, teacher, folder / f"run-{seed}", say)
     images = data.train.images[places]
@@ -101,7 +104,7 @@ def _scores(log_probabilities: Tensor, pair: Tensor) -> np.ndarray:
     return np.asarray((chosen[:, 0] - chosen[:, 1]).numpy(), dtype=np.float64)
 
 
-def _config(config: Config, answers: int | None, folder: Path) -> Config:
+def fewer_answers(config: Config, answers: int | None) -> Config:
     """The run's plan, with fewer rounds of as many queries where there is a limit on answers."""
     tree = config.model_dump(mode="json")
     queries, rounds = config.queries_per_round(), config.loop.rounds
@@ -110,7 +113,6 @@ def _config(config: Config, answers: int | None, folder: Path) -> Config:
         queries = min(queries, max(1, answers // rounds))
     tree["loop"] |= {"rounds": rounds, "queries_per_round": queries}
     tree["privacy"]["answers"] = None
-    tree["teacher"] |= {"root": str(folder / "teachers"), "dataset": None, "path": None}
     return parse_config(tree)
 
 
