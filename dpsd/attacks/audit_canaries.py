@@ -81,7 +81,7 @@ def canary_run(
     labels[places] = torch.where(torch.from_numpy(coins), pair[0], pair[1])
     planted = replace(data, train=Split(data.train.images, labels))
     # A root of its own: the real data set's ledger is not for this run.
-    own = {"root": folder / "teachers", "dataset": None, "path": None}
+    own = {"root": folder, "dataset": None, "path": None}
     config = fewer_answers(recipe_config(config, home), answers)
     config = config.model_copy(update={"teacher": config.teacher.model_copy(update=own)})
     teacher = _teacher(config, planted, folder / f"teacher-{seed}", say)

@@ -36,7 +36,7 @@ class Pair:
     world1: Ask
 
 
-def retrainable(config: Config, home: TeacherFolder) -> str | None:
+def retrainable(home: TeacherFolder) -> str | None:
     """Why teachers like this one cannot be trained in pairs, or None where they can."""
     recipe = home.facts.get("recipe")
     if recipe is None:
@@ -84,17 +84,18 @@ def teacher_pairs(
     Raises:
         UserError: no holdout row to put in place of an ordinary record.
     """
-    rng = np.random.default_rng(seed)
-    rows = rng.choice(len(data.train), pairs, replace=False)
+    # The first pairs of a larger budget are those of a smaller one, and so are their teachers.
+    rows = np.random.default_rng(seed).permutation(len(data.train))[:pairs]
     config = recipe_config(config, home)
     for i, row in enumerate(rows.tolist()):
+        rng = np.random.default_rng([seed, i])
         changed, kind = _changed(config, data, row, mislabelled=i % 2 == 0, rng=rng)
         say(f"pair {i + 1}/{pairs}: row {row}, {kind}")
         if config.teacher.shards is not None:
             world0, world1 = (_voter(config, home, d.train, row) for d in (data, changed))
         else:
             world0 = _trained(config, data, folder / "base")
-            world1 = _trained(config, changed, folder / f"pair-{seed}-{i}")
+            world1 = _trained(config, changed, folder / f"seed-{seed}-pair-{i}-row-{row}")
         yield Pair(row, kind, world0, world1)
 
 

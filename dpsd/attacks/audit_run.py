@@ -149,7 +149,7 @@ def collect(
     start = _lap(facts, "mechanism", start)
 
     reason = "there are no data to train on" if config.data.name == "none" else None
-    reason = reason or retrainable(config, home)
+    reason = reason or retrainable(home)
     private = load_data(config.data) if config.data.name != "none" else None
     if reason is None and private is not None:
         facts["pairs"] = []

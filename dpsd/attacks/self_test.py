@@ -154,12 +154,12 @@ def cases() -> list[Case]:
     ]  # fmt: skip
     broken = [
         Case("noise halved", "answer", "mu", mu1, True,
-             two(Gaussian(_K, onehot / mu1 / 2), ends, 5000, mu=True)),
+             two(Gaussian(_K, onehot / mu1 / 2), ends, 8000, mu=True)),
         Case("sensitivity C where it is 2 C", "answer", "mu", mu1, True,
-             two(Gaussian(_K, gradient.bound_norm / mu1, vector="gradient"), ends, 5000, mu=True,
+             two(Gaussian(_K, gradient.bound_norm / mu1, vector="gradient"), ends, 8000, mu=True,
                  prior=between)),
         Case("votes: sensitivity 1 for sqrt 2", "record", "mu", mu_votes, True,
-             two(NoisyVotes(_K, 10, 1 / mu_votes), (votes0, votes1), 8000, mu=True)),
+             two(NoisyVotes(_K, 10, 1 / mu_votes), (votes0, votes1), 12_000, mu=True)),
         Case("budget counted once for 4 asks", "answer", "eps", 0.5, True,
              two(rr(0.5), ends, 3000, asks=4)),
         Case("dp-accounting drops the count of 8", "answer", "eps", trap, True,
