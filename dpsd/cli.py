@@ -296,7 +296,7 @@ def _audit(args: argparse.Namespace) -> int:
     from dpsd.run import open_run
 
     report = audit(
-        open_run(args.target), budget=args.budget or "standard", seed=args.seed,
+        open_run(args.target), budget=args.budget, seed=args.seed,
         teacher=args.teacher, data=args.data, analyse_only=args.analyse_only,
         say=(lambda text: None) if args.json else say,
     )  # fmt: skip

@@ -97,7 +97,7 @@ def audit_rows(report):
         claimed = "nothing" if claimed is None else claimed
         claimed = claimed if isinstance(claimed, str) else f"{claimed:.4g}"
         rows.append(
-            f"| {level} ({b['quantity']}, {b['confidence']:.0%}) | {b['unit']} | "
+            f"| {level} ({b['quantity']}, {100 * b['confidence']:.3g} %) | {b['unit']} | "
             f"{b['value']:.3f} | {b['ceiling']:.3f} | {claimed} | {b['verdict']} |"
         )
 

@@ -71,9 +71,10 @@ class Bound:
         says = f"not claimed, at least {self.value:.4g}"
         verdict = says if self.verdict == "not claimed" else self.verdict
         return (
-            f"{self.quantity} per {self.unit}: at least {self.value:.4g} with {self.confidence:.0%}"
-            f" confidence, ceiling {self.ceiling:.4g}, claimed {claim}, delta {self.delta:g}, "
-            f"{self.trials:,} trials ({self.method}): {verdict}"
+            f"{self.quantity} per {self.unit}: at least {self.value:.4g} at "
+            f"{100 * self.confidence:.3g} % confidence, ceiling {self.ceiling:.4g}, "
+            f"claimed {claim}, delta {self.delta:g}, {self.trials:,} trials ({self.method}): "
+            f"{verdict}"
         )
 
 

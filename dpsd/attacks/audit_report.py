@@ -100,7 +100,7 @@ def _record(pairs: list[dict[str, Any]], claim: dict[str, Any]) -> dict[str, Any
     verdict = next(v for v in order if v in verdicts)
     said = f"not claimed, at least {value:.4g}" if verdict == "not claimed" else verdict
     text = (
-        f"eps per record over {len(pairs)} pairs: at least {value:.4g} with {1 - ALPHA:.0%} "
+        f"eps per record over {len(pairs)} pairs: at least {value:.4g} at {100 * (1 - ALPHA):g} % "
         f"confidence, ceiling {ceiling:.4g}, delta {claim['delta']:g}: {said}"
     )
     return {"at_least": value, "ceiling": ceiling, "verdict": verdict, "text": text}
@@ -135,3 +135,30 @@ def _line(bound: dict[str, Any]) -> str:
     if bound["claimed_infinite"]:
         known["claimed"] = float("inf")
     return Bound(**known).text()
+
+
+def card_section(report: dict[str, Any]) -> str:
+    """Markdown for the card of a run whose data are public."""
+    rows = [
+        "| level | unit | at least | ceiling | claimed | verdict |",
+        "|---|---|---|---|---|---|",
+    ]
+    levels = report["levels"]
+    found = [("mechanism", b) for b in levels.get("mechanism", [])]
+    found += [("transcript", p["bound"]) for p in levels.get("transcript", {}).get("pairs", [])]
+    found += [("one run", b) for b in levels.get("one_run", {}).get("bounds", [])]
+    for level, b in found:
+        claimed = "infinite" if b["claimed_infinite"] else b["claimed"]
+        claimed = "nothing" if claimed is None else claimed
+        claimed = claimed if isinstance(claimed, str) else f"{claimed:.4g}"
+        rows.append(
+            f"| {level}, {b['method']} | {b['quantity']} per {b['unit']} | {b['value']:.4g} | "
+            f"{b['ceiling']:.4g} | {claimed} | {b['verdict']} |"
+        )
+    return (
+        f"## Audit\n\nLower bounds at {100 * (1 - ALPHA):g} % confidence, delta "
+        f"{report['claim']['delta']:g}, budget {report['budget']}, seed {report['seed']}; a bound "
+        "below the claim proves nothing. The ceiling is what a perfect attack could show.\n\n"
+        + "\n".join(rows)
+        + f"\n\nVerdict: {report['verdict']}."
+    )

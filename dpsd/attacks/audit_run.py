@@ -74,7 +74,7 @@ BUDGETS = {
 def audit(
     run: Run,
     *,
-    budget: str = "standard",
+    budget: str | None = None,
     seed: int = 0,
     teacher: Path | None = None,
     data: Path | None = None,
@@ -85,7 +85,7 @@ def audit(
 
     Args:
         run: finished.
-        budget: `fast`, `standard` or `full`.
+        budget: `fast`, `standard` (default) or `full`.
         seed: of rows, coins and trials; the mechanism's own draws are fresh noise.
         teacher: the teacher's folder where it has been moved.
         data: another `data.root`.
@@ -100,7 +100,7 @@ def audit(
     """
     folder = attack_folder(run, NAME)
     if not analyse_only:
-        arrays, facts = collect(run, budget, seed, folder, teacher, data, say)
+        arrays, facts = collect(run, budget or "standard", seed, folder, teacher, data, say)
         save_scores(folder, arrays, facts)
     report = report_of(*load_scores(folder))
     write_json(folder / "report.json", report)

@@ -70,7 +70,7 @@ BUDGETS = {
 def attack(
     run: Run,
     *,
-    budget: str = "standard",
+    budget: str | None = None,
     seed: int = 0,
     out: Path | None = None,
     teacher: Path | None = None,
@@ -82,7 +82,7 @@ def attack(
 
     Args:
         run: finished, with data to train shadow models on.
-        budget: `fast`, `standard` or `full`.
+        budget: `fast`, `standard` (default) or `full`.
         seed: of rows, models and shadow answers.
         out: folder of the files; default `private/attacks/membership`.
         teacher: the teacher's folder where it has been moved.
@@ -99,7 +99,7 @@ def attack(
     folder = attack_folder(run, NAME) if out is None else out
     folder.mkdir(parents=True, exist_ok=True)
     if not analyse_only:
-        save_scores(folder, *collect(run, budget, seed, teacher, data, say))
+        save_scores(folder, *collect(run, budget or "standard", seed, teacher, data, say))
     arrays, facts = load_scores(folder)
     report = report_of(arrays, facts)
     write_json(folder / "report.json", report)

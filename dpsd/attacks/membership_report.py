@@ -209,3 +209,22 @@ def _rate_text(found: dict[str, Any]) -> str:
         return f"needs {found['needed']:,} non-members"
     low, high = found["interval"]
     return f"{100 * found['tpr']:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
+
+
+def card_section(report: dict[str, Any]) -> str:
+    """Markdown for the card of a run whose data are public."""
+    rows = ["| target | rows | attack | AUC (95 %) | TPR at 1 % FPR | verdict |",
+            "|---|---|---|---|---|---|"]  # fmt: skip
+    for c in report["cells"]:
+        low, high = c["auc_interval"]
+        rows.append(
+            f"| {c['target']} | {c['rows']} | {c['attack']} | {c['auc']:.3f} ({low:.3f} to "
+            f"{high:.3f}) | {_rate_text(c['tpr_at']['0.01'])} | {c['verdict']} |"
+        )
+    control = report["control"]
+    return (
+        f"## Membership inference\n\nUnit: one record. Budget {report['budget']}, seed "
+        f"{report['seed']}, {report['spend']['shadows']} shadow teachers. Positive control: AUC "
+        f"{control['auc']:.3f} on the canaries of an overfit teacher, {control['needed']} needed."
+        "\n\n" + "\n".join(rows)
+    )

@@ -87,3 +87,27 @@ def test_only_the_shard_of_the_record_is_trained_again(votes, tmp_path):
 def test_teachers_that_cannot_be_paired(tmp_path, facts, reason):
     found = retrainable(TeacherFolder(tmp_path, "x", facts))
     assert (found is None) if reason is None else (reason in found)
+
+
+def test_an_inherited_guarantee_is_audited_by_canaries_alone(tmp_path, monkeypatch):
+    monkeypatch.setitem(audit_run.BUDGETS, "fast", TINY)
+    dp = {"epsilon": 3.0, "epochs": 2, "batch_size": 200}
+    config = parse_config(
+        {
+            "device": "cpu",
+            "precision": "float32",
+            "teacher": {"model": "cnn-tanh", "dp": dp, "root": str(tmp_path)},
+            "student": {"refit_epochs": 1},
+            "loop": {"rounds": 2},
+            "privacy": {"route": "inherited", "unit": "record", "mechanism": "none",
+                        "answers": 200},
+        }
+    )  # fmt: skip
+    run = transcribe(config, out=tmp_path / "run")
+    report = audit(run, budget="fast")
+    assert set(report["levels"]) == {"one_run"}
+    assert "itself random" in report["skipped"]["transcript"]
+    assert "teacher's training" in report["skipped"]["mechanism"]
+    for bound in report["levels"]["one_run"]["bounds"]:
+        assert bound["unit"] == "record" and bound["claimed"] == pytest.approx(3.0, abs=0.01)
+        assert bound["verdict"] in ("consistent", "no power")

@@ -11,7 +11,7 @@ from products import contents, copy_of, tiny_run
 
 from dpsd.attacks import audit_pairs, audit_run
 from dpsd.attacks.audit_files import load_scores, save_scores
-from dpsd.attacks.audit_report import report_of, report_text
+from dpsd.attacks.audit_report import card_section, report_of, report_text
 from dpsd.attacks.audit_run import AuditBudget, audit, farthest_worlds, mechanism_scores
 from dpsd.cli import main
 from dpsd.config import parse_config
@@ -65,6 +65,8 @@ def test_a_single_teacher_claims_nothing_for_a_record(audited):
     kinds = [p["kind"] for p in found["pairs"]]
     assert kinds == ["the same image with a wrong label", "another ordinary record"]
     assert "not claimed" in report_text(report) and "NOT PRIVATE" in report_text(report)
+    card = card_section(report)
+    assert card.count("| epsilon per record |") == 4 and "| not claimed |" in card
 
 
 def test_it_writes_under_private_alone(audited):

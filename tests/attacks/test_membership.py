@@ -14,7 +14,15 @@ from dpsd.attacks import lira, membership, rmia
 from dpsd.attacks.audit_files import load_scores
 from dpsd.attacks.membership import MembershipBudget, attack
 from dpsd.attacks.membership_game import ShadowDoor, make_game, train_teachers
-from dpsd.attacks.membership_report import auc, needed, report_of, report_text, roc, tpr_at
+from dpsd.attacks.membership_report import (
+    auc,
+    card_section,
+    needed,
+    report_of,
+    report_text,
+    roc,
+    tpr_at,
+)
 from dpsd.data import PrivateData, Split
 from dpsd.errors import UserError
 from dpsd.privacy.plan import make_plan
@@ -197,6 +205,7 @@ def test_every_target_has_figures_with_intervals(attacked):
     assert ("run student", "canaries", "rmia") not in by
     assert by["profile teacher", "ordinary", "rmia"]["tpr_at"]["0.01"]["tpr"] >= 0
     assert "NO POWER" in report_text(report) or report["control"]["power"]
+    assert card_section(report).count("\n| ") == len(report["cells"]) + 1
 
 
 def test_it_writes_under_private_alone(attacked):
