@@ -10,7 +10,7 @@ from dpsd.attacks.audit_bounds import Floats
 from dpsd.attacks.lira import Inside
 from dpsd.errors import UserError
 
-GAMMA = 2.0
+GAMMA = 1.0  # as in the authors' code (ml_privacy_meter)
 OFFLINE = 0.3  # "a": p(x) = ((1 + a) p_out(x) + 1 - a) / 2
 _TINY = 1e-12
 

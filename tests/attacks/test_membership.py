@@ -88,7 +88,7 @@ def test_rmia_against_a_plain_loop():
     for r in range(6):
         out = np.mean([p[m, r] for m in range(4) if not inside[m, r]])
         mine = target[r] / anyone(out)
-        share = np.mean([mine >= 2 * z[i] / anyone(q[:, i].mean()) for i in range(9)])
+        share = np.mean([mine >= rmia.GAMMA * z[i] / anyone(q[:, i].mean()) for i in range(9)])
         assert share <= found[r] < share + 1 / 9
     with pytest.raises(UserError, match="population"):
         rmia.score(target, p, inside, z[:0], q[:, :0])
