@@ -24,6 +24,7 @@ POWER_AUC = 0.9
 RATES = (0.01, 0.001)
 _EXPECTED = 5  # false positives that a rate needs: 500 non-members for 1 %, 5,000 for 0.1 %
 _LEVEL = 0.95
+_COLUMNS = 3
 
 Mask = NDArray[np.bool_]
 
@@ -157,15 +158,19 @@ def draw_roc(arrays: Arrays, facts: dict[str, Any], path: Path) -> None:
     panels: dict[str, list[tuple[str, Floats, Mask]]] = {}
     for target, kind, name, scores, member in _cells(arrays, facts):
         panels.setdefault(f"{target}, {kind}", []).append((name, scores, member))
-    figure = Figure(figsize=(3.2 * len(panels), 3.4), layout="constrained")
+    rows = math.ceil(len(panels) / _COLUMNS)
+    figure = Figure(figsize=(3.2 * _COLUMNS, 3.2 * rows), layout="constrained")
     FigureCanvasAgg(figure)
-    for axes, (title, curves) in zip(
-        figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
-    ):
+    every = list(figure.subplots(rows, _COLUMNS, squeeze=False).flat)
+    for axes in every:
+        axes.set_axis_off()
+    for axes, (title, curves) in zip(every, panels.items(), strict=False):
+        axes.set_axis_on()
         floor = 0.5 / max(len(member) for _, _, member in curves)
         for name, scores, member in curves:
             fpr, tpr = roc(scores, member)
-            axes.plot(np.maximum(fpr, floor), np.maximum(tpr, floor), label=name)
+            colour = f"C{ATTACKS.index(name)}"
+            axes.plot(np.maximum(fpr, floor), np.maximum(tpr, floor), colour, label=name)
         axes.plot([floor, 1], [floor, 1], color="grey", linestyle=":", label="chance")
         axes.set(xscale="log", yscale="log", title=title, xlim=(floor, 1), ylim=(floor, 1),
                  xlabel="false-positive rate", ylabel="true-positive rate")  # fmt: skip
