@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dpsd
+from dpsd.cli_attacks import add_attack, add_audit
 from dpsd.errors import UserError
 from dpsd.progress import Progress, say, show_epsilon
 
@@ -76,11 +77,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action=_Version)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    def command(name: str, function: Any, text: str, target: str) -> argparse.ArgumentParser:
+    def command(
+        name: str, function: Any, text: str, target: str, nargs: str | None = None
+    ) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=text, description=text)
         added.set_defaults(run=function)
         kind = {"CONFIG": "a YAML file", "RUN": "a run folder", "RELEASE": "a release folder"}
-        added.add_argument("target", metavar=target, type=Path, help=kind[target])
+        added.add_argument("target", metavar=target, type=Path, nargs=nargs, help=kind[target])
         if target == "CONFIG":
             added.add_argument("--set", nargs="+", action="extend", default=[], metavar="A.B=C",
                                help="override keys of the configuration")  # fmt: skip
@@ -139,23 +142,8 @@ def _parser() -> argparse.ArgumentParser:
     export = command("export", _export, "write a file that runs without dpsd", "RUN")
     export.add_argument("--format", choices=("torch", "onnx"), required=True)
     export.add_argument("--out", type=Path, metavar="FILE")
-    attack = commands.add_parser("attack", help="try what a run's models give away")
-    attack.set_defaults(run=_attack)
-    attack.add_argument("kind", choices=("inversion", "all"), help="which attack")
-    attack.add_argument("target", metavar="RUN", type=Path, help="a run folder")
-    budget = attack.add_mutually_exclusive_group()
-    for name, text in (("fast", "minutes"), ("standard", "an hour"), ("full", "hours")):
-        budget.add_argument(f"--{name}", dest="budget", action="store_const", const=name,
-                            help=f"{text} on two cores")  # fmt: skip
-    attack.add_argument("--seed", type=int, default=0, metavar="N", help="of the first repetition")
-    attack.add_argument("--profile", metavar="NAME", help="the split the run was made with")
-    attack.add_argument("--teacher", type=Path, metavar="DIR", help="the teacher's folder")
-    attack.add_argument("--data", type=Path, metavar="DIR", help="the data's folder")
-    attack.add_argument("--analyse-only", action="store_true",
-                        help="compute the figures again from saved scores")  # fmt: skip
-    attack.add_argument("--data-is-public", action="store_true",
-                        help="the figures go on the card too")  # fmt: skip
-    for added in (plan, check, evaluate, verify, attack):
+    attack, audit = add_attack(commands), add_audit(commands)
+    for added in (plan, check, evaluate, verify, attack, audit):
         added.add_argument("--json", action="store_true", help="print JSON")
     return parser
 
@@ -326,27 +314,6 @@ def _evaluate(args: argparse.Namespace) -> int:
 
     result = evaluate(open_run(args.target), split=args.split, teacher=args.teacher, data=args.data)
     say(_json(result) if args.json else evaluation_table(result))
-    return 0
-
-
-def _attack(args: argparse.Namespace) -> int:
-    from dpsd.attacks.command import inversion
-    from dpsd.attacks.inversion_text import inversion_table
-    from dpsd.run import open_run
-
-    run, reports = open_run(args.target), {}
-    tell = (lambda text: None) if args.json else say
-    if args.kind in ("inversion", "all"):
-        reports["inversion"] = inversion(
-            run, budget=args.budget, seed=args.seed, profile=args.profile, teacher=args.teacher,
-            data=args.data, analyse_only=args.analyse_only, data_is_public=args.data_is_public,
-            say=tell,
-        )  # fmt: skip
-        tell("\n" + inversion_table(reports["inversion"]))
-    if args.json:
-        say(_json(reports))
-    else:
-        say(f"\nscores, reports and pictures: {run.private / 'attacks'} (private)")
     return 0
 
 

@@ -5,23 +5,19 @@ hold with a stated confidence. A bound above the stated figure proves the statem
 below it proves nothing. Unit: one answer.
 """
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from scipy.special import ndtri
-from scipy.stats import beta
 from torch import Tensor
 
+from dpsd.attacks.audit_bounds import Scores, epsilon_from_hits, mu_from_hits
 from dpsd.errors import UserError
 from dpsd.privacy.gaussian import Gaussian
 from dpsd.privacy.graded_response import GradedResponse
 from dpsd.privacy.mechanisms import Answers, Mechanism
 from dpsd.privacy.noise import NoiseSource
-
-Scores = NDArray[np.float64]
+from dpsd.privacy.votes import NoisyVotes
 
 
 @dataclass(frozen=True)
@@ -48,8 +44,8 @@ def audit_mechanism(
 
     Args:
         mechanism: what is audited.
-        world0: the teacher's probabilities, float [K].
-        world1: those of the other teacher, float [K].
+        world0: the teacher's probabilities, float [K], or counts of votes, int64 [K].
+        world1: those of the other teacher, likewise.
         prior: the student's probabilities, float32 [K], where the mechanism uses one.
         draws: answers in each world.
         noise: default: fresh cryptographic noise.
@@ -82,8 +78,8 @@ def log_likelihood_ratio(
     Args:
         mechanism: what gave the answers.
         answers: B of them, to the same image.
-        world0: the teacher's probabilities, float [K].
-        world1: those of the other teacher, float [K].
+        world0: the teacher's probabilities, float [K], or counts of votes, int64 [K].
+        world1: those of the other teacher, likewise.
         prior: the student's probabilities at asking, float32 [K], or None.
     """
     if isinstance(mechanism, Gaussian):
@@ -99,6 +95,14 @@ def log_likelihood_ratio(
         hit1, hit0 = answers.values == code1, answers.values == code0
         told = mechanism.epsilon * (hit1.double() - hit0.double())
         return np.asarray(told.numpy(), dtype=np.float64)
+    if isinstance(mechanism, NoisyVotes):
+        if answers.support is None:
+            counts0, counts1 = world0[None].double(), world1[None].double()
+        else:
+            counts0, counts1 = (w.double()[answers.support] for w in (world0, world1))
+        noisy = answers.values.double()
+        gap = (noisy - counts0).square().sum(1) - (noisy - counts1).square().sum(1)
+        return np.asarray((gap / (2 * mechanism.sigma**2)).numpy(), dtype=np.float64)
     by_class = mechanism.log_likelihood(answers).double()
     ratio = by_class[:, int(world1.argmax())] - by_class[:, int(world0.argmax())]
     return np.asarray(ratio.numpy(), dtype=np.float64)
@@ -122,10 +126,8 @@ def lower_bound_epsilon(
     Returns:
         At least 0.
     """
-    fpr_hi, tpr_lo = _rates(world0, world1, threshold, alpha)
-    forward = _log_ratio(tpr_lo - delta, fpr_hi)
-    backward = _log_ratio(1 - fpr_hi - delta, 1 - tpr_lo)
-    return max(0.0, forward, backward)
+    found = epsilon_from_hits(*_hits(world0, threshold), *_hits(world1, threshold), delta, alpha)
+    return float(found)
 
 
 def lower_bound_mu(
@@ -139,19 +141,8 @@ def lower_bound_mu(
     Returns:
         At least 0.
     """
-    fpr_hi, tpr_lo = _rates(world0, world1, threshold, alpha)
-    if tpr_lo == 0 or fpr_hi == 1:
-        return 0.0
-    return max(0.0, float(ndtri(tpr_lo) - ndtri(fpr_hi)))
+    return float(mu_from_hits(*_hits(world0, threshold), *_hits(world1, threshold), alpha))
 
 
-def _rates(world0: Scores, world1: Scores, threshold: float, alpha: float) -> tuple[float, float]:
-    """Upper bound on P(score > threshold) in world 0, lower bound in world 1; alpha together."""
-    hits0, hits1 = int((world0 > threshold).sum()), int((world1 > threshold).sum())
-    fpr_hi = 1.0 if hits0 == len(world0) else beta.isf(alpha / 2, hits0 + 1, len(world0) - hits0)
-    tpr_lo = 0.0 if hits1 == 0 else beta.ppf(alpha / 2, hits1, len(world1) - hits1 + 1)
-    return float(fpr_hi), float(tpr_lo)
-
-
-def _log_ratio(over: float, under: float) -> float:
-    return math.log(over / under) if over > 0 else -math.inf
+def _hits(scores: Scores, threshold: float) -> tuple[int, int]:
+    return int((scores > threshold).sum()), len(scores)

@@ -1,4 +1,4 @@
-"""What `dpsd attack inversion RUN` does: attack, analyse, draw, and tell where data are public."""
+"""What `dpsd attack KIND RUN` does: attack, analyse, draw, and tell where data are public."""
 
 import json
 from pathlib import Path
@@ -6,6 +6,8 @@ from typing import Any
 
 from dpsd.attacks.inversion import attack, private_folder
 from dpsd.attacks.inversion_text import card_section, write_pictures
+from dpsd.attacks.membership import attack as attack_membership
+from dpsd.attacks.membership_report import card_section as membership_section
 from dpsd.attacks.report import analyse
 from dpsd.attacks.targets import Say
 from dpsd.card import write_card
@@ -51,6 +53,24 @@ def inversion(
     write_pictures(folder)
     if data_is_public or run.data_is_public:
         publish(run, "inversion", card_section(report))
+    return report
+
+
+def membership(run: Run, *, data_is_public: bool = False, **options: Any) -> dict[str, Any]:
+    """Attack a run, write `private/attacks/membership`, and return the report.
+
+    Args:
+        run: finished.
+        data_is_public: as for `inversion`.
+        options: of `dpsd.attacks.membership.attack`.
+
+    Raises:
+        UserError: bad input, in one line.
+    """
+    release_folder(run)
+    report = attack_membership(run, **options)
+    if data_is_public or run.data_is_public:
+        publish(run, "membership", membership_section(report))
     return report
 
 
