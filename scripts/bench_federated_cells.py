@@ -1,0 +1,49 @@
+"""The cells of scripts/bench_federated: what is run, under which configuration, and where."""
+
+from pathlib import Path
+
+import yaml
+from bench_cells import ROOT
+
+from dpsd.config import Config, load_config
+
+RESULTS = ROOT / "docs" / "results" / "federated"
+
+
+def cells() -> dict[str, dict]:
+    """Name -> cell; ablations stand on a base."""
+    found = yaml.safe_load((ROOT / "scripts" / "federated_cells.yaml").read_text())
+    for name, cell in found.items():
+        if "base" in cell:
+            base = found[cell["base"]]
+            extra = {"set": [*base["set"], cell["ablation"]], "title": cell["title"], "seeds": [0]}
+            found[name] = base | extra | {"base": cell["base"]}
+    return found
+
+
+def configure(cell: dict, seed: int, teachers: Path, shrink: int = 1) -> Config:
+    """The cell's configuration; `shrink` divides answers, training and clients for trials."""
+    last = {}
+    for item in cell["set"]:
+        key, _, value = item.partition("=")
+        last[key] = value
+    last |= {"seed": seed, "federated.seed": seed, "teacher.root": teachers,
+             "privacy.insecure_seeded_noise": "true"}  # fmt: skip
+    if "alpha" in cell:
+        last["federated.alpha"] = cell["alpha"]
+    if "rounds" in cell:
+        last["loop.rounds"] = cell["rounds"]
+    if shrink > 1:
+        rounds = min(2, int(last.get("loop.rounds", 10)))
+        answers = int(last.get("privacy.answers", 200000)) // shrink // rounds * rounds
+        last |= {"loop.rounds": rounds, "privacy.answers": max(rounds * 20, answers),
+                 "teacher.epochs": 1, "student.refit_epochs": 1}  # fmt: skip
+    return load_config(ROOT / "configs" / cell["config"], [f"{k}={v}" for k, v in last.items()])
+
+
+def baseline_name(config: Config) -> str:
+    """The file of a partition's baselines, which cells of the same partition share."""
+    f = config.federated
+    clients = f"{f.clients}-" if f.clients != 5 else ""
+    part = "iid" if f.partition == "iid" else f"alpha{f.alpha:g}"
+    return f"baselines-{config.data.name}-{clients}{part}-seed{f.seed}"

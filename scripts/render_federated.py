@@ -1,0 +1,76 @@
+"""The section on FedDPSD in docs/results.md, from docs/results/federated/."""
+
+import json
+import statistics
+from pathlib import Path
+
+from bench_federated_cells import RESULTS, baseline_name, cells, configure
+
+BASELINES = ("local-only", "ensemble", "fedavg-1", "fedavg-20")
+
+
+def federated(results: Path = RESULTS) -> list[str]:
+    """The tables; nothing where no cell was measured."""
+    known, found = cells(), {}
+    for path in sorted(results.glob("*-seed*.json")):
+        result = json.loads(path.read_text())
+        if "cell" in result:
+            found.setdefault(result["cell"], []).append(result)
+    if not found:
+        return []
+    lines = [
+        "## FedDPSD: clients that share neither data nor models",
+        "",
+        "Made by `scripts/bench_federated`. Student accuracy is on the test rows, in percent, mean",
+        "± standard deviation over seeds (of partition and run). Every eps names its unit. One",
+        "answer's eps does not protect a record. The noise is seeded, so the runs themselves are",
+        "not private. FedAvg (Flower's strategy) sends models and protects nobody.",
+        "",
+        "| data, mechanism, unit | student | must | aim | local only | ensemble of logits | "
+        "FedAvg, 1 round | FedAvg, 20 rounds | images asked | seconds | seeds |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    mains = {n: c for n, c in known.items() if n in found and "base" not in c}
+    lines += [_row(cell, found[name], results) for name, cell in mains.items()]
+    lines += [
+        "",
+        "| cell | aggregate | bytes down a client and round | bytes up | bytes of the model |",
+        "|---|---|---|---|---|",
+        *(_bytes(cell, found[name][0]) for name, cell in mains.items()),
+        "",
+    ]
+    variants = {n: c for n, c in known.items() if n in found and "base" in c}
+    if variants:
+        lines += ["| aggregation | student | base cell |", "|---|---|---|"]
+        lines += [f"| {c['title']} | {_mean(found[n], 'student_accuracy')} | {c['base']} |"
+                  for n, c in variants.items()]  # fmt: skip
+        lines.append("")
+    missing = [c["title"] for n, c in known.items() if n not in found]
+    return lines + ([f"Not measured yet: {'; '.join(missing)}.", ""] if missing else [])
+
+
+def _row(cell: dict, runs: list[dict], results: Path) -> str:
+    beside = []
+    for run in runs:
+        path = results / f"{baseline_name(configure(cell, run['seed'], Path('teachers')))}.json"
+        beside.append(json.loads(path.read_text()) if path.exists() else {})
+    shown = " | ".join(_mean([b[k] for b in beside if k in b], "accuracy") for k in BASELINES)
+    return (
+        f"| {cell['title']} | {_mean(runs, 'student_accuracy')} | {cell['must']} | {cell['aim']} | "
+        f"{shown} | {runs[0]['answers']:,} | {statistics.fmean(r['seconds'] for r in runs):.0f} | "
+        f"{len(runs)} |"
+    )
+
+
+def _bytes(cell: dict, run: dict) -> str:
+    down, up = (run[f"bytes_{way}_per_client_and_round"] for way in ("down", "up"))
+    size = run["bytes_of_the_student"]
+    return f"| {cell['title']} | {run['aggregate']} | {down:,.0f} | {up:,.0f} | {size:,} |"
+
+
+def _mean(runs: list[dict], key: str) -> str:
+    values = [100 * r[key] for r in runs]
+    if not values:
+        return "-"
+    spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.2f}{spread}"
