@@ -14,6 +14,7 @@ from products import contents
 
 import dpsd
 from dpsd.attacks import search as searching
+from dpsd.attacks import targets as targets_module
 from dpsd.attacks.gan import Critic, GanConfig, cached_gan, gradient_penalty
 from dpsd.attacks.inversion import attack
 from dpsd.attacks.kedmi import discriminator_loss, kedmi_prior
@@ -375,3 +376,16 @@ def test_kedmi_recovers_a_distribution_of_images():
     assert not torch.equal(prior.decode(p), prior.decode(p))  # drawn anew each time
     p[:, 32:] = -30  # no spread is left
     assert torch.allclose(prior.decode(p), prior.decode(p), atol=1e-6)
+
+
+def test_models_of_the_floors_repeat_themselves(attacked, tmp_path, monkeypatch):
+    monkeypatch.setattr(targets_module, "_PERMUTED_STEPS", 3)
+    profile = load_profile(attacked[0])
+    states = []
+    for name, disturb in (("a", 1), ("b", 2)):
+        torch.manual_seed(disturb)
+        made = targets_module._kept(
+            tmp_path / name, profile, 5, lambda: targets_module._permuted(profile, 5)
+        )
+        states.append(made.state_dict())
+    assert all(torch.equal(states[0][k], states[1][k]) for k in states[0])
