@@ -46,6 +46,19 @@ def finish(
     seal(run)
 
 
+def publish_attack(run: Run, name: str, section: str) -> None:
+    """Put an attack's section on the card of a run whose data are public, and seal it again.
+
+    The section is kept as `private/attacks/<name>/card.md`, so that a card that is written anew
+    (by `dpsd evaluate`) has it too.
+    """
+    (run.private / "attacks" / name / "card.md").write_text(section + "\n")
+    measured = run.private / "evaluation.json"
+    evaluation = json.loads(measured.read_text()) if measured.is_file() else None
+    write_card(run, json.loads((run.release / "statement.json").read_text()), evaluation)
+    seal(run)
+
+
 def state(run: Run, plan: Plan) -> dict[str, Any]:
     """Write the statement from the ledger, and a private copy of the ledger."""
     ledger = Ledger(run.ledger_folder, run.ledger)

@@ -1,6 +1,5 @@
 """What `dpsd attack KIND RUN` does: attack, analyse, draw, and tell where data are public."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +9,7 @@ from dpsd.attacks.membership import attack as attack_membership
 from dpsd.attacks.membership_report import card_section as membership_section
 from dpsd.attacks.report import analyse
 from dpsd.attacks.targets import Say
-from dpsd.card import write_card
-from dpsd.finish import seal
+from dpsd.finish import publish_attack
 from dpsd.release import release_folder
 from dpsd.run import Run
 
@@ -52,7 +50,7 @@ def inversion(
     report = analyse(folder)
     write_pictures(folder)
     if data_is_public or run.data_is_public:
-        publish(run, "inversion", card_section(report))
+        publish_attack(run, "inversion", card_section(report))
     return report
 
 
@@ -70,18 +68,5 @@ def membership(run: Run, *, data_is_public: bool = False, **options: Any) -> dic
     release_folder(run)
     report = attack_membership(run, **options)
     if data_is_public or run.data_is_public:
-        publish(run, "membership", membership_section(report))
+        publish_attack(run, "membership", membership_section(report))
     return report
-
-
-def publish(run: Run, attack_name: str, section: str) -> None:
-    """Put a section on the card of a run whose data are public, and seal its release again.
-
-    The section is kept as `private/attacks/<name>/card.md`, so that a card that is written anew
-    (by `dpsd evaluate`) has it too.
-    """
-    (run.private / "attacks" / attack_name / "card.md").write_text(section + "\n")
-    measured = run.private / "evaluation.json"
-    evaluation = json.loads(measured.read_text()) if measured.is_file() else None
-    write_card(run, json.loads((run.release / "statement.json").read_text()), evaluation)
-    seal(run)

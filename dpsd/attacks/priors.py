@@ -18,7 +18,7 @@ from dpsd.config import load_config
 from dpsd.data import public_facts
 from dpsd.device import pick_device
 from dpsd.generator.synthesizer import Synthesizer
-from dpsd.release import Labeller, load_student
+from dpsd.release import Labeller, load_student, release_folder
 from dpsd.run import Run
 
 _MARGIN = 0.02
@@ -81,14 +81,14 @@ def released_prior(run: Run, pool: int) -> Prior:
     Where it has no trainable generator an image of the pool is chosen by the attacked model and
     refined at a cost for leaving it.
     """
-    config = load_config(run.release / "config.yaml")
+    config = load_config(release_folder(run) / "config.yaml")
     facts, cpu = public_facts(config.data), pick_device("cpu")
     synthesizer = Synthesizer(config, facts, cpu)
     if synthesizer.adversarial is not None:
         from safetensors.torch import load_file
 
         model = synthesizer.adversarial.model
-        model.load_state_dict(load_file(run.release / "generator.safetensors"))
+        model.load_state_dict(load_file(release_folder(run) / "generator.safetensors"))
         model.eval().requires_grad_(False)
 
         def latent(n: int, rng: torch.Generator) -> Tensor:

@@ -101,11 +101,12 @@ def load_targets(
     holdout = profile.private.holdout
     reached = accuracy(_as_logits(student, profile), holdout)
     made["control"] = _kept(
-        folder / f"control-{seed}.safetensors", profile, lambda: _control(profile, reached, seed)
-    )
+        folder / f"control-{seed}.safetensors", profile, seed,
+        lambda: _control(profile, reached, seed),
+    )  # fmt: skip
     made["untrained"] = _fresh(profile, seed).eval()
     made["permuted"] = _kept(
-        folder / f"permuted-{seed}.safetensors", profile, lambda: _permuted(profile, seed)
+        folder / f"permuted-{seed}.safetensors", profile, seed, lambda: _permuted(profile, seed)
     )
     targets = []
     for name, model in made.items():
@@ -199,13 +200,15 @@ def _copied(home: TeacherFolder, folder: Path) -> TeacherFolder:
     return read_folder(folder)
 
 
-def _kept(path: Path, profile: Profile, make: Callable[[], nn.Module]) -> nn.Module:
+def _kept(path: Path, profile: Profile, seed: int, make: Callable[[], nn.Module]) -> nn.Module:
     """A model of the student's architecture, from its file or made and written there."""
     if path.is_file():
         model = _fresh(profile, 0)
         model.load_state_dict(load_file(path))
         return model.eval()
-    model = make().eval()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = make().eval()
     partial = path.with_suffix(".partial")
     save_file({k: v.cpu().contiguous() for k, v in model.state_dict().items()}, partial)
     os.replace(partial, path)

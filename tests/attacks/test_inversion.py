@@ -10,15 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from products import contents
+from products import contents, tiny_run
+from safetensors.torch import load_file
 
 import dpsd
 from dpsd.attacks import search as searching
+from dpsd.attacks import targets as targets_module
 from dpsd.attacks.gan import Critic, GanConfig, cached_gan, gradient_penalty
 from dpsd.attacks.inversion import attack
 from dpsd.attacks.kedmi import discriminator_loss, kedmi_prior
 from dpsd.attacks.lomma import helpers, logit_loss
-from dpsd.attacks.priors import Prior, smooth_prior, total_variation
+from dpsd.attacks.priors import Prior, released_prior, smooth_prior, total_variation
 from dpsd.attacks.profiles import load_profile
 from dpsd.attacks.report import advantage, analyse, report
 from dpsd.attacks.scores import load_scores, save_scores
@@ -375,3 +377,35 @@ def test_kedmi_recovers_a_distribution_of_images():
     assert not torch.equal(prior.decode(p), prior.decode(p))  # drawn anew each time
     p[:, 32:] = -30  # no spread is left
     assert torch.allclose(prior.decode(p), prior.decode(p), atol=1e-6)
+
+
+def test_models_of_the_floors_repeat_themselves(attacked, tmp_path, monkeypatch):
+    monkeypatch.setattr(targets_module, "_PERMUTED_STEPS", 3)
+    profile = load_profile(attacked[0])
+    states = []
+    for name, disturb in (("a", 1), ("b", 2)):
+        torch.manual_seed(disturb)
+        made = targets_module._kept(
+            tmp_path / name, profile, 5, lambda: targets_module._permuted(profile, 5)
+        )
+        states.append(made.state_dict())
+    assert all(torch.equal(states[0][k], states[1][k]) for k in states[0])
+
+
+def test_released_prior_is_the_trainable_generator_where_there_is_one(tmp_path_factory):
+    run = tiny_run(tmp_path_factory)
+    prior = released_prior(run, 10)
+    z = prior.start(3, torch.Generator().manual_seed(0))
+    assert z.shape == (3, run.config.generator.latent) and prior.decode(z).shape == (3, 1, 28, 28)
+    weights = load_file(run.release / "generator.safetensors")
+    state = prior.decode.state_dict()
+    assert all(torch.equal(state[name], weights[name]) for name in weights) and weights
+
+
+def test_released_prior_else_draws_from_the_procedural_images(attacked):
+    prior = released_prior(attacked[0], 4)
+    p = prior.start(40, torch.Generator().manual_seed(0))
+    assert len({x.numpy().tobytes() for x in p}) == 4
+    assert prior.penalty(p, p, prior.decode(p) * 0).shape == (40,)
+    near, far = (prior.penalty(p, p, prior.decode(p) + d).mean() for d in (0.0, 0.3))
+    assert far > near
