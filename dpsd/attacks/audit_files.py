@@ -7,6 +7,7 @@ either step can be run alone.
 import json
 import os
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -55,3 +56,24 @@ def load_scores(folder: Path) -> tuple[Arrays, dict[str, Any]]:
         raise UserError(f"{path}: missing; run the attack before its analysis") from e
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as e:
         raise UserError(f"{path}: damaged ({e}); run the attack again") from e
+
+
+def kept(path: Path, key: str, make: Callable[[], Arrays]) -> Arrays:
+    """Arrays that were made before under the same key, else made now and kept.
+
+    So an attack that was stopped goes on where it stood. A damaged file is made again.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if str(file["key"]) == key:
+                return {name: file[name] for name in file.files if name != "key"}
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        pass
+    arrays = make()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    everything: dict[str, Any] = arrays | {"key": np.array(key)}
+    with partial.open("wb") as f:
+        np.savez(f, **everything)
+    os.replace(partial, path)
+    return arrays

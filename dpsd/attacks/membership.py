@@ -6,9 +6,11 @@ form: shadow teacher -> shadow student), the run's teacher and the run's student
 `collect` gives scores, `membership_report` turns saved scores into figures.
 """
 
+import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ import numpy as np
 from dpsd.attacks import lira, rmia
 from dpsd.attacks.audit_bounds import Floats
 from dpsd.attacks.audit_canaries import fewer_answers
-from dpsd.attacks.audit_files import Arrays, attack_folder, load_scores, save_scores
+from dpsd.attacks.audit_files import Arrays, attack_folder, kept, load_scores, save_scores
 from dpsd.attacks.membership_game import (
     Ask,
     Game,
@@ -99,7 +101,8 @@ def attack(
     folder = attack_folder(run, NAME) if out is None else out
     folder.mkdir(parents=True, exist_ok=True)
     if not analyse_only:
-        save_scores(folder, *collect(run, budget or "standard", seed, teacher, data, say))
+        found = collect(run, budget or "standard", seed, folder, teacher, data, say)
+        save_scores(folder, *found)
     arrays, facts = load_scores(folder)
     report = report_of(arrays, facts)
     write_json(folder / "report.json", report)
@@ -108,9 +111,17 @@ def attack(
 
 
 def collect(
-    run: Run, budget: str, seed: int, teacher: Path | None, data: Path | None, say: Say
+    run: Run,
+    budget: str,
+    seed: int,
+    folder: Path,
+    teacher: Path | None,
+    data: Path | None,
+    say: Say,
 ) -> tuple[Arrays, dict[str, Any]]:
     """Train shadow models, score all rows. Arguments as in `attack`.
+
+    What each student says is kept under `folder/parts`, so that a stopped attack goes on.
 
     Returns:
         For each target and attack `<target>/<attack>` float64 [rows], high speaks for a member,
@@ -150,12 +161,13 @@ def collect(
     else:
         plan = fewer_answers(config, spend.answers)
         facts["student_answers"] = plan.queries_per_round() * plan.loop.rounds
-        students = []
+        parts = []
         for m, ask in enumerate(asks[: 1 + spend.students]):
             say(f"student {m + 1} of {1 + spend.students}")
-            students.append(distil_student(ask, plan, seed + m))
-        said = np.stack([logits_on(s, game.rows.images) for s in students])
-        beyond = np.stack([logits_on(s, game.population.images) for s in students])
+            key = json.dumps([run.id, asdict(spend), seed, m, str(data)])
+            make = partial(_student, ask, plan, seed + m, game)
+            parts.append(kept(folder / "parts" / f"student-{seed}-{m}.npz", key, make))
+        said, beyond = (np.stack([p[name] for p in parts]) for name in ("rows", "population"))
         _score(arrays, facts, "profile student", game, said, beyond, spend)
     start = _lap(facts, "students", start)
 
@@ -167,6 +179,14 @@ def collect(
                 teachers, population, spend)  # fmt: skip
     _lap(facts, "run", start)
     return arrays, facts
+
+
+def _student(ask: Ask, plan: Config, seed: int, game: Game) -> Arrays:
+    student = distil_student(ask, plan, seed)
+    return {
+        "rows": logits_on(student, game.rows.images),
+        "population": logits_on(student, game.population.images),
+    }
 
 
 def _score(

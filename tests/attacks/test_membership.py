@@ -11,7 +11,7 @@ from products import contents, copy_of, tiny_run
 from scipy.stats import beta, norm
 
 from dpsd.attacks import lira, membership, rmia
-from dpsd.attacks.audit_files import load_scores
+from dpsd.attacks.audit_files import kept, load_scores
 from dpsd.attacks.membership import MembershipBudget, attack
 from dpsd.attacks.membership_game import ShadowDoor, make_game, train_teachers
 from dpsd.attacks.membership_report import (
@@ -212,7 +212,8 @@ def test_it_writes_under_private_alone(attacked):
     run, _, before = attacked
     assert (contents(run.release), contents(run.teacher_folder)) == before
     folder = run.private / "attacks" / "membership"
-    assert {p.name for p in folder.iterdir()} == {"scores.npz", "report.json", "roc.png"}
+    names = {"scores.npz", "report.json", "roc.png", "parts"}
+    assert {p.name for p in folder.iterdir()} == names
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
@@ -255,6 +256,22 @@ def test_an_overfit_teacher_is_read(attacked):
     phi = lira.confidence(said, game.rows.labels.numpy())
     scores = lira.online(phi[0], phi[1:], game.inside[1:])
     assert auc(scores[game.canary], game.inside[0][game.canary])[0] > 0.9
+
+
+def test_a_stopped_attack_goes_on(tmp_path):
+    made = []
+
+    def make():
+        made.append(1)
+        return {"x": np.arange(3)}
+
+    path = tmp_path / "parts" / "a.npz"
+    for key in ("one", "one", "two", "two"):
+        assert kept(path, key, make)["x"].tolist() == [0, 1, 2]
+    assert len(made) == 2
+    path.write_bytes(b"torn")
+    kept(path, "two", make)
+    assert len(made) == 3
 
 
 @pytest.mark.parametrize(("budget", "message"), [("huge", "budget: 'huge'")])
