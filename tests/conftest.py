@@ -6,6 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start, as of this one:
+torch.set_num_threads(1)  # small tensors, where threads would only wait for each other
+
 
 @pytest.fixture(scope="session")
 def dpsd_data() -> Path:

@@ -4,7 +4,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
 
 from dpsd.config import Config, parse_config
 from dpsd.run import Run
@@ -39,10 +38,7 @@ def tiny_run(factory: pytest.TempPathFactory) -> Run:
     """The run, made by whoever asks first. Do not write into it."""
     root = factory.getbasetemp() / "products"
     if not (root / "run").exists():
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
         transcribe(tiny_config(root), out=root / "run")
-        torch.set_num_threads(threads)
     return Run(root / "run")
 
 

@@ -18,14 +18,6 @@ from dpsd.privacy.plan import make_plan
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
 def script(monkeypatch):
     """Imports a module of scripts/."""

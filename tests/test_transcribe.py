@@ -1,7 +1,6 @@
 """The loop: one door, resume, determinism, controls, several processes."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -25,16 +24,6 @@ from dpsd.privacy.statement import guarantee
 from dpsd.release import load_student
 from dpsd.run import Run
 from dpsd.transcribe import transcribe
-
-ENV = os.environ | {"OMP_NUM_THREADS": "1"}
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +67,7 @@ transcribe(run.config, out={str(tmp_path / "replay")!r},
            open_oracle=replayed,
            home=TeacherFolder(run.teacher_folder, run.teacher, {{}}))
 """
-    subprocess.run([sys.executable, "-c", script], check=True, env=ENV)
+    subprocess.run([sys.executable, "-c", script], check=True)
     replay = Run(tmp_path / "replay")
     assert same(weights(run), weights(replay))
     a, b = contents(run.release), contents(replay.release)
@@ -212,7 +201,7 @@ import sys
 sys.modules["dpsd.transcribe"].Oracle = Deadly
 transcribe(parse_config(json.loads({json.dumps(config.model_dump_json())})), out={str(out)!r})
 """
-    died = subprocess.run([sys.executable, "-c", script], check=False, env=ENV)
+    died = subprocess.run([sys.executable, "-c", script], check=False)
     assert died.returncode == -signal.SIGKILL
     run = Run(out)
     ledger = Ledger(run.teacher_folder, run.teacher)
@@ -341,7 +330,7 @@ save_file(state, {str(tmp_path)!r} + "/rank" + os.environ["RANK"] + ".safetensor
     subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2",
          f"--master-port={port}", str(script)],
-        check=True, env=ENV,
+        check=True,
     )  # fmt: skip
     ranks = [load_file(tmp_path / f"rank{i}.safetensors") for i in (0, 1)]
     assert same(*ranks)

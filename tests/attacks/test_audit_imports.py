@@ -6,7 +6,7 @@ from pathlib import Path
 import dpsd
 
 PACKAGE = Path(dpsd.__file__).parent
-PRIVATE_SIDE = {"cli.py", "evaluate.py", "check.py"}
+PRIVATE_SIDE = {"cli_attacks.py"}
 
 
 def imports(path):

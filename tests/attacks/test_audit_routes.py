@@ -1,7 +1,6 @@
 """The audit of routes that claim something for a record: votes, and DP-SGD inherited."""
 
 import pytest
-import torch
 
 from dpsd.attacks import audit_run
 from dpsd.attacks.audit_files import load_scores
@@ -19,7 +18,6 @@ TINY = AuditBudget(draws=1500, pairs=2, questions=100, trials=400, slots=20, ans
 @pytest.fixture(scope="module")
 def votes(tmp_path_factory):
     root = tmp_path_factory.mktemp("votes")
-    torch.set_num_threads(1)
     config = parse_config(
         {
             "device": "cpu",

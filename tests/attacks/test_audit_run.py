@@ -6,7 +6,6 @@ import sys
 
 import numpy as np
 import pytest
-import torch
 from products import contents, copy_of, tiny_run
 
 from dpsd.attacks import audit_pairs, audit_run
@@ -29,7 +28,6 @@ def audited(tmp_path_factory):
     before = contents(run.release), contents(run.teacher_folder)
     patch = pytest.MonkeyPatch()
     patch.setitem(audit_run.BUDGETS, "fast", TINY)
-    torch.set_num_threads(1)
     report = audit(run, budget="fast", seed=1)
     patch.undo()
     return run, report, before

@@ -1,11 +1,9 @@
 """Inversion from end to end on a tiny run, and its parts against what is known by hand."""
 
-import ast
 import json
 import shutil
 import stat
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +11,6 @@ import torch
 from products import contents, tiny_run
 from safetensors.torch import load_file
 
-import dpsd
 from dpsd.attacks import search as searching
 from dpsd.attacks import targets as targets_module
 from dpsd.attacks.gan import Critic, GanConfig, cached_gan, gradient_penalty
@@ -53,14 +50,11 @@ def tree(root, **data):
 @pytest.fixture(scope="module")
 def attacked(tmp_path_factory):
     root = tmp_path_factory.mktemp("inversion")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     run = transcribe(parse_config(tree(root, split="digits")), out=root / "run")
     before = contents(run.release), contents(run.teacher_folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(BUDGETS, "fast", TINY)
         assert main(["attack", "inversion", str(run.path), "--fast"]) == 0
-    torch.set_num_threads(threads)
     return run, before
 
 
@@ -292,17 +286,6 @@ def test_judges_below_twice_chance_can_judge_nothing(attacked):
     assert found["headline"]["teacher"]["verdict"] == "no power"
 
 
-def test_one_door_nothing_that_trains_or_releases_imports_the_attacks():
-    root = Path(dpsd.__file__).parent
-    for path in root.rglob("*.py"):
-        if path.parent.name == "attacks" or path.name == "cli.py":
-            continue
-        for node in ast.walk(ast.parse(path.read_text())):
-            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
-            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            assert not any(n.startswith("dpsd.attacks") for n in names), path
-
-
 def test_budgets_do_what_the_issue_asks():
     assert BUDGETS["standard"].attacks == ("gmi", "released") and BUDGETS["standard"].seeds == 3
     assert BUDGETS["full"].seeds >= 5 and searching.BUDGETS is BUDGETS
@@ -339,15 +322,12 @@ def test_helpers_learn_what_the_model_says_of_public_images():
 
 
 def test_without_an_undefended_teacher_one_is_trained_for_the_positive_control(tmp_path):
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     config = tree(tmp_path, split="digits")
     config["teacher"] |= {"model": "cnn-tiny", "shards": 3, "shard_steps": 2}
     config["privacy"] |= {"route": "ensemble", "unit": "record", "mechanism": "noisy_votes"}
     run = transcribe(parse_config(config), out=tmp_path / "run")
     profile = load_profile(run)
     targets = load_targets(run, profile, run.private / "models", answers=100, seed=0)
-    torch.set_num_threads(threads)
     teacher = {t.name: t for t in targets}["teacher"]
     assert "undefended" in teacher.what and teacher.accuracy > 0.8
     assert not list(run.path.glob("teachers")) and (run.private / "models/teachers").is_dir()

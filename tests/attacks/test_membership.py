@@ -187,7 +187,6 @@ def attacked(tmp_path_factory):
     before = contents(run.release), contents(run.teacher_folder)
     patch = pytest.MonkeyPatch()
     patch.setitem(membership.BUDGETS, "fast", TINY)
-    torch.set_num_threads(1)
     report = attack(run, budget="fast")
     patch.undo()
     return run, report, before

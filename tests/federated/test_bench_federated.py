@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 
 from dpsd.config import parse_config
 from dpsd.data import load_data
@@ -68,7 +67,6 @@ def test_results_and_baselines_stand_side_by_side(script, tmp_path):
 
 def test_flowers_fedavg_learns_and_more_rounds_are_better(script):
     bench = script("bench_fedavg.py")
-    torch.set_num_threads(1)
     config = parse_config(
         {
             "device": "cpu",

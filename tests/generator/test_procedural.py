@@ -6,15 +6,6 @@ from dpsd.generator import procedural as module
 from dpsd.generator.procedural import FAMILIES, procedural
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    # Small operations on two threads crawl when the cores are shared.
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def draw(family, n=64, shape=(1, 28, 28), seed=0):
     return procedural(family, n, shape, torch.Generator().manual_seed(seed))
 

@@ -1,20 +1,10 @@
 """Fixtures of the privacy tests."""
 
 import pytest
-import torch
 from oracles import Teacher, plan
 
 from dpsd.privacy.ledger import Ledger
 from dpsd.privacy.oracle import Oracle
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Small tensors: threads would only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture
