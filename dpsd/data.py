@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from dpsd import sources
-from dpsd.config import DataConfig
 from dpsd.errors import UserError
+from dpsd.sections import DataConfig
 from dpsd.users import held_users, read_user_ids
 
 _FASHION = "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot"

@@ -25,10 +25,10 @@ from opacus import GradSampleModule
 from opacus.optimizers import DPOptimizer
 from torch import Tensor, nn
 
-from dpsd.config import DpConfig
 from dpsd.dp_models import fixed_inputs, trainable_part
 from dpsd.errors import UserError
 from dpsd.privacy.noise import NoiseSource
+from dpsd.sections import DpConfig
 
 _GRADIENTS_AT_ONCE = 2**25  # numbers, of all rows of a chunk together
 _LEAST_NOISE = 0.05

@@ -13,12 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dpsd.config import TeacherConfig
 from dpsd.data import PublicFacts
 from dpsd.errors import UserError
 from dpsd.keyed import stream
 from dpsd.linear import choices, fit_member, linear_choices
 from dpsd.models import ConvNet, build_model
+from dpsd.sections import TeacherConfig
 from dpsd.stacked import stack, stacked_logits
 from dpsd.warp import DRAWS, warp
 

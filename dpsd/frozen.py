@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from dpsd.config import Normalize
 from dpsd.errors import UserError
 from dpsd.imports import brief
+from dpsd.sections import Normalize
 
 Shape = tuple[int, int, int]
 

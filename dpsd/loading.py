@@ -11,12 +11,12 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from dpsd.config import TeacherConfig
 from dpsd.data import PublicFacts
 from dpsd.errors import UserError
 from dpsd.frozen import Teacher
 from dpsd.imports import brief
 from dpsd.models import OWN, build_model, call_factory, torchvision_model
+from dpsd.sections import TeacherConfig
 
 
 def load_own_teacher(config: TeacherConfig, facts: PublicFacts) -> Teacher:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from dpsd.config import Config, DpConfig
+from dpsd.config import Config
 from dpsd.data import PublicFacts
 from dpsd.device import pick_device, pick_dtype
 from dpsd.dp_models import build_dp_model, fixed_inputs
@@ -14,6 +14,7 @@ from dpsd.dp_teacher import train_dp
 from dpsd.ensemble import Members, Weights, member_choices, train_members
 from dpsd.generator.procedural import procedural
 from dpsd.privacy.noise import NoiseSource
+from dpsd.sections import DpConfig
 from dpsd.vote_model import Choice
 
 _TEACHERS = 8

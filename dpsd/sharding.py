@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dpsd.config import DataConfig
 from dpsd.data import PrivateData
 from dpsd.errors import UserError
 from dpsd.imports import brief
 from dpsd.keyed import keyed_permutation
+from dpsd.sections import DataConfig
 from dpsd.users import held_users, read_user_ids
 
 _BY_CLASS = {

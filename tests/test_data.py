@@ -11,9 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from dpsd.config import DataConfig
 from dpsd.data import fingerprint, load_data, load_public_images, public_facts
 from dpsd.errors import UserError
+from dpsd.sections import DataConfig
 
 
 def refuse(config: DataConfig, *parts: str) -> None:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from dpsd.cli import main
-from dpsd.config import DpConfig, load_config
+from dpsd.config import load_config
 from dpsd.dp_models import build_dp_model, fixed_inputs, trainable_part
 from dpsd.dp_teacher import (
     NoisyOptimizer,
@@ -26,6 +26,7 @@ from dpsd.errors import UserError
 from dpsd.models import build_model
 from dpsd.privacy.inherited import read_dp_ledger
 from dpsd.privacy.noise import NoiseSource
+from dpsd.sections import DpConfig
 from dpsd.teacher import ensure_teacher, load_teacher
 
 SHAPE = (1, 28, 28)

@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from dpsd.cli import main
-from dpsd.config import TeacherConfig, parse_config
+from dpsd.config import parse_config
 from dpsd.data import PublicFacts, load_data
 from dpsd.ensemble import Members, chunks, ensemble_votes, member_choices, train_members
 from dpsd.ensemble_folder import train_ensemble
 from dpsd.errors import UserError
 from dpsd.evaluate import _on_rows
+from dpsd.sections import TeacherConfig
 from dpsd.sharding import load_shards, shard_rows, shard_users
 from dpsd.teacher import as_logits, ensure_teacher, load_teacher, read_folder
 

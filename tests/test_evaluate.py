@@ -10,7 +10,7 @@ from products import contents, copy_of, tiny_config, tiny_run
 from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, recall_score
 
-from dpsd.config import DataConfig, parse_config
+from dpsd.config import parse_config
 from dpsd.data import fingerprint, load_data
 from dpsd.errors import UserError
 from dpsd.evaluate import evaluate, evaluation_table, expected_calibration_error
@@ -19,6 +19,7 @@ from dpsd.privacy.oracle import load_release
 from dpsd.privacy.plan import make_plan
 from dpsd.privacy.statement import verify_release
 from dpsd.run import Run
+from dpsd.sections import DataConfig
 from dpsd.transcribe import transcribe
 
 

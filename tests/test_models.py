@@ -13,13 +13,13 @@ from safetensors.torch import save_file
 from torch import nn
 
 from dpsd.check import check_teacher
-from dpsd.config import Normalize, TeacherConfig
 from dpsd.data import PublicFacts
 from dpsd.errors import UserError
 from dpsd.frozen import Teacher
 from dpsd.imports import import_object
 from dpsd.loading import load_own_teacher
 from dpsd.models import build_model
+from dpsd.sections import Normalize, TeacherConfig
 
 RGB = PublicFacts((3, 32, 32), 4, ("0", "1", "2", "3"))
 GREY = PublicFacts((1, 28, 28), 4, ("0", "1", "2", "3"))

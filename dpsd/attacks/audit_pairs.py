@@ -9,11 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dpsd.config import Config, TeacherConfig
+from dpsd.config import Config
 from dpsd.data import PrivateData, Split, public_facts
 from dpsd.device import pick_device, pick_dtype
 from dpsd.ensemble import Members, member_choices, train_members
 from dpsd.errors import UserError
+from dpsd.sections import TeacherConfig
 from dpsd.sharding import load_shards
 from dpsd.teacher import TeacherFolder, load_teacher, read_folder, train_teacher
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dpsd.attacks.audit_bounds import Floats
 from dpsd.attacks.lira import Inside
-from dpsd.config import Config, TeacherConfig
+from dpsd.config import Config
 from dpsd.data import PrivateData, PublicFacts, Split, public_facts
 from dpsd.device import pick_device, pick_dtype
 from dpsd.ensemble import Members, chunks, train_members
@@ -29,6 +29,7 @@ from dpsd.privacy.mechanisms import Answers
 from dpsd.privacy.noise import NoiseSource
 from dpsd.privacy.oracle import Prior
 from dpsd.privacy.plan import Plan, make_plan
+from dpsd.sections import TeacherConfig
 from dpsd.stacked import stacked_logits
 from dpsd.student import Student
 from dpsd.transcribe import distil

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from dpsd.attacks.profiles import Profile
-from dpsd.config import Config, PrivacyConfig, TeacherConfig
+from dpsd.config import Config
 from dpsd.data import Split
 from dpsd.device import pick_device, pick_dtype
 from dpsd.errors import UserError
@@ -29,6 +29,7 @@ from dpsd.models import build_model
 from dpsd.privacy.plan import make_plan
 from dpsd.release import load_student
 from dpsd.run import Run, write_json
+from dpsd.sections import PrivacyConfig, TeacherConfig
 from dpsd.student import as_input
 from dpsd.teacher import TeacherFolder, augment, ensure_teacher, frozen_teacher, read_folder
 from dpsd.transcribe import transcribe

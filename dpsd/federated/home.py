@@ -297,7 +297,7 @@ def folder_uuid(folder: Path) -> str:
 
 @functools.lru_cache(maxsize=2)
 def _data_by_text(text: str) -> PrivateData:
-    from dpsd.config import DataConfig
+    from dpsd.sections import DataConfig
 
     return load_data(DataConfig.model_validate_json(text))
 

@@ -10,10 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dpsd.config import Config, FederatedConfig
+from dpsd.config import Config
 from dpsd.data import PrivateData
 from dpsd.errors import UserError
 from dpsd.imports import brief
+from dpsd.sections import FederatedConfig
 from dpsd.users import held_users, read_user_ids
 
 _SHOWN = 60  # clients in the picture

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dpsd.config import GeneratorConfig
+from dpsd.sections import GeneratorConfig
 from dpsd.student import Student
 
 

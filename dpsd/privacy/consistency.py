@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 from dpsd.federated.check import check_federated
 
 if TYPE_CHECKING:
-    from dpsd.config import Config, PrivacyConfig
+    from dpsd.config import Config
+    from dpsd.sections import PrivacyConfig
 
 
 def check_privacy(config: "Config") -> None:

@@ -6,9 +6,10 @@ import torch
 
 from dpsd.attacks.judges import neighbours_judge, train_judges
 from dpsd.attacks.memorisation import equal_pools, gap, gap_p_value, nearest, pool_distances, ssim
-from dpsd.config import DataConfig, parse_config
+from dpsd.config import parse_config
 from dpsd.data import PrivateData, Split, load_data
 from dpsd.errors import UserError
+from dpsd.sections import DataConfig
 
 
 @pytest.fixture(scope="module")

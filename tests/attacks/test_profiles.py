@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from dpsd.config import DataConfig, load_config, parse_config
+from dpsd.config import load_config, parse_config
 from dpsd.data import load_data, load_public_classes, public_facts
 from dpsd.errors import UserError
+from dpsd.sections import DataConfig
 from dpsd.sources import read_digits
 from dpsd.splits import named_splits
 
