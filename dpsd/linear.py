@@ -1,16 +1,14 @@
-"""Linear models on fixed scattering features: the member kind `scatter-linear`, and a student."""
+"""The member kind `scatter-linear`: ridge regression on fixed scattering features of one shard."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from dpsd.frozen import Shape
-from dpsd.scattering import MAPS, STRIDE, scattering_features, scattering_maps
+from dpsd.scattering import scattering_features
 from dpsd.warp import DRAWS, warp
 
 _MOST_RECORDS = 512
 """A larger shard is thinned to this many, so that one user's size does not decide the time."""
 _FLOOR = 1e-3
-_LEAST = 1e-8  # keeps a root's gradient finite
 _TEACHERS = 64  # asked at once
 
 
@@ -93,30 +91,3 @@ def linear_choices(weight: Tensor, bias: Tensor, images: Tensor) -> Tensor:
 def choices(logits: Tensor) -> Tensor:
     """The largest of the last dimension, int64; 0 where one of them is not finite."""
     return torch.where(logits.isfinite().all(-1), logits.argmax(-1), 0)
-
-
-class RidgeNet(nn.Module):
-    """A linear layer on square roots of scattering coefficients of length 1 for each image.
-
-    Args:
-        shape: channels, height, width; height and width from 12.
-        classes: K.
-    """
-
-    def __init__(self, shape: Shape, classes: int) -> None:
-        super().__init__()
-        width = shape[0] * MAPS * (shape[1] // STRIDE) * (shape[2] // STRIDE)
-        self.head = nn.Linear(width, classes)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
-
-    def features(self, x: Tensor) -> Tensor:
-        """Float [B, C, H, W] from 0 to 1 -> float32 [B, F]."""
-        f = scattering_maps(x.float()).flatten(1).clamp_min(_LEAST).sqrt()
-        length: Tensor = f.norm(dim=1, keepdim=True)
-        return f / (length + _FLOOR)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits [B, K] of float images [B, C, H, W] from 0 to 1."""
-        logits: Tensor = self.head(self.features(x))
-        return logits

@@ -12,10 +12,9 @@ from dpsd.dp_models import DP_MODELS, build_dp_model
 from dpsd.errors import UserError
 from dpsd.frozen import Shape, Teacher, logits_of
 from dpsd.imports import brief, import_object
-from dpsd.linear import RidgeNet
 
 Norm = Literal["batch", "group"]
-OWN = ("cnn", "cnn-small", "cnn-tiny", "resnet20", "scatter-ridge")
+OWN = ("cnn", "cnn-small", "cnn-tiny", "resnet20")
 
 
 def _group_norm(width: int) -> nn.Module:
@@ -137,9 +136,9 @@ def build_model(name: str, shape: Shape, classes: int, *, norm: Norm = "batch") 
     """A fresh model: float images [B, C, H, W] from 0 to 1 in, logits [B, classes] out.
 
     Args:
-        name: cnn | cnn-small | cnn-tiny | resnet20 | scatter-ridge | scatter-linear | scatter-cnn |
-            cnn-tanh | a torchvision model | `package.module:callable`, which is called with the
-            number of classes where it takes one.
+        name: cnn | cnn-small | cnn-tiny | resnet20 | scatter-linear | scatter-cnn | cnn-tanh | a
+            torchvision model | `package.module:callable`, which is called with the number of
+            classes where it takes one.
         shape: channels, height, width.
         classes: number of classes.
         norm: `group` keeps the examples of a batch apart; ensembles and DP-SGD need it.
@@ -148,17 +147,12 @@ def build_model(name: str, shape: Shape, classes: int, *, norm: Norm = "batch") 
         UserError: an unknown name, or a model that cannot take such images.
     """
     if name in OWN:
-        least = 12 if name == "scatter-ridge" else 4
-        if min(shape[1:]) < least:
-            raise UserError(
-                f"data.shape: {list(shape)}; {name} needs images of at least {least}x{least}"
-            )
+        if min(shape[1:]) < 4:
+            raise UserError(f"data.shape: {list(shape)}; {name} needs images of at least 4x4")
         if name == "resnet20":
             return ResNet20(shape, classes, norm=norm)
         if name == "cnn-tiny":
             return TinyNet(shape, classes)
-        if name == "scatter-ridge":
-            return RidgeNet(shape, classes)
         return ConvNet(shape, classes, small=name == "cnn-small", norm=norm)
     if name in DP_MODELS:
         return build_dp_model(name, shape, classes)

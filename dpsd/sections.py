@@ -137,9 +137,8 @@ class StudentConfig(Section):
     """The model that is released, and how it learns from the answers."""
 
     model: str = "cnn-small"
-    loss: Literal["dkd", "kd", "likelihood", "shares"] = "dkd"
-    """Decoupled KD, Hinton's KD, the mixture likelihood -log sum_c p(c) exp(ll(c)), or, for noisy
-    votes and model scatter-ridge alone, least squares on the released vote shares."""
+    loss: Literal["dkd", "kd", "likelihood"] = "dkd"
+    """Decoupled KD, Hinton's KD, or the mixture likelihood -log sum_c p(c) exp(ll(c))."""
     alpha: float = Field(default=1.0, ge=0)
     """Weight of DKD's target part; KD's mixing weight (at most 1)."""
     beta: float = Field(default=1.0, ge=0)

@@ -22,7 +22,6 @@ from dpsd.distill import (
 )
 from dpsd.generator.bank import Bank
 from dpsd.models import build_model
-from dpsd.privacy.mechanisms import Answers, Mechanism
 from dpsd.warp import DRAWS, warp
 
 _WARMUP = 0.05  # of all steps
@@ -69,10 +68,6 @@ class Student:
             self.model.parameters(), lr=self.config.lr, weight_decay=1e-4, fused=True
         )
         self.steps, self.steps_total = 0, steps
-
-    def read(self, mechanism: Mechanism, answers: Answers) -> Tensor:
-        """What the bank keeps of answers: their log-likelihood, float32 [B, K]."""
-        return mechanism.log_likelihood(answers)
 
     def fit(self, bank: Bank, new: int) -> dict[str, float]:
         """One round on the bank: the `new` newest images once, the rest from the whole window.

@@ -19,7 +19,6 @@ from dpsd.privacy.ledger import Ledger
 from dpsd.privacy.mechanisms import Answers
 from dpsd.privacy.oracle import Oracle, Prior
 from dpsd.privacy.plan import Plan, inherit, make_plan
-from dpsd.ridge import RidgeStudent
 from dpsd.run import Run, create_run, default_run_folder, refuse_existing, resume_run
 from dpsd.student import Student
 from dpsd.teacher import TeacherFolder, ensure_teacher, load_teacher, read_folder
@@ -109,7 +108,7 @@ def query(
         images = synthesizer.sample(plan.queries_per_round, student, oracle, round=round)
         answers = oracle.answer(images, prior=asking_prior(plan, student, round))
     synthesizer.remember(images, student)
-    return images, student.read(plan.mechanism, answers)
+    return images, plan.mechanism.log_likelihood(answers)
 
 
 def asking_prior(plan: Plan, student: Student, round: int) -> Prior:
@@ -172,8 +171,7 @@ def transcribe(
     parallel.start(device)
     if config.privacy.insecure_seeded_noise:
         say("WARNING: the noise is seeded and can be predicted; this run is NOT PRIVATE")
-    learner = RidgeStudent if config.student.loss == "shares" else Student
-    student = learner(
+    student = Student(
         config, plan.facts, rounds=plan.rounds, queries_per_round=plan.queries_per_round,
         soft_targets=plan.mechanism.soft_targets, device=device,
         dtype=pick_dtype(config, device),
@@ -292,7 +290,7 @@ def _restore(
     for round in range(start):
         recalled = oracle.recall(round * plan.queries_per_round)
         if recalled is not None:
-            bank.add(recalled[0], student.read(plan.mechanism, recalled[1]))
+            bank.add(recalled[0], plan.mechanism.log_likelihood(recalled[1]))
     kept = [m for m in run.metrics() if m["round"] < start]
     (run.release / "metrics.jsonl").unlink(missing_ok=True)
     for record in kept:

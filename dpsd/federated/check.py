@@ -52,10 +52,6 @@ def check_federated(config: "Config") -> None:
             "privacy.ask: graded with route federated; accepted: label, group, whose answers from "
             "several clients have a likelihood together"
         )
-    if config.student.loss == "shares" and unit != "client":
-        raise ValueError(
-            f"student.loss: shares with route federated and unit {unit}; accepted with unit client"
-        )
     _check_numbers(config, unit)
 
 

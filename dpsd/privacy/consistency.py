@@ -44,7 +44,6 @@ def check_privacy(config: "Config") -> None:
             "accepted with noisy_votes alone"
         )
     _check_top_k(p)
-    _check_shares(config)
 
 
 def _check_epsilon(p: "PrivacyConfig") -> None:
@@ -108,14 +107,4 @@ def _check_top_k(p: "PrivacyConfig") -> None:
         raise ValueError(
             f"privacy.top_k: {p.top_k} with prior uniform; the top classes are the student's, "
             "so set privacy.prior to student or top_k to null"
-        )
-
-
-def _check_shares(config: "Config") -> None:
-    p, s = config.privacy, config.student
-    whole = p.mechanism == "noisy_votes" and p.top_k is None and p.threshold is None
-    if (s.loss == "shares") != (s.model == "scatter-ridge") or (s.loss == "shares" and not whole):
-        raise ValueError(
-            f"student.loss: {s.loss} with student.model {s.model} and mechanism {p.mechanism}; "
-            "accepted: shares with scatter-ridge and whole histograms of noisy_votes, or neither"
         )
