@@ -4,6 +4,7 @@ import hashlib
 import json
 from pathlib import Path
 
+import numpy as np
 import yaml
 
 from dpsd.config import Config, load_config, parse_config
@@ -29,7 +30,8 @@ def ablations() -> dict[str, dict]:
     for name, cell in _read("ablations.yaml")["cells"].items():
         base = main[cell["base"]]
         overrides = [*base.get("set", []), *cell.get("set", [])]
-        found[name] = cell | {"config": base["config"], "set": overrides, "budget": _BUDGET}
+        same = {"config": base["config"], "set": overrides, "unit": base.get("unit", "answer")}
+        found[name] = {"budget": _BUDGET} | cell | same
     return found
 
 
@@ -39,7 +41,8 @@ def configure(cell: dict, seed: int, teachers: Path, shrink: int = 1) -> Config:
         ROOT / "configs" / cell["config"],
         [*cell.get("set", []), f"seed={seed}", f"teacher.root={teachers}",
          "privacy.insecure_seeded_noise=true",
-         *([f"teacher.seed={seed}"] if cell.get("unit") == "record" else [])],
+         *([f"teacher.seed={seed}"] if cell.get("unit", "answer") != "answer" else []),
+         *([f"data.user_ids={_users_file(teachers, cell['users'])}"] if "users" in cell else [])],
     )  # fmt: skip
     tree = config.model_dump(mode="json")
     if "trainable_share" in cell:
@@ -56,7 +59,9 @@ def configure(cell: dict, seed: int, teachers: Path, shrink: int = 1) -> Config:
 def config_hash(config: Config, control: str | None = None) -> str:
     """Of everything but the place of the teachers and the data."""
     tree = config.model_dump(mode="json")
-    tree["teacher"].pop("root"), tree["data"].pop("root")
+    tree["teacher"].pop("root"), tree["data"].pop("root"), tree.pop("attacks")
+    if config.data.user_ids is not None:
+        tree["data"]["user_ids"] = config.data.user_ids.name
     if config.privacy.route != "federated":
         tree.pop("federated")  # not read
     if control is not None:
@@ -71,6 +76,16 @@ def measured(wanted: str, seed: int) -> dict | None:
         if (result["config_hash"], result["seed"]) == (wanted, seed):
             return result
     return None
+
+
+def _users_file(folder: Path, records: int, rows: int = 60_000) -> Path:
+    """Made-up users of MNIST's training rows, so many records each, by row number."""
+    path = folder.resolve() / f"users-{rows}-{records}.npz"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        user_of = np.arange(rows) // records
+        np.savez(path, user_ids=user_of, roster=np.unique(user_of))
+    return path
 
 
 def _read(name: str) -> dict:
