@@ -5,7 +5,6 @@ touches one teacher, whose vote moves from one count to another; all answers com
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -173,33 +172,3 @@ def released(answers: Answers) -> Tensor:
     if answers.size is None:
         return torch.ones(len(answers), dtype=torch.bool)
     return answers.size > 0
-
-
-def rescore(mechanism: NoisyVotes, kept: Sequence[Answers]) -> list[Tensor]:
-    """Log-likelihoods of all answers so far, under the profile of all of them together.
-
-    The loop scores each round by its own profile; this is the better estimate for what is kept.
-
-    Args:
-        mechanism: that gave the answers.
-        kept: answers of each round.
-
-    Returns:
-        float32 [B, K] a round.
-    """
-    if not kept:
-        return []
-    profile = mechanism.profile(concatenated(kept))
-    return [mechanism.log_likelihood(answers, profile) for answers in kept]
-
-
-def concatenated(parts: Sequence[Answers]) -> Answers:
-    """Answers of one mechanism as one."""
-
-    def joined(name: str) -> Tensor | None:
-        tensors = [getattr(a, name) for a in parts]
-        return None if tensors[0] is None else torch.cat(tensors)
-
-    values = joined("values")
-    assert values is not None
-    return Answers(values, joined("support"), joined("size"), joined("prior"))

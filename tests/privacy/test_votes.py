@@ -9,7 +9,7 @@ from dpsd.privacy.accounting import VotesRelease
 from dpsd.privacy.distributions import calibrate_votes
 from dpsd.privacy.mechanisms import Answers
 from dpsd.privacy.noise import NoiseSource
-from dpsd.privacy.votes import NoisyVotes, concatenated, rescore
+from dpsd.privacy.votes import NoisyVotes
 
 
 def test_release_is_the_histogram_plus_integers():
@@ -131,19 +131,3 @@ def test_likelihood_of_a_class_outside_of_the_support_lies_between():
     assert scores[0].argmax() == 1 and scores[1].argmax() in (0, 3, 4)
     assert torch.allclose(scores[:, [0]], scores[:, [3, 4]])
     assert abs(float(scores[2, 1] - scores[2, 2])) < 1 < float(scores[2, 1] - scores[2, 0])
-
-
-def test_all_answers_so_far_score_better_than_each_round_alone():
-    votes = correlated_votes(400, 250, 10)
-    m = NoisyVotes(10, 250, 60.0)
-    rounds = [m.release(part, None, NoiseSource(bytes([i])))
-              for i, part in enumerate(votes.split(20))]  # fmt: skip
-    together = torch.cat(rescore(m, rounds))
-    alone = torch.cat([m.log_likelihood(answers) for answers in rounds])
-
-    def loss(scores):
-        return -float(scores.double().log_softmax(1)[torch.arange(400), votes.argmax(1)].mean())
-
-    assert loss(together) < loss(alone)
-    assert rescore(m, []) == []
-    assert torch.equal(together[:20], m.log_likelihood(rounds[0], m.profile(concatenated(rounds))))
