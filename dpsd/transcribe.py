@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,32 +16,16 @@ from dpsd.generator.bank import Bank
 from dpsd.generator.synthesizer import Synthesizer
 from dpsd.privacy.inherited import read_dp_ledger
 from dpsd.privacy.ledger import Ledger
-from dpsd.privacy.mechanisms import Answers
-from dpsd.privacy.oracle import Oracle, Prior
+from dpsd.privacy.oracle import Door, Oracle, Prior
 from dpsd.privacy.plan import Plan, inherit, make_plan
-from dpsd.run import Run, create_run, default_run_folder, refuse_existing, resume_run
+from dpsd.run import Run
+from dpsd.start import open_run_folder, prune_releases, restore, share_start
 from dpsd.student import Student
-from dpsd.teacher import TeacherFolder, ensure_teacher, load_teacher, read_folder
+from dpsd.teacher import TeacherFolder, load_teacher, read_folder
 
 Progress = Callable[[dict[str, Any]], None]
 _CHECKPOINT_SECONDS = 10.0
 _MOST_HELD_OUT = 1000
-
-
-class Door(Protocol):
-    """What the loop sees of an oracle."""
-
-    position: int
-    seconds: dict[str, float]
-
-    def fresh(self, images: Tensor) -> Tensor:
-        """Which images may still be asked, bool [B]."""
-
-    def answer(self, images: Tensor, prior: Prior | None = None) -> Answers:
-        """Charge, privatise, return."""
-
-    def recall(self, position: int) -> tuple[Tensor, Answers] | None:
-        """Images and answers that were paid before a stop, or None if they were lost."""
 
 
 def distil(
@@ -181,13 +165,13 @@ def transcribe(
     leads = parallel.rank() == 0
     run, oracle, start = None, None, 0
     if leads:
-        run = _open(config, out, resume, data_is_public, say, home)
+        run = open_run_folder(config, out, resume, data_is_public, say, home)
         if plan.route == "inherited":
             plan = inherit(plan, read_dp_ledger(run.teacher_folder, run.teacher))
         oracle = (open_oracle or (lambda plan, run: _oracle(config, plan, run)))(plan, run)
         with_synthesizer(synthesizer)
-        start = _restore(run, plan, student, synthesizer, bank, oracle)
-    start = _share_start(start, student, synthesizer, bank)
+        start = restore(run, plan, student, synthesizer, bank, oracle)
+    start = share_start(start, student, synthesizer, bank)
     board = Board(run, start) if run is not None else None
     saved = time.perf_counter()
     began = saved - (run.seconds() if run is not None else 0.0)
@@ -211,7 +195,7 @@ def transcribe(
                 {"student": student.state_dict(), "synthesizer": synthesizer.state_dict()},
                 round + 1,
             )
-            _prune_releases(run, plan, round + 1, config.loop.window)
+            prune_releases(run, plan, round + 1, config.loop.window)
             saved = time.perf_counter()
         if round + 1 == plan.rounds and config.student.refit_epochs:
             say(f"now a fresh student makes {config.student.refit_epochs} passes over all answers")
@@ -225,96 +209,9 @@ def transcribe(
     return run  # type: ignore[return-value]
 
 
-def _open(
-    config: Config,
-    out: Path | str | None,
-    resume: bool,
-    data_is_public: bool,
-    say: Callable[[str], None],
-    home: TeacherFolder | None,
-) -> Run:
-    path = Path(out) if out is not None else default_run_folder(config)
-    if resume:
-        return resume_run(path, config)
-    refuse_existing(path)
-    if home is None:
-        home = ensure_teacher(config, say)
-        load_teacher(config, home)  # an unreadable teacher fails before anything is written
-    _check_voters(config, home)
-    if config.privacy.route == "inherited":
-        read_dp_ledger(home.path, home.uuid)  # so does a guarantee that is not there
-    return create_run(
-        path, config, home.uuid, home.path, data_is_public=data_is_public,
-        ledger=home.ledger_uuid, ledger_folder=home.ledger_folder,
-    )  # fmt: skip
-
-
-def _check_voters(config: Config, home: TeacherFolder) -> None:
-    """The plan's number of votes is the teacher's, and one teacher's answers are no votes."""
-    if config.privacy.route == "federated":
-        return  # the server holds no teacher
-    voters = (home.facts.get("recipe") or {}).get("shards")
-    planned = config.teacher.shards if config.privacy.mechanism == "noisy_votes" else None
-    if voters != planned:
-        raise UserError(
-            f"teacher.shards: {planned} by the plan (mechanism {config.privacy.mechanism}), but "
-            f"{home.path} holds {voters or 'no'} shards; accepted: the same number, with mechanism "
-            "noisy_votes alone"
-        )
-    if config.privacy.unit == "user" and home.facts["recipe"].get("unit") != "user":
-        raise UserError(
-            f"privacy.unit: user, but {home.path} was sharded by record: one user may reach "
-            "many teachers; accepted: an ensemble that was trained with data.user_ids"
-        )
-
-
 def _oracle(config: Config, plan: Plan, run: Run) -> Oracle:
     if config.privacy.route == "federated":
         raise UserError("privacy.route: federated; accepted by transcribe: other routes")
     ledger = Ledger(run.ledger_folder, run.ledger)
     teacher = load_teacher(config, read_folder(run.teacher_folder))
     return Oracle(teacher, plan, ledger, run.id, run.started, run.bank, config.seed)
-
-
-def _restore(
-    run: Run, plan: Plan, student: Student, synthesizer: Synthesizer, bank: Bank, oracle: Door
-) -> int:
-    """Load the newest checkpoint and refill the bank; returns the round to go on with."""
-    state = run.load_checkpoint()
-    if state is None:
-        (run.release / "metrics.jsonl").unlink(missing_ok=True)
-        return 0
-    student.load_state_dict(state["student"])
-    synthesizer.load_state_dict(state["synthesizer"])
-    start = int(state["round"])
-    for round in range(start):
-        recalled = oracle.recall(round * plan.queries_per_round)
-        if recalled is not None:
-            bank.add(recalled[0], plan.mechanism.log_likelihood(recalled[1]))
-    kept = [m for m in run.metrics() if m["round"] < start]
-    (run.release / "metrics.jsonl").unlink(missing_ok=True)
-    for record in kept:
-        run.log(record)
-    return start
-
-
-def _share_start(start: int, student: Student, synthesizer: Synthesizer, bank: Bank) -> int:
-    """Give rank 0's restored state to the other ranks."""
-    if parallel.world() == 1:
-        return start
-    start, state, made, images, scores, added = parallel.broadcast(
-        (start, student.state_dict(), synthesizer.state_dict(), bank.images[: len(bank)],
-         bank.scores[: len(bank)], bank.added)
-    )  # fmt: skip
-    student.load_state_dict(state)
-    synthesizer.load_state_dict(made)
-    bank.images[: len(images)], bank.scores[: len(scores)], bank.added = images, scores, added
-    return start
-
-
-def _prune_releases(run: Run, plan: Plan, rounds: int, window: int) -> None:
-    """Drop kept releases that have slid out of the bank's window."""
-    oldest = rounds * plan.queries_per_round - window - plan.queries_per_round
-    for path in run.bank.glob("*.safetensors"):
-        if int(path.stem) < oldest:
-            path.unlink()

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -25,6 +26,22 @@ from dpsd.privacy.votes import NoisyVotes
 
 Prior = Callable[[Tensor], Tensor]
 """uint8 images [B, C, H, W] -> the student's probabilities, float32 [B, K]."""
+
+
+class Door(Protocol):
+    """What the loop sees of an oracle."""
+
+    position: int
+    seconds: dict[str, float]
+
+    def fresh(self, images: Tensor) -> Tensor:
+        """Which images may still be asked, bool [B]."""
+
+    def answer(self, images: Tensor, prior: Prior | None = None) -> Answers:
+        """Charge, privatise, return."""
+
+    def recall(self, position: int) -> tuple[Tensor, Answers] | None:
+        """Images and answers that were paid before a stop, or None if they were lost."""
 
 
 class Asked:

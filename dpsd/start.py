@@ -1,0 +1,110 @@
+"""How a run begins, or goes on after a stop: its folder, its state, the same on all ranks."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from dpsd import parallel
+from dpsd.config import Config
+from dpsd.errors import UserError
+from dpsd.generator.bank import Bank
+from dpsd.generator.synthesizer import Synthesizer
+from dpsd.privacy.inherited import read_dp_ledger
+from dpsd.privacy.oracle import Door
+from dpsd.privacy.plan import Plan
+from dpsd.run import Run, create_run, default_run_folder, refuse_existing, resume_run
+from dpsd.student import Student
+from dpsd.teacher import TeacherFolder, ensure_teacher, load_teacher
+
+
+def open_run_folder(
+    config: Config,
+    out: Path | str | None,
+    resume: bool,
+    data_is_public: bool,
+    say: Callable[[str], None],
+    home: TeacherFolder | None,
+) -> Run:
+    """A new run's folder, once teacher and guarantee are known to be there; or a stopped one's.
+
+    Args as of `dpsd.transcribe.transcribe`.
+
+    Raises:
+        UserError: bad input, in one line; nothing is written then.
+    """
+    path = Path(out) if out is not None else default_run_folder(config)
+    if resume:
+        return resume_run(path, config)
+    refuse_existing(path)
+    if home is None:
+        home = ensure_teacher(config, say)
+        load_teacher(config, home)  # an unreadable teacher fails before anything is written
+    _check_voters(config, home)
+    if config.privacy.route == "inherited":
+        read_dp_ledger(home.path, home.uuid)  # so does a guarantee that is not there
+    return create_run(
+        path, config, home.uuid, home.path, data_is_public=data_is_public,
+        ledger=home.ledger_uuid, ledger_folder=home.ledger_folder,
+    )  # fmt: skip
+
+
+def restore(
+    run: Run, plan: Plan, student: Student, synthesizer: Synthesizer, bank: Bank, oracle: Door
+) -> int:
+    """Load the newest checkpoint and refill the bank; returns the round to go on with."""
+    state = run.load_checkpoint()
+    if state is None:
+        (run.release / "metrics.jsonl").unlink(missing_ok=True)
+        return 0
+    student.load_state_dict(state["student"])
+    synthesizer.load_state_dict(state["synthesizer"])
+    start = int(state["round"])
+    for round in range(start):
+        recalled = oracle.recall(round * plan.queries_per_round)
+        if recalled is not None:
+            bank.add(recalled[0], plan.mechanism.log_likelihood(recalled[1]))
+    kept = [m for m in run.metrics() if m["round"] < start]
+    (run.release / "metrics.jsonl").unlink(missing_ok=True)
+    for record in kept:
+        run.log(record)
+    return start
+
+
+def share_start(start: int, student: Student, synthesizer: Synthesizer, bank: Bank) -> int:
+    """Give rank 0's restored state to the other ranks."""
+    if parallel.world() == 1:
+        return start
+    start, state, made, images, scores, added = parallel.broadcast(
+        (start, student.state_dict(), synthesizer.state_dict(), bank.images[: len(bank)],
+         bank.scores[: len(bank)], bank.added)
+    )  # fmt: skip
+    student.load_state_dict(state)
+    synthesizer.load_state_dict(made)
+    bank.images[: len(images)], bank.scores[: len(scores)], bank.added = images, scores, added
+    return start
+
+
+def prune_releases(run: Run, plan: Plan, rounds: int, window: int) -> None:
+    """Drop kept releases that have slid out of the bank's window."""
+    oldest = rounds * plan.queries_per_round - window - plan.queries_per_round
+    for path in run.bank.glob("*.safetensors"):
+        if int(path.stem) < oldest:
+            path.unlink()
+
+
+def _check_voters(config: Config, home: TeacherFolder) -> None:
+    """The plan's number of votes is the teacher's, and one teacher's answers are no votes."""
+    if config.privacy.route == "federated":
+        return  # the server holds no teacher
+    voters = (home.facts.get("recipe") or {}).get("shards")
+    planned = config.teacher.shards if config.privacy.mechanism == "noisy_votes" else None
+    if voters != planned:
+        raise UserError(
+            f"teacher.shards: {planned} by the plan (mechanism {config.privacy.mechanism}), but "
+            f"{home.path} holds {voters or 'no'} shards; accepted: the same number, with mechanism "
+            "noisy_votes alone"
+        )
+    if config.privacy.unit == "user" and home.facts["recipe"].get("unit") != "user":
+        raise UserError(
+            f"privacy.unit: user, but {home.path} was sharded by record: one user may reach "
+            "many teachers; accepted: an ensemble that was trained with data.user_ids"
+        )
