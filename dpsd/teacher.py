@@ -5,7 +5,6 @@ Everything here stands on the private side; nothing of it goes under `release/`.
 
 import hashlib
 import json
-import math
 import os
 import time
 import uuid
@@ -15,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from dpsd import parallel
 from dpsd.config import Config
@@ -25,13 +23,11 @@ from dpsd.data import PrivateData, Split, fingerprint, load_data, public_facts
 from dpsd.device import pick_device, pick_dtype
 from dpsd.ensemble_folder import check_kind, ensemble_recipe, load_ensemble, train_ensemble
 from dpsd.errors import UserError
+from dpsd.fitting import fit, fit_privately
 from dpsd.frozen import Teacher
 from dpsd.loading import load_own_teacher
 from dpsd.models import Norm, build_model
-from dpsd.privacy.inherited import DpTraining, write_dp_ledger
-from dpsd.privacy.noise import NoiseSource
-from dpsd.student import as_input
-from dpsd.warp import DRAWS, warp
+from dpsd.privacy.inherited import write_dp_ledger
 
 Say = Callable[[str], None]
 
@@ -151,9 +147,9 @@ def train_teacher(config: Config, data: PrivateData, folder: Path, say: Say) -> 
             .to(memory_format=torch.channels_last)
         )
         if dp:
-            training = _fit_privately(config, model, data.train, say)
+            training = fit_privately(config, model, data.train, say)
         else:
-            _fit(config, model, data.train, device, dtype, say)
+            fit(config, model, data.train, device, dtype, say)
     teacher = Teacher(model, normalize=None, classes=facts.classes, shape=facts.shape)
 
     def ask(images: Tensor) -> Tensor:
@@ -196,74 +192,6 @@ def as_logits(answers: Tensor) -> Tensor:
     if answers.is_floating_point():
         return answers
     return (answers / answers.sum(1, keepdim=True)).clamp_min(1e-9).log()
-
-
-def _fit(
-    config: Config,
-    model: nn.Module,
-    split: Split,
-    device: torch.device,
-    dtype: torch.dtype,
-    say: Say,
-) -> None:
-    """Adam with a one-cycle learning rate, label smoothing 0.05 and the recipe's augmentation."""
-    c = config.teacher
-    optimizer = torch.optim.AdamW(model.parameters(), lr=c.lr, weight_decay=1e-2)
-    per_epoch = math.ceil(len(split) / c.batch_size)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, c.lr, total_steps=c.epochs * per_epoch
-    )
-    model.train()
-    for epoch in range(c.epochs):
-        total = 0.0
-        for rows in torch.randperm(len(split)).split(c.batch_size):
-            images, labels = _augmented(split.images[rows], c.augment), split.labels[rows]
-            with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
-                logits = model(as_input(images.to(device)))
-            loss = F.cross_entropy(logits.float(), labels.to(device), label_smoothing=0.05)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            total += float(loss.detach()) * len(rows)
-        say(f"teacher epoch {epoch + 1}/{c.epochs} loss {total / len(split):.4f}")
-    model.eval()
-
-
-def _fit_privately(config: Config, model: nn.Module, split: Split, say: Say) -> DpTraining:
-    """DP-SGD by the recipe in `config.teacher.dp`; what its ledger says, less the UUID."""
-    from dpsd.dp_teacher import train_dp
-
-    t, seeded = config.teacher, config.privacy.insecure_seeded_noise
-    source = NoiseSource(f"dp-sgd {t.seed}".encode() if seeded else None)
-    run = train_dp(model, split.images, split.labels, t.dp, source=source, say=say)
-    return DpTraining(
-        teacher_uuid="", noise_multiplier=run.noise_multiplier, sample_rate=run.sample_rate,
-        steps=run.steps, max_grad_norm=t.dp.max_grad_norm, rows=len(split), delta=t.dp.delta,
-        seeded_noise=seeded,
-    )  # fmt: skip
-
-
-def _augmented(images: Tensor, kind: str) -> Tensor:
-    if kind == "affine":
-        return warp(images, kind, torch.rand(len(images), DRAWS))
-    return augment(images, kind)
-
-
-def augment(images: Tensor, kind: str) -> Tensor:
-    """Random shifts of up to a tenth of the side (and flips) from torch's global generator."""
-    if kind == "none":
-        return images
-    n, _, h, w = images.shape
-    dy, dx = max(1, round(h / 14)), max(1, round(w / 14))
-    padded = F.pad(images, (dx, dx, dy, dy))
-    rows = torch.arange(h) + torch.randint(0, 2 * dy + 1, (n, 1))
-    columns = torch.arange(w) + torch.randint(0, 2 * dx + 1, (n, 1))
-    if kind == "shift-flip":
-        flip = torch.rand(n, 1) < 0.5
-        columns = torch.where(flip, columns.flip(1), columns)
-    picked = padded[torch.arange(n)[:, None, None], :, rows[:, :, None], columns[:, None, :]]
-    return picked.permute(0, 3, 1, 2)
 
 
 def _recipe(config: Config) -> dict[str, Any]:

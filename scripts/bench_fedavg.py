@@ -15,9 +15,9 @@ from dpsd.data import PrivateData, public_facts
 from dpsd.device import pick_device, pick_dtype
 from dpsd.federated.app import node_number
 from dpsd.federated.grid import InProcessGrid
+from dpsd.fitting import augment
 from dpsd.models import build_model
 from dpsd.student import as_input
-from dpsd.teacher import augment
 
 BATCH, LR, MOMENTUM = 64, 0.05, 0.9
 

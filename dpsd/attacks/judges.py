@@ -17,9 +17,9 @@ from torch import Tensor
 from dpsd.config import Config
 from dpsd.data import Split
 from dpsd.errors import UserError
+from dpsd.fitting import augment
 from dpsd.models import build_model
 from dpsd.student import as_input
-from dpsd.teacher import augment
 
 Judge = Callable[[Tensor], Tensor]
 """uint8 images [B, C, H, W] -> classes int64 [B]."""

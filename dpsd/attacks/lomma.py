@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dpsd.attacks.targets import Logits
+from dpsd.fitting import augment
 from dpsd.models import build_model
 from dpsd.student import as_input
-from dpsd.teacher import augment
 
 _KEEP = 0.01
 _BATCH = 64

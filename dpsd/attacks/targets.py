@@ -23,6 +23,7 @@ from dpsd.data import Split
 from dpsd.device import pick_device, pick_dtype
 from dpsd.errors import UserError
 from dpsd.evaluate import find_teacher
+from dpsd.fitting import augment
 from dpsd.frozen import Teacher, logits_of
 from dpsd.imports import brief
 from dpsd.models import build_model
@@ -31,7 +32,7 @@ from dpsd.release import load_student
 from dpsd.run import Run, write_json
 from dpsd.sections import PrivacyConfig, TeacherConfig
 from dpsd.student import as_input
-from dpsd.teacher import TeacherFolder, augment, ensure_teacher, frozen_teacher, read_folder
+from dpsd.teacher import TeacherFolder, ensure_teacher, frozen_teacher, read_folder
 from dpsd.transcribe import transcribe
 
 Logits = Callable[[Tensor], Tensor]
