@@ -61,7 +61,7 @@ def federation_folder(config: Config) -> Path:
     """The home of a federation in process: partition, picture, ledger and `clients/`.
 
     With partition own it depends on the data's name alone: a client that takes part in another
-    federation has the same teacher and the same ledger there.
+    federation, under the same number, has the same teacher and the same ledger there.
     """
     f = config.federated.model_dump()
     kept = ("partition",) if config.federated.partition == "own" else _PARTITION

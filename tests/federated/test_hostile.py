@@ -26,6 +26,7 @@ from dpsd.data import public_facts
 from dpsd.errors import BudgetError, UserError
 from dpsd.federated import messages
 from dpsd.federated.answering import Node
+from dpsd.federated.home import federation_folder
 from dpsd.federated.messages import Request
 from dpsd.federated.paid import answer, noisy_labels
 from dpsd.federated.table import Table
@@ -188,3 +189,14 @@ def test_images_travel_as_a_seed_also_where_some_were_asked_before(tmp_path, mon
         assert "seed" in messages.facts_of(content) and not messages.arrays_of(content)
     again = Node(cfg, 0, home=homes(cfg, tmp_path)[0]).answer(sent[0])
     assert len(messages.arrays_of(again)["values"]) == QUERIES
+
+
+def test_data_of_ones_own_have_one_ledger_in_every_federation(tmp_path):
+    """Else a server that says another number of clients would find an empty ledger."""
+
+    def folder(**federated):
+        cfg = config(federated={"runtime": "deployment"} | federated)
+        return federation_folder(cfg)
+
+    assert folder(partition="own", clients=3) == folder(partition="own", clients=9, alpha=2, seed=4)
+    assert folder(partition="iid", clients=3) != folder(partition="iid", clients=9)
