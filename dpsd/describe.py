@@ -12,6 +12,7 @@ from dpsd.config import Config
 from dpsd.device import pick_device, pick_dtype
 from dpsd.federated.plan import TRUST as FEDERATED_TRUST
 from dpsd.federated.planner import enough_line
+from dpsd.federated.statement import labels_lines
 from dpsd.frozen import Teacher
 from dpsd.generator.bank import Bank
 from dpsd.generator.synthesizer import Synthesizer
@@ -123,6 +124,7 @@ def describe_text(facts: dict[str, Any]) -> str:
         f"Route: {facts['route']}. Unit of privacy: {_one(facts['unit'])}.",
         f"Neighbouring worlds: {facts['relation']}{beside}.",
         *(_single_lines(facts) if facts["scope"] == "per_answer" else mechanism_lines(facts)),
+        *labels_lines(facts["mechanism"], facts["unit"]),
         f"Answers: {n:,} at most ({facts['rounds']} rounds of {facts['queries_per_round']:,}{cap});"
         f" an image is asked at most {facts['asks_per_image']} time(s).",
         "",

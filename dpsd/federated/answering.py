@@ -4,6 +4,7 @@ import logging
 import threading
 from typing import Any
 
+import numpy as np
 import torch
 from flwr.app import RecordDict
 from numpy.typing import NDArray
@@ -13,13 +14,17 @@ from dpsd.config import Config
 from dpsd.data import public_facts
 from dpsd.errors import BudgetError, UserError
 from dpsd.federated import messages
-from dpsd.federated.home import Home, Say, answer, noisy_labels, open_home
+from dpsd.federated.home import Home, Say, open_home
 from dpsd.federated.messages import Request
+from dpsd.federated.paid import answer, noisy_labels, stored
 from dpsd.federated.plan import settings
 from dpsd.generator.synthesizer import Synthesizer
 from dpsd.privacy.group_response import GroupResponse
+from dpsd.privacy.ledger import Ledger
 from dpsd.privacy.mechanisms import Answers
+from dpsd.privacy.oracle import Asked, Oracle
 from dpsd.privacy.plan import make_plan
+from dpsd.privacy.votes import NoisyVotes
 
 _LOG = logging.getLogger("dpsd.federated")
 _MADE: dict[bytes, Tensor] = {}
@@ -57,10 +62,12 @@ class Node:
         position = int(facts.get("position", 0))
         try:
             messages.check_fields(content, messages.ANSWER, "down")
-            request = self._request(content)
-            if request is None:
-                return messages.refusal(self.home.clients, "images", position=position)
-            answers = answer(self.config, self.home, request)
+            answers = stored(self.home, str(facts["run"]), position, facts["digest"])
+            if answers is None:
+                request = self._request(content)
+                if request is None:
+                    return messages.refusal(self.home.clients, "images", position=position)
+                answers = answer(self.config, self.home, request)
         except BudgetError as e:
             _LOG.warning("client %s: %s", self.home.clients[0], e)
             return messages.refusal(self.home.clients, "budget", position=position)
@@ -117,8 +124,10 @@ class Node:
                     state = {k: torch.from_numpy(w) for k, w in weights.items()}
                     synthesizer.adversarial.model.load_state_dict(state)
                 found = synthesizer.sample(
-                    int(facts["count"]), _Nobody(), round=int(facts["round"])
-                )
+                    int(facts["count"]), _Nobody(),
+                    _Unasked(self.config, self.home, str(facts["run"])),
+                    round=int(facts["round"]),
+                )  # fmt: skip
                 _MADE.clear()
                 _MADE[facts["digest"]] = found
             return found
@@ -128,19 +137,26 @@ class Node:
 
         All else follows from the student's prediction, which the server knows.
         """
-        values = answers.values
-        if (
-            self.config.privacy.unit == "client"
-            and values.ndim == 2
-            and not values.is_floating_point()
-        ):
-            values = values.mT.contiguous()
+        mechanism, values = make_plan(self.config).mechanism, answers.values
+        if isinstance(mechanism, NoisyVotes):
+            # Votes that the server will add noise to: not even their type may depend on them.
+            kind = np.min_scalar_type(mechanism.classes - 1)
+            return {"values": np.ascontiguousarray(values.mT.numpy().astype(kind))}
         arrays = {"values": messages.smallest(values.numpy())}
-        mechanism = make_plan(self.config).mechanism
         if isinstance(getattr(mechanism, "inner", mechanism), GroupResponse):
             assert answers.support is not None and answers.size is not None
             arrays["group"] = messages.pack_group(answers.support, answers.size, mechanism.classes)
         return arrays
+
+
+class _Unasked:
+    """Which images a client has not answered in a run: what the server drops is dropped here."""
+
+    def __init__(self, config: Config, home: Home, run: str) -> None:
+        self._plan, self._asked = make_plan(config), Asked()
+        self._asked.add(Ledger(home.ledger_folder, home.ledger_uuid).hashes(run))
+
+    fresh = Oracle.fresh
 
 
 class _Nobody:

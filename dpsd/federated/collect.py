@@ -13,7 +13,7 @@ from dpsd.federated import messages
 
 T = TypeVar("T")
 _FIRST_WAIT, _LONGEST_WAIT = 0.005, 0.5
-_DIED, _TWICE = "died", "answered twice; the first counts"
+_DIED, _WORDS = "died", 300  # characters of a failure that are kept
 
 
 @dataclass
@@ -95,8 +95,8 @@ def _take(
         out.failures[node] = _DIED
         return
     content = message.content
-    out.up[node] = messages.size_of(content)
     try:
+        out.up[node] = messages.size_of(content)
         messages.check_fields(content, kind, "up")
         refused = messages.facts_of(content).get("refused")
         if refused is not None:
@@ -104,4 +104,11 @@ def _take(
             raise UserError(f"refused: {word}")
         out.found[node] = read(node, content)
     except UserError as e:
-        out.failures[node] = str(e)
+        out.failures[node] = one_line(str(e))
+    except Exception as e:  # of a reply that a client made up to stop the server
+        out.failures[node] = f"malformed ({type(e).__name__})"
+
+
+def one_line(text: str) -> str:
+    """Printable, and short: it goes into tables and statements, and a client chose part of it."""
+    return "".join(c if c.isprintable() else " " for c in text)[:_WORDS]

@@ -7,16 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from dpsd.federated import OFF
 from dpsd.federated.certificates import LOOPBACK, Credentials
 
 Settings = Mapping[str, str | int | float | bool]
-
-OFF = {
-    "FLWR_TELEMETRY_ENABLED": "0",
-    "FLWR_DISABLE_UPDATE_CHECK": "1",
-    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-}
-"""Flower's switches for reports to its makers, update checks and installations at run time."""
 
 CONNECTION = "dpsd"
 """Name of the SuperLink in Flower's configuration."""

@@ -1,16 +1,13 @@
-"""A node's private side: the clients that it hosts, their teachers, ledgers and paid answers.
+"""A node's private side: the clients that it hosts, their data, teachers and ledgers."""
 
-Nothing in here believes the server: the plan is the node's own configuration's, each answer is
-charged to the client's ledger before it is given, and no image is answered twice. A repeated
-request gets the stored answer.
-"""
-
+import fcntl
 import functools
 import hashlib
 import json
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,8 +20,7 @@ from dpsd.config import Config
 from dpsd.data import PrivateData, Split, load_data, public_facts
 from dpsd.device import pick_device, pick_dtype
 from dpsd.ensemble import KINDS, Members, Weights, chunks, member_choices, train_members
-from dpsd.errors import BudgetError, UserError
-from dpsd.federated.messages import Request, digest
+from dpsd.errors import UserError
 from dpsd.federated.partition import (
     draw_partition,
     histograms,
@@ -32,13 +28,7 @@ from dpsd.federated.partition import (
     partition,
     save_partition,
 )
-from dpsd.federated.plan import Combined, GivenVotes, home_plan
 from dpsd.keyed import draw_key
-from dpsd.privacy.ledger import HASH_BYTES, Ledger
-from dpsd.privacy.mechanisms import Answers
-from dpsd.privacy.noise import NoiseSource
-from dpsd.privacy.oracle import Oracle, keep_release, load_release
-from dpsd.privacy.plan import Plan, make_plan
 from dpsd.teacher import ensure_teacher, load_teacher
 
 Say = Callable[[str], None]
@@ -67,18 +57,15 @@ class Home:
     labels: Tensor
 
 
-class _VotesOracle(Oracle):
-    """Passes on the classes that the hosted clients name; int64 [B, clients]."""
-
-    def _ask(self, images: Tensor) -> Tensor:
-        with torch.inference_mode():
-            return torch.cat([self._teacher(part) for part in images.split(self._batch)])
-
-
 def federation_folder(config: Config) -> Path:
-    """The home of a federation in process: partition, picture, ledger and `clients/`."""
+    """The home of a federation in process: partition, picture, ledger and `clients/`.
+
+    With partition own it depends on the data's name alone: a client that takes part in another
+    federation, under the same number, has the same teacher and the same ledger there.
+    """
     f = config.federated.model_dump()
-    facts = {k: f[k] for k in _PARTITION} | {"data": config.data.name}
+    kept = ("partition",) if config.federated.partition == "own" else _PARTITION
+    facts = {k: f[k] for k in kept} | {"data": config.data.name}
     name = hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=8).hexdigest()
     return config.teacher.root / "federated" / name
 
@@ -131,7 +118,15 @@ def open_home(config: Config, node: int, say: Say = lambda text: None) -> Home:
     folder = federation_folder(config) / "clients" / name
     folder.mkdir(parents=True, exist_ok=True)
     os.chmod(folder, 0o700)
-    classes = public_facts(config.data).classes
+    with one_at_a_time(folder):  # a server that asks again starts a second process
+        return _open(config, clients, folder, data, rows, say)
+
+
+def _open(
+    config: Config, clients: list[int], folder: Path, data: PrivateData, rows: dict[int, Tensor],
+    say: Say,
+) -> Home:  # fmt: skip
+    name, classes = folder.name, public_facts(config.data).classes
     labels = histograms([torch.cat(list(rows.values()))], data.train.labels, classes)[0]
     if len(clients) > 1:
         choose, home = _members(config, folder, data, rows, say)
@@ -150,92 +145,12 @@ def open_home(config: Config, node: int, say: Say = lambda text: None) -> Home:
     return Home(clients, folder, ask, found.ledger_folder, found.ledger_uuid, labels)
 
 
-def answer(config: Config, home: Home, request: Request) -> Answers:
-    """Answer a request through the client's own oracle, or give the stored answer again.
-
-    Raises:
-        BudgetError: the client's budget or its no-image-twice rule does not allow it.
-        UserError: another question at a position that was answered before.
-    """
-    plan, keep = home_plan(make_plan(config)), run_folder(home, request.run)
-    named = torch.frombuffer(bytearray(digest(request.images)), dtype=torch.uint8)
-    if (keep / f"{request.position:012d}.safetensors").exists():
-        asked, answers = load_release(keep, request.position)
-        if not torch.equal(asked, named):
-            raise UserError(f"request: other images than before at position {request.position}")
-        return answers
-    ledger = Ledger(home.ledger_folder, home.ledger_uuid)
-    _check_runs(config, ledger, request.run)
-    kind = _VotesOracle if isinstance(plan.mechanism, GivenVotes) else Oracle
-    oracle = kind(home.teacher, plan, ledger, request.run, seed=_seed(config, home))
-    prior = request.prior
-    answers = oracle.answer(request.images, None if prior is None else lambda images: prior)
-    keep_release(keep, request.position, named, answers)
-    return answers
-
-
-def noisy_labels(config: Config, home: Home, run: str) -> Tensor:
-    """The label histogram with noise, int64 [K]: charged once, then the stored one.
-
-    Unit: one record. L2 sensitivity sqrt(2): a replaced record leaves a count and enters another.
-    Without a privacy claim (mechanism none) there is no noise.
-
-    Raises:
-        BudgetError: the plan has no label histogram.
-    """
-    plan = make_plan(config)
-    path = run_folder(home, run) / "labels.safetensors"
-    if path.exists():
-        return load_file(path)["labels"]
-    noisy = home.labels
-    if plan.mechanism.name != "none":
-        noisy = noisy + _labels_noise(config, home, plan, run)
-    save_file({"labels": noisy}, path.with_suffix(".partial"))
-    os.replace(path.with_suffix(".partial"), path)
-    return noisy
-
-
-def labels_run(run: str) -> str:
-    """The ledger's name for the label histogram of a run: a line of its own."""
-    return f"{run} labels"
-
-
-def run_folder(home: Home, run: str) -> Path:
-    """Where a client keeps what it has answered in a run. Private."""
-    if not run.replace("-", "").isalnum():
-        raise UserError(f"request: run {run!r:.40}; accepted: letters, digits and dashes")
-    folder = home.folder / "runs" / run
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def _labels_noise(config: Config, home: Home, plan: Plan, run: str) -> Tensor:
-    from dpsd.privacy.accounting import VotesRelease
-
-    mechanism = plan.mechanism
-    if not isinstance(mechanism, Combined) or mechanism.labels_sigma is None:
-        raise BudgetError("federated.aggregate: the plan has no label histogram")
-    ledger = Ledger(home.ledger_folder, home.ledger_uuid)
-    _check_runs(config, ledger, run)
-    sigma, seeded = mechanism.labels_sigma, plan.seeded_noise
-    ledger.open_run(labels_run(run), VotesRelease(sigma), 1, 1, seeded, "", plan.unit)
-    ledger.charge(labels_run(run), 0, np.frombuffer(b"label histogram ", f"V{HASH_BYTES}"))
-    source = NoiseSource(f"dpsd labels {_seed(config, home)}".encode() if seeded else None)
-    return torch.from_numpy(source.discrete_gaussians((mechanism.classes,), sigma))
-
-
-def _check_runs(config: Config, ledger: Ledger, run: str) -> None:
-    """Refuse one run more than the client wants to take part in."""
-    most = config.federated.runs
-    others = {r.run.split()[0] for r in ledger.runs()} - {run}
-    if most is not None and len(others) >= most:
-        raise BudgetError(f"federated.runs: {len(others)} runs were answered; accepted: {most}")
-
-
-def _seed(config: Config, home: Home) -> int:
-    """Of a client's noise where it is seeded, which is never private."""
-    text = f"{config.seed} client {home.clients[0]}".encode()
-    return int.from_bytes(hashlib.blake2b(text, digest_size=7).digest(), "little")
+@contextmanager
+def one_at_a_time(folder: Path) -> Iterator[None]:
+    """What is counted and then done is not done twice by a server that asks twice at once."""
+    with (folder / "lock").open("w") as f:
+        fcntl.flock(f, fcntl.LOCK_EX)
+        yield
 
 
 def _of(data: PrivateData, rows: Tensor) -> PrivateData:

@@ -137,9 +137,9 @@ def check_fields(records: RecordDict, kind: str, direction: str) -> None:
         extra = sorted(set(record) - allowed.get(name, frozenset()))
         wrong = isinstance(record, ConfigRecord) != (name == FACTS)
         if name not in allowed or extra or wrong:
+            field = f"{name}.{extra[0] if extra else ''}"
             raise UserError(
-                f"message {kind} {direction}: field {name}.{extra[0] if extra else ''} is not "
-                "allowed to travel"
+                f"message {kind} {direction}: field {field:.60} is not allowed to travel"
             )
 
 
@@ -156,7 +156,11 @@ def arrays_of(records: RecordDict, name: str = ARRAYS) -> dict[str, NDArray[Any]
         ValueError: an array that cannot be read.
     """
     found = records.get(name)
-    return {k: a.numpy() for k, a in found.items()} if isinstance(found, ArrayRecord) else {}
+    arrays = {k: a.numpy() for k, a in found.items()} if isinstance(found, ArrayRecord) else {}
+    for key, array in arrays.items():
+        if not isinstance(array, np.ndarray):  # numpy also reads archives
+            raise ValueError(f"{key} is no array")
+    return arrays
 
 
 def size_of(records: RecordDict) -> int:

@@ -9,6 +9,7 @@ import contextlib
 import os
 import re
 import secrets
+import shutil
 import socket
 import sys
 import tempfile
@@ -164,8 +165,8 @@ def run_node(
     for path in (authority, key):
         if not path.is_file():
             raise UserError(f"credentials: there is no file {path}")
-    with tempfile.TemporaryDirectory(prefix="dpsd-node-") as name:
-        folder = Path(name)
+    folder = Path(tempfile.mkdtemp(prefix="dpsd-node-"))
+    try:
         write_commands(folder / "commands", App().client)
         with processes(folder, flower_environment(folder / "flower")) as running:
             start_node(running, "node", superlink, authority, key, settings, *free_ports(None, 0))
@@ -174,6 +175,10 @@ def run_node(
             while all(one.code is None for one in running.started):
                 time.sleep(0.5)
             raise UserError(next(last_words(o) for o in running.started if o.code is not None))
+    except BaseException as e:
+        if not isinstance(e, UserError):
+            shutil.rmtree(folder)  # an error names the log in it; an interrupt has none to tell
+        raise
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -18,8 +18,8 @@ from dpsd.errors import UserError
 from dpsd.federated import messages
 from dpsd.federated.aggregate import aggregate
 from dpsd.federated.collect import Collected, collect
-from dpsd.federated.home import labels_run
 from dpsd.federated.messages import Request
+from dpsd.federated.paid import labels_run
 from dpsd.federated.plan import Combined, home_plan, quorum
 from dpsd.federated.roster import Roster
 from dpsd.federated.table import Table
@@ -58,18 +58,11 @@ class FederatedOracle(Oracle):
         self.synthesizer: Synthesizer | None = None
         self.seconds = {"clients": 0.0, "prior": 0.0, "teacher": 0.0, "oracle": 0.0}
         self.table = Table(run)
-        self._all_fresh = True
         self._roster = Roster(grid, config)
         self._labels: dict[int, Tensor] = {}
         self._pending = self._read_pending()
         if self._pending is not None and self._pending.position == self.position:
             self.position += len(self._pending)
-
-    def fresh(self, images: Tensor) -> Tensor:
-        """Which images may still be asked in this run, bool [B]."""
-        fresh = super().fresh(images)
-        self._all_fresh = self._all_fresh and bool(fresh.all())
-        return fresh
 
     def answer(self, images: Tensor, prior: Prior | None = None) -> Answers:
         """Ask every client, combine, charge, keep, return.
@@ -97,8 +90,7 @@ class FederatedOracle(Oracle):
 
     def _request(self, images: Tensor, prior: Tensor | None) -> Request:
         g, made = self._config.generator, self.synthesizer
-        from_seed = g.kind != "images" and g.select == 1 and self._all_fresh and made is not None
-        self._all_fresh = True
+        from_seed = g.kind != "images" and g.select == 1 and made is not None
         weights: dict[str, Tensor] = {}
         if made is not None and made.adversarial is not None:
             weights = {k: w.clone() for k, w in made.adversarial.model.state_dict().items()}

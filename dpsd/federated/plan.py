@@ -31,12 +31,14 @@ RELATIONS = {
     "client": "two worlds in which everything that one client holds is replaced by anything else "
     "(replace-one client); which clients take part is public",
 }
+_UNTRUSTED = (
+    "the server is not trusted: in each run the client's own oracle enforces its budget and its "
+    "no-image-twice rule against it, and federated.runs in the client's own configuration says how "
+    "many runs it answers"
+)
 TRUST = {
-    "answer": "each client holds its teacher and adds its own noise; the server is not trusted, "
-    "and each client's own oracle enforces its budget and its no-image-twice rule against it",
-    "record": "each client holds its data and teachers and adds its own noise; the server is not "
-    "trusted, and each client's own oracle enforces its budget and its no-image-twice rule "
-    "against it",
+    "answer": f"each client holds its teacher and adds its own noise; {_UNTRUSTED}",
+    "record": f"each client holds its data and teachers and adds its own noise; {_UNTRUSTED}",
     "client": "the server sees each client's votes and is trusted to add the noise and to keep "
     "the votes to itself; there is no secure aggregation, so that nothing is claimed against the "
     "server; readers of release/ are not trusted",
@@ -87,9 +89,18 @@ class Combined:
         """One client's answer: a unit lives with one client."""
         return self.inner.event
 
+    @property
+    def labels(self) -> accounting.Release | None:
+        """One client's label histogram, once: a replaced record moves two counts by one."""
+        return None if self.labels_sigma is None else accounting.VotesRelease(self.labels_sigma)
+
     def facts(self) -> dict[str, object]:
         """Parameters and derivation, for plan and statement."""
-        return self.inner.facts() | {"clients": self.clients, "aggregate": self.aggregate}
+        return self.inner.facts() | {
+            "clients": self.clients,
+            "aggregate": self.aggregate,
+            "labels_sigma": self.labels_sigma,
+        }
 
     def release(self, teacher: Tensor, prior: Tensor | None, noise: NoiseSource) -> Answers:
         """Clients release, not the server."""

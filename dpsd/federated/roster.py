@@ -11,6 +11,7 @@ from dpsd.data import public_facts
 from dpsd.errors import UserError
 from dpsd.federated import messages
 from dpsd.federated.collect import collect
+from dpsd.federated.home import hosted
 from dpsd.federated.plan import settings
 
 _POLL = 0.2
@@ -29,6 +30,8 @@ class Roster:
         self.clients: dict[int, list[int]] = {}
         self.problems: dict[int, str] = {}
         self._tried: set[int] = set()
+        f = config.federated
+        self._groups = {tuple(hosted(config, i)) for i in range(f.nodes or f.clients)}
 
     def meet(self) -> None:
         """Ask new nodes who they are; at first wait until all are there or time is over.
@@ -86,11 +89,14 @@ class Roster:
         try:
             clients = [int(c) for c in said["clients"]]
             known = (int(said["classes"]), [int(x) for x in said["shape"]])
-        except (KeyError, TypeError, ValueError) as e:
+        except (KeyError, TypeError, ValueError, OverflowError) as e:
             raise UserError("hello without clients, classes and shape") from e
-        name = f"client {clients[0] if clients else '?'}"
-        if not clients or min(clients) < 0 or max(clients) >= f.clients:
-            raise UserError(f"{name}: hosts {clients[:5]}; accepted: 0 to {f.clients - 1}")
+        if tuple(clients) not in self._groups:  # nobody twice either: that would be votes twice
+            what = f"each of clients 0 to {f.clients - 1}" if f.nodes is None else (
+                f"the clients of one of {f.nodes} nodes"
+            )  # fmt: skip
+            raise UserError(f"a node that says it hosts clients {clients[:5]}; accepted: {what}")
+        name = f"client {clients[0]}"
         if known != (facts.classes, list(facts.shape)):
             raise UserError(
                 f"{name}: data.classes {known[0]} and data.shape {known[1]}; accepted: those of "

@@ -17,24 +17,24 @@ def federation_facts(run: "Run", plan: "Plan") -> dict[str, Any]:
 
     Returns:
         `trust`; `labels`, the release of each client's label histogram or None; `federation` with
-        `clients` planned, `rounds`, `quorum`, `aggregate`, `fewest`, the least number of clients
-        that answered in a round, and `answered`, by node what it gave.
+        `clients` planned, `rounds`, `partition`, `quorum`, `aggregate`, `fewest`, the least
+        number of clients that answered in a round, and `answered`, by node what it gave.
     """
     from dpsd.federated.plan import TRUST, Combined, quorum
     from dpsd.federated.table import Table, totals
-    from dpsd.privacy.accounting import VotesRelease
     from dpsd.privacy.ledger import event_facts
 
     f, rows = run.config.federated, Table(run).rows()
-    sigma = plan.mechanism.labels_sigma if isinstance(plan.mechanism, Combined) else None
+    labels = plan.mechanism.labels if isinstance(plan.mechanism, Combined) else None
     by_round = [sum(r["clients"] for r in rows if r["round"] == n and r["answers"])
                 for n in range(plan.rounds)]  # fmt: skip
     return {
         "trust": TRUST[plan.unit],
-        "labels": None if sigma is None else event_facts(VotesRelease(sigma)),
+        "labels": None if labels is None else event_facts(labels),
         "federation": {
             "clients": f.clients,
             "rounds": plan.rounds,
+            "partition": f.partition,
             "quorum": quorum(run.config),
             "aggregate": f.aggregate,
             "fewest": min(by_round),
@@ -61,12 +61,11 @@ def federated_lines(facts: dict[str, Any]) -> list[str]:
         f"that is asked at most {facts['asks_per_image']} time(s); {facts['answers_made']:,} "
         "images were asked.",
     ]
-    if facts["labels"] is not None:
+    lines += labels_lines(facts["mechanism"], unit)
+    if unit == "record" and f["partition"] in ("dirichlet", "classes"):
         lines.append(
-            "Label histogram: each client released how many of its records have which class, once, "
-            f"with discrete Gaussian noise, sigma {facts['labels']['sigma']:.6g} in each count; "
-            "sensitivity L2 1.41421 (one record leaves a count and enters another); charged "
-            "together with the answers."
+            "Who holds which row was drawn by its label, in place of clients that have data of "
+            "their own; it is the same in both worlds."
         )
     for i, delta in enumerate(facts["deltas"]):
         if total:
@@ -85,6 +84,23 @@ def federated_lines(facts: dict[str, Any]) -> list[str]:
     return [*lines, _earlier(facts)]
 
 
+def labels_lines(mechanism: dict[str, Any], unit: str) -> list[str]:
+    """The sentence on the clients' label histograms, where there are any: plan and statement."""
+    if mechanism.get("aggregate") != "labels":
+        return []
+    if unit == "none":
+        return [
+            "Label histogram: each client gives the server how many of its records have which "
+            "class, once, without noise."
+        ]
+    return [
+        "Label histogram: each client releases how many of its records have which class, once, "
+        f"with discrete Gaussian noise, sigma {mechanism['labels_sigma']:.6g} in each count; "
+        "sensitivity L2 1.41421 (one record leaves a count and enters another); charged "
+        "together with the answers."
+    ]
+
+
 def _composition(facts: dict[str, Any]) -> list[str]:
     from dpsd.privacy.wording import show
 
@@ -93,24 +109,27 @@ def _composition(facts: dict[str, Any]) -> list[str]:
         return []
     if facts["unit"] == "answer":
         return [
-            f"Each client, over {rounds:,} rounds: the images differ, so that one answer keeps its "
-            f"epsilon per answer; it does not protect a record: for one record read the worst "
-            f"case, all {n:,} answers of that client.",
+            f"Each client, over {rounds:,} rounds: an image is asked at most "
+            f"{facts['asks_per_image']} time(s) in all of them, which the epsilon per answer "
+            "covers; it does not protect a record: for one record read the worst case, all "
+            f"{n:,} answers of that client.",
             "The federation, over all rounds: one answer belongs to one client and the others' "
             "do not depend on it, so that all clients' answers together have the same epsilon "
             "per answer.",
         ]
     if facts["unit"] == "record":
+        labels = "" if facts["labels"] is None else " and its label histogram"
         return [
-            f"Each client, over {rounds:,} rounds: all its {n:,} answers compose to epsilon "
-            f"{show(g['epsilon'])} for one record of that client at delta {facts['delta']:.3g}.",
+            f"Each client, over {rounds:,} rounds: all its {n:,} answers{labels} compose to "
+            f"epsilon {show(g['epsilon'])} for one record of that client at delta "
+            f"{facts['delta']:.3g}.",
             "The federation, over all rounds: one record lives with one client and the others' "
-            f"answers do not depend on it, so that all clients' answers together have epsilon "
+            f"answers do not depend on it, so that all clients' releases together have epsilon "
             f"{show(g['epsilon'])} for one record. Who has records with several clients is "
             "protected less.",
         ]
     return [
-        f"Each client, over {rounds:,} rounds: its votes enter all {n:,} sums, which compose to "
+        f"Each client, over {rounds:,} rounds: its votes enter up to {n:,} sums, which compose to "
         f"epsilon {show(g['epsilon'])} for one client at delta {facts['delta']:.3g}, against all "
         "who read the release; against the server nothing is claimed.",
         f"The federation, over all rounds: the same epsilon {show(g['epsilon'])} for one client; "
@@ -133,19 +152,25 @@ def _answered(federation: dict[str, Any]) -> list[str]:
 
 
 def _earlier(facts: dict[str, Any]) -> str:
+    from dpsd.federated.paid import is_labels_run
     from dpsd.privacy.wording import show
 
-    g, count = facts["guarantee"], len(facts["earlier_runs"])
+    g = facts["guarantee"]
+    count = sum(not is_labels_run(r["run"]) for r in facts["earlier_runs"])
+    own = "" if facts["unit"] == "client" else (
+        " Each client's own ledger also holds what other servers asked."
+    )  # fmt: skip
     if not count:
-        return "Earlier runs on the same clients: none in the ledger."
+        return f"Earlier runs on the same clients: none in the server's ledger.{own}"
     if facts["scope"] == "total":
         return (
-            f"Earlier runs on the same clients: {count}. Together with this one they have epsilon "
-            f"{show(g['composed_epsilon'])} for one {facts['unit']} at delta {facts['delta']:.3g}."
+            f"Earlier runs on the same clients: {count} in the server's ledger. Together with this "
+            f"one they have epsilon {show(g['composed_epsilon'])} for one {facts['unit']} at delta "
+            f"{facts['delta']:.3g}.{own}"
         )
     return (
-        f"Earlier runs on the same clients: {count}. An image that all of them asked has epsilon "
-        f"{show(g['composed_epsilon'])} per answer at delta {facts['delta']:.3g}; all answers of "
-        f"one client in all runs together: epsilon {show(g['composed_worst_case_epsilon'])} for "
-        "one record in the worst case."
+        f"Earlier runs on the same clients: {count} in the server's ledger. An image that all of "
+        f"them asked has epsilon {show(g['composed_epsilon'])} per answer at delta "
+        f"{facts['delta']:.3g}; all answers of one client in all runs together: epsilon "
+        f"{show(g['composed_worst_case_epsilon'])} for one record in the worst case.{own}"
     )

@@ -1,7 +1,8 @@
 """What an honest client's reply can look like; everything else is refused by name.
 
 No rule here depends on which of the values that an honest client can send it did send: noise of
-bounded reach never leaves the ranges below.
+bounded reach never leaves the ranges below. No message says a value of a reply that is refused: a
+client with a defect may have sent what was never privatised, and messages are published.
 """
 
 from typing import Any
@@ -35,7 +36,7 @@ def read_votes(content: RecordDict, clients: int, rows: int, classes: int) -> ND
     """
     values = _values(content, "iu", (clients, rows))
     if values.size and not (values.min() >= 0 and values.max() < classes):
-        raise Malformed(f"votes from {values.min()} to {values.max()}, not 0 to {classes - 1}")
+        raise Malformed(f"votes that are not 0 to {classes - 1}")
     return values.astype(np.int64)
 
 
@@ -71,7 +72,7 @@ def read_labels(content: RecordDict, classes: int, sigma: float | None) -> NDArr
     values = _array(content, "labels", "iu", (classes,)).astype(np.int64)
     low = -_FAR * (sigma or 0.0)
     if (values < low).any():
-        raise Malformed(f"a label count of {values.min()}, below {low:.0f}")
+        raise Malformed(f"a label count below {low:.0f}")
     return values
 
 
@@ -94,7 +95,7 @@ def _read(
             within = np.arange(support.shape[1])[None] < size.numpy()[:, None]
             fits = ((support.numpy() == labels[:, None]) & within).any(1)
         if not fits.all():
-            raise Malformed(f"{int((~fits).sum())} labels that the question does not allow")
+            raise Malformed("labels that the question does not allow")
         return labels
     assert isinstance(mechanism, NoMechanism)
     values = _values(content, "f", (rows, mechanism.classes)).astype(np.float32)
@@ -134,5 +135,5 @@ def _array(content: RecordDict, name: str, kinds: str, shape: tuple[int, ...]) -
 
 
 def _within(values: NDArray[Any], reach: float) -> None:
-    if values.size and np.abs(values).max() > reach:
-        raise Malformed(f"values up to {np.abs(values).max():.4g}, beyond {reach:.4g}")
+    if values.size and (values.max() > reach or values.min() < -reach):
+        raise Malformed(f"values beyond {reach:.4g}")

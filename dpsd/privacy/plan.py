@@ -11,7 +11,7 @@ from dpsd.config import Config
 from dpsd.data import PublicFacts, public_facts
 from dpsd.errors import UserError
 from dpsd.federated.plan import RELATIONS as FEDERATED
-from dpsd.federated.plan import federated_mechanism
+from dpsd.federated.plan import Combined, federated_mechanism
 from dpsd.generator.bank import bank_bytes
 from dpsd.privacy import accounting
 from dpsd.privacy.distributions import calibrate_votes
@@ -86,7 +86,8 @@ class Plan:
             return [(self.training.event, 1)]
         if self.test is not None and self.histograms is not None:
             return [(self.mechanism.event, self.histograms), (self.test, self.answers)]
-        return [(self.mechanism.event, self.answers)]
+        labels = self.mechanism.labels if isinstance(self.mechanism, Combined) else None
+        return [(self.mechanism.event, self.answers), *([] if labels is None else [(labels, 1)])]
 
     def deltas(self) -> list[float]:
         """The deltas at which a statement gives epsilon: 1e-5, 1e-6, 1/N^1.1, the configured.

@@ -220,6 +220,7 @@ def _contradictions(facts: dict[str, Any]) -> list[str]:
         "noisy_votes": {
             "sigma": release.get("sigma"),
             "test_sigma": None if facts["test"] is None else facts["test"].get("sigma"),
+            "labels_sigma": (facts.get("labels") or {}).get("sigma"),
         },
     }.get(mechanism["mechanism"], {})
     found = [

@@ -20,12 +20,13 @@ from products import contents
 
 from dpsd.config import Config, parse_config
 from dpsd.errors import UserError
+from dpsd.federated import OFF
 from dpsd.federated.certificates import Credentials, make_credentials
 from dpsd.federated.clientapp import write_commands
 from dpsd.federated.deployed import federate_deployed
 from dpsd.federated.deployment import deploy
 from dpsd.federated.federate import federate
-from dpsd.federated.flower import OFF, App, flower_environment, write_app
+from dpsd.federated.flower import App, flower_environment, write_app
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]

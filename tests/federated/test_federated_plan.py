@@ -33,3 +33,91 @@ def test_the_plan_says_so():
 
     assert "Clients: 5 are too few" in text(5) and "Clients: 1,000 are enough" in text(1000)
     assert "the server sees each client's votes and is trusted" in text(5)
+
+
+def record(**federated):
+    from dpsd.config import parse_config
+
+    return parse_config(
+        {
+            "device": "cpu",
+            "loop": {"rounds": 4},
+            "teacher": {"shards": 50},
+            "privacy": {"route": "federated", "unit": "record", "mechanism": "noisy_votes",
+                        "epsilon": 1, "answers": 400},
+            "federated": federated,
+        }
+    )  # fmt: skip
+
+
+def test_the_plan_counts_the_label_histogram():
+    from dpsd.privacy.accounting import compose_epsilon
+    from dpsd.privacy.plan import make_plan
+
+    plan = make_plan(record(aggregate="labels"))
+    assert 0.99 < plan.unit_epsilon(1e-5) <= 1
+    votes = plan.releases()[:1]
+    assert compose_epsilon(votes, 1e-5) < 0.985  # a twentieth of the budget is the histogram's
+    text = describe_text(describe(record(aggregate="labels")))
+    assert "Label histogram: each client releases how many" in text
+    assert f"sigma {plan.mechanism.labels_sigma:.6g} in each count" in text
+    assert "Label histogram" not in describe_text(describe(record()))
+
+
+def facts(unit, partition="iid", aggregate="plain", earlier=()):
+    labels = {"kind": "votes", "sigma": 5.0, "cells": 2} if aggregate == "labels" else None
+    return {
+        "unit": unit, "relation": "two worlds", "route": "federated", "accountant": "ours",
+        "scope": "per_answer" if unit in ("answer", "none") else "total",
+        "mechanism": {"mechanism": "m", "noise": "some", "sensitivity": 1.0, "derivation": "so",
+                      "aggregate": aggregate, "labels_sigma": 5.0 if labels else None},
+        "labels": None if unit == "none" else labels, "answers_cap": 400, "answers_made": 400,
+        "asks_per_image": 1, "delta": 1e-5, "deltas": [1e-5],
+        "earlier_runs": [{"run": name} for name in earlier],
+        "federation": {"clients": 3, "rounds": 4, "partition": partition, "quorum": 2,
+                       "aggregate": aggregate, "fewest": 2, "answered": {}},
+        "guarantee": {"epsilon": 0.5, "epsilon_at": [0.5], "worst_case_epsilon_at": [90.0],
+                      "composed_epsilon": 0.75, "composed_worst_case_epsilon": 95.0},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("given", "said", "never"),
+    [
+        (
+            facts("answer"),
+            "at most 1 time(s) in all of them, which the epsilon per answer covers; it does not "
+            "protect a record",
+            "Label histogram",
+        ),
+        (facts("answer"), "each client's own ledger also holds what other", "none in the ledger"),
+        (
+            facts("record", aggregate="labels"),
+            "all its 400 answers and its label histogram compose to epsilon 0.5 for one record",
+            "drawn by its label",
+        ),
+        (facts("record", "dirichlet"), "Who holds which row was drawn by its label", "histogram"),
+        (
+            facts("record", aggregate="labels", earlier=["a", "a labels"]),
+            "Earlier runs on the same clients: 1 in the server's ledger. Together with this one "
+            "they have epsilon 0.75 for one record",
+            "clients: 2",
+        ),
+        (
+            facts("client"),
+            "its votes enter up to 400 sums, which compose to epsilon 0.5 for one client",
+            "own ledger",
+        ),
+        (
+            facts("none", aggregate="labels"),
+            "each client gives the server how many of its records have which class, once, without "
+            "noise",
+            "charged",
+        ),
+    ],
+)
+def test_the_statement_says_it_exactly(given, said, never):
+    from dpsd.federated.statement import federated_lines
+
+    text = "\n".join(federated_lines(given))
+    assert said.casefold() in text.casefold() and never not in text
