@@ -179,8 +179,8 @@ def inversion(folder: Path) -> list[str]:
             f"{100 * r['chance']:.1f} %. Headline attack: {r['headline_attack']}. "
             f"Held-out real images: PSNR {held['psnr']:.1f}, SSIM {held['ssim']:.2f}.",
             "",
-            "| attack | model | accuracy | J1 | J2 | both | advantage | knows | gap p | PSNR | SSIM |"
-            " verdict |",
+            "| attack | model | accuracy | J1 | J2 | both | advantage | knows | gap p | PSNR | "
+            "SSIM | verdict |",
             "|---|---|---|---|---|---|---|---|---|---|---|---|",
         ]
         for attack, a in r["attacks"].items():
