@@ -129,9 +129,15 @@ def membership_rows(report):
             f"{100 * t['tpr']:.1f} % ({100 * t['interval'][0]:.1f} to "
             f"{100 * t['interval'][1]:.1f})"
         )  # fmt: skip
+        said = c["verdict"]
+        if c["target"].startswith("run"):
+            placebo = c.get("placebo")
+            said += "; no placebo measured" if placebo is None else (
+                f"; placebo {placebo[0]:.3f} ({placebo[1]:.3f} to {placebo[2]:.3f})"
+            )  # fmt: skip
         rows.append(
             f"| {c['target']} | {c['rows']} | {c['attack']} | {c['members']} / {c['non_members']} "
-            f"| {c['auc']:.3f} ({low:.3f} to {high:.3f}) | {tpr} | {c['verdict']} |"
+            f"| {c['auc']:.3f} ({low:.3f} to {high:.3f}) | {tpr} | {said} |"
         )
     for name, t in report["targets"].items():
         rows += [""] if name == next(iter(report["targets"])) else []

@@ -122,7 +122,9 @@ def report_of(arrays: Arrays, facts: dict[str, Any]) -> dict[str, Any]:
     power = control["auc"] >= POWER_AUC
     for cell in cells:
         known = facts["targets"][cell["target"]]["accuracy"] >= 2 / facts["classes"]
-        cell["verdict"] = _verdict(cell["auc_low"], power=power, known=known)
+        cell["placebo"] = _placebo(arrays, cell["target"], cell["attack"])
+        null = 0.5 if cell["placebo"] is None else max(0.5, cell["placebo"][2])
+        cell["verdict"] = _verdict(cell["auc_low"], null, power=power, known=known)
     return {
         "schema_version": SCHEMA_VERSION,
         "attack": "membership",
@@ -162,6 +164,11 @@ def report_text(report: dict[str, Any]) -> str:
             f"{c['target']:<17}{c['rows']:<10}{c['attack']:<14}{c['auc']:>6.3f}{interval:>16}"
             f"{_rate_text(c['tpr_at'][key]):>26}  {c['verdict']}"
         )
+    for c in report["cells"]:
+        if c["placebo"] is not None:
+            area, low, high = c["placebo"]
+            told = f"placebo {area:.3f} ({low:.3f} to {high:.3f})"
+            lines.append(f"{c['target']}, {c['attack']}: {told}")
     for name, target in report["targets"].items():
         lines.append(
             f"{name}: accuracy {100 * target['accuracy']:.1f} % on non-members, "
@@ -222,12 +229,24 @@ def _cells(arrays: Arrays, facts: dict[str, Any]) -> list[tuple[str, str, str, F
     return found
 
 
-def _verdict(low: float, *, power: bool, known: bool) -> str:
+def _placebo(arrays: Arrays, target: str, attack: str) -> tuple[float, float, float] | None:
+    """AUC and interval of the same attack for "is a training row of the run" on another model.
+
+    The profile's teacher saw training and held-out rows alike, so it can show no membership here:
+    what it shows is that the two kinds of rows differ. None for models of the profile.
+    """
+    if not target.startswith("run"):
+        return None
+    ordinary = ~arrays["profile teacher/canary"]
+    return auc(arrays[f"profile teacher/{attack}"][ordinary], arrays[f"{target}/member"])
+
+
+def _verdict(low: float, null: float, *, power: bool, known: bool) -> str:
     if not power:
         return "no power"
     if not known:
         return "no claim"  # the model knows less than twice what chance does
-    return "leaks" if low > 0.5 else "no leak shown"
+    return "leaks" if low > null else "no leak shown"
 
 
 def _tpr_title(report: dict[str, Any]) -> str:
