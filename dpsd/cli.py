@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import dpsd
 from dpsd.cli_attacks import add_attack, add_audit
 from dpsd.errors import UserError
+from dpsd.imports import brief
 from dpsd.progress import Progress, say, show_epsilon
 
 if TYPE_CHECKING:
@@ -41,6 +42,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail("interrupted", 130)
     except UserError as e:
         return _fail(f"error: {e}")
+    except ImportError as e:
+        name = (e.name or "dpsd").split(".")[0]
+        if name == "dpsd":
+            raise
+        return _fail(f"error: {name}: missing or incomplete ({brief(e)}); pip install {name}")
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

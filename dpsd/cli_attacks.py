@@ -21,8 +21,8 @@ def add_attack(commands: Any) -> argparse.ArgumentParser:
     added.add_argument("target", metavar="RUN", type=Path, help="a run folder")
     _common(added)
     added.add_argument("--profile", metavar="NAME", help="the split the run was made with")
-    added.add_argument("--data-is-public", action="store_true",
-                       help="the figures go on the card too")  # fmt: skip
+    added.add_argument("--fpr", type=float, metavar="RATE",
+                       help="membership: false-positive rate, default 0.01")  # fmt: skip
     return added
 
 
@@ -48,6 +48,8 @@ def _common(added: argparse.ArgumentParser) -> None:
     added.add_argument("--data", type=Path, metavar="DIR", help="the data's folder")
     added.add_argument("--analyse-only", action="store_true",
                        help="compute the figures again from saved scores")  # fmt: skip
+    added.add_argument("--data-is-public", action="store_true",
+                       help="the figures go on the card too")  # fmt: skip
 
 
 def _attack(args: argparse.Namespace) -> int:
@@ -57,25 +59,23 @@ def _attack(args: argparse.Namespace) -> int:
     tell = (lambda text: None) if args.json else say
     options = {
         "budget": args.budget, "seed": args.seed, "teacher": args.teacher, "data": args.data,
-        "analyse_only": args.analyse_only, "say": tell,
+        "analyse_only": args.analyse_only, "data_is_public": args.data_is_public, "say": tell,
     }  # fmt: skip
     if args.kind in ("inversion", "all"):
         from dpsd.attacks.command import inversion
         from dpsd.attacks.inversion_text import inversion_table
 
-        reports["inversion"] = inversion(
-            run, profile=args.profile, data_is_public=args.data_is_public, **options
-        )
+        reports["inversion"] = inversion(run, profile=args.profile, **options)
         tell("\n" + inversion_table(reports["inversion"]))
     if args.kind in ("membership", "all"):
         from dpsd.attacks.command import membership
         from dpsd.attacks.membership_report import report_text
 
-        reports["membership"] = membership(run, data_is_public=args.data_is_public, **options)
+        reports["membership"] = membership(run, fpr=args.fpr, **options)
         tell("\n" + report_text(reports["membership"]))
     if args.kind == "all":
         from dpsd.attacks.audit_report import report_text as audit_text
-        from dpsd.attacks.audit_run import audit
+        from dpsd.attacks.command import audit
 
         reports["audit"] = audit(run, **options)
         tell("\n" + audit_text(reports["audit"]))
@@ -83,7 +83,7 @@ def _attack(args: argparse.Namespace) -> int:
         say(json.dumps(reports, indent=2, allow_nan=False))
     else:
         say(f"\nscores, reports and pictures: {run.private / 'attacks'} (private)")
-    return 0
+    return 1 if any(r.get("verdict") == "violated" for r in reports.values()) else 0
 
 
 def _audit(args: argparse.Namespace) -> int:
@@ -97,13 +97,13 @@ def _audit(args: argparse.Namespace) -> int:
         say(json.dumps(facts, indent=2) if args.json else self_test_text(outcomes))
         return 0 if all(o.passed for o in outcomes) else 1
     from dpsd.attacks.audit_report import report_text
-    from dpsd.attacks.audit_run import audit
+    from dpsd.attacks.command import audit
     from dpsd.run import open_run
 
     report = audit(
         open_run(args.target), budget=args.budget, seed=args.seed,
         teacher=args.teacher, data=args.data, analyse_only=args.analyse_only,
-        say=(lambda text: None) if args.json else say,
+        data_is_public=args.data_is_public, say=(lambda text: None) if args.json else say,
     )  # fmt: skip
     say(json.dumps(report, indent=2, allow_nan=False) if args.json else report_text(report))
     return 1 if report["verdict"] == "violated" else 0

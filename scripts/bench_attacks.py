@@ -6,6 +6,8 @@ from pathlib import Path
 
 from bench_machine import machine, revision
 
+from dpsd.data import public_facts
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results" / "attacks"
 PAGE = ROOT / "docs" / "attacks.md"
@@ -35,7 +37,11 @@ def title(config):
     epsilon = p.epsilon if p.route != "inherited" else config.teacher.dp.epsilon
     claim = "not private" if epsilon is None else f"eps {epsilon:g} per {unit}"
     answers = config.queries_per_round() * config.loop.rounds
-    return f"{config.data.name}, route {p.route}, {p.mechanism}, {claim}, {answers:,} answers"
+    split = config.data.split
+    names = public_facts(config.data).class_names
+    data = config.data.name
+    data += "" if split is None else f" ({len(names)} classes private: {', '.join(names[:5])})"
+    return f"{data}, route {p.route}, {p.mechanism}, {claim}, {answers:,} answers"
 
 
 def load(prefix):
@@ -75,13 +81,14 @@ def page():
 
 
 def self_test_rows(report):
-    rows = ["| mechanism | unit | claimed | median bound | must be | wrong calls | stated |",
+    rows = ["| mechanism | unit | claimed | median bound | must be | wrong calls | at most |",
             "|---|---|---|---|---|---|---|"]  # fmt: skip
     for o in report["outcomes"]:
         must = "violated" if o["broken"] else "not violated"
         rows.append(
             f"| {o['name']} | {o['unit']} | {o['quantity']} {o['claimed']:.3g} | "
-            f"{o['median_bound']:.3g} | {must} | {o['wrong']} of {o['audits']} | 5 % |"
+            f"{o['median_bound']:.3g} | {must} | {o['wrong']} of {o['audits']} | "
+            f"{o['allowed']} |"
         )
     return rows
 
@@ -122,9 +129,15 @@ def membership_rows(report):
             f"{100 * t['tpr']:.1f} % ({100 * t['interval'][0]:.1f} to "
             f"{100 * t['interval'][1]:.1f})"
         )  # fmt: skip
+        said = c["verdict"]
+        if c["target"].startswith("run"):
+            placebo = c.get("placebo")
+            said += "; no placebo measured" if placebo is None else (
+                f"; placebo {placebo[0]:.3f} ({placebo[1]:.3f} to {placebo[2]:.3f})"
+            )  # fmt: skip
         rows.append(
             f"| {c['target']} | {c['rows']} | {c['attack']} | {c['members']} / {c['non_members']} "
-            f"| {c['auc']:.3f} ({low:.3f} to {high:.3f}) | {tpr} | {c['verdict']} |"
+            f"| {c['auc']:.3f} ({low:.3f} to {high:.3f}) | {tpr} | {said} |"
         )
     for name, t in report["targets"].items():
         rows += [""] if name == next(iter(report["targets"])) else []

@@ -132,6 +132,19 @@ def draw_curve(curves: list[dict], titles: dict[str, str], path: Path) -> None:
     figure.savefig(path, dpi=100, metadata={"Software": None})
 
 
+FLOORS = {
+    "draws": "floor: prior alone", "untrained": "floor: untrained",
+    "permuted": "floor: permuted labels",
+}  # fmt: skip
+
+
+def judged(rates):
+    """Shares of both judges and of both at once, the last with its interval."""
+    low, high = rates["both"]["interval"]
+    single = " | ".join(f"{rates[judge]['rate']:.2f}" for judge in ("network", "neighbours"))
+    return f"{single} | {rates['both']['rate']:.2f} [{low:.2f}, {high:.2f}]"
+
+
 def inversion(folder: Path) -> list[str]:
     """The section on inversion attacks from its cells; nothing where there are none."""
     names = {"teacher": "teacher", "student": "student", "noise_free": "noise-free student",
@@ -146,13 +159,15 @@ def inversion(folder: Path) -> list[str]:
         "advantage over the best of three floors (95 %, bootstrap over classes and seeds);",
         "`knows` is the accuracy on real private images of a network that saw the reconstructions",
         "alone; `gap p` the permutation p-value that they lie nearer to training than to held-out",
-        "images. An advantage speaks of classes, a small `gap p` would speak of records. Every eps",
-        "is per answer and protects no record.",
+        "images; PSNR (dB) and SSIM are to the nearest training image. An advantage speaks of",
+        "classes; a small `gap p` would speak of records, but only where the floors that know no",
+        "private image (prior alone, untrained) have none. Every eps is per answer and protects no",
+        "record.",
         "",
     ]
     for cell in found:
         r = cell["report"]
-        g, j, b = r["guarantee"], r["judges"], r["budget"]
+        g, j, b, held = r["guarantee"], r["judges"], r["budget"], r["held_out_likeness"]
         eps = "no guarantee" if g["epsilon"] is None else f"eps {g['epsilon']:g} per {g['unit']}"
         lines += [
             f"### {cell['cell']}: {eps}, {cell['answers']:,} answers",
@@ -161,22 +176,31 @@ def inversion(folder: Path) -> list[str]:
             f"target, {b['steps']} gradient steps; {r['seconds']['all']:.0f} s. Judges on real "
             f"private images ({j['measured_on']}): {100 * j['network']:.1f} % and "
             f"{100 * j['neighbours']:.1f} %, both {100 * j['both']:.1f} %; chance "
-            f"{100 * r['chance']:.1f} %. Headline attack: {r['headline_attack']}.",
+            f"{100 * r['chance']:.1f} %. Headline attack: {r['headline_attack']}. "
+            f"Held-out real images: PSNR {held['psnr']:.1f}, SSIM {held['ssim']:.2f}.",
             "",
-            "| attack | model | accuracy | both judges | advantage | knows | gap p | verdict |",
-            "|---|---|---|---|---|---|---|---|",
+            "| attack | model | accuracy | J1 | J2 | both | advantage | knows | gap p | PSNR | "
+            "SSIM | verdict |",
+            "|---|---|---|---|---|---|---|---|---|---|---|---|",
         ]
         for attack, a in r["attacks"].items():
             for target, row in a["targets"].items():
                 adv = row["advantage"]["both"]
                 low, high = adv["interval"]
+                from_, to = row["knowledge"]["interval"]
                 lines.append(
                     f"| {attack} | {names[target]} | "
-                    f"{r['targets'][target]['accuracy_holdout']:.3f} | "
-                    f"{row['rates']['both']['rate']:.2f} | "
+                    f"{r['targets'][target]['accuracy_holdout']:.3f} | {judged(row['rates'])} | "
                     f"{adv['value']:+.2f} [{low:+.2f}, {high:+.2f}] | "
-                    f"{row['knowledge']['accuracy']:.2f} | "
-                    f"{row['memorisation']['p_value']:.3f} | {row['verdict']} |"
+                    f"{row['knowledge']['accuracy']:.2f} [{from_:.2f}, {to:.2f}] | "
+                    f"{row['memorisation']['p_value']:.3f} | {row['likeness']['psnr']:.1f} | "
+                    f"{row['likeness']['ssim']:.2f} | {row['verdict']} |"
                 )
-        lines += [""]
+            for floor, row in a["floors"].items():
+                lines.append(
+                    f"| {attack} | {FLOORS[floor]} | | {judged(row)} | | | "
+                    f"{row['memorisation']['p_value']:.3f} | | | |"
+                )
+        unlike = [f"- {note}" for note in r["notes"] if "gap p" in note]
+        lines += ["", *unlike, *([""] if unlike else [])]
     return lines

@@ -18,19 +18,20 @@ def report_of(arrays: Arrays, facts: dict[str, Any]) -> dict[str, Any]:
         facts: as `dpsd.attacks.audit_run.collect` gives them.
     """
     claim, levels = facts["claim"], dict[str, Any]()
+    alpha = ALPHA / max(1, _claims(arrays, facts))
     bounds: list[Bound] = []
     if "mechanism0" in arrays:
-        found = _mechanism(arrays, claim)
+        found = _mechanism(arrays, claim, alpha)
         levels["mechanism"], bounds = [b.facts() for b in found], bounds + found
-    pairs = []
+    pairs, shared = [], ALPHA if claim["record_epsilon"] is None else alpha
     for i, pair in enumerate(facts.get("pairs", [])):
-        one = _pair(arrays, claim, i, len(facts["pairs"]))
+        one = _pair(arrays, claim, i, len(facts["pairs"]), shared)
         pairs.append(pair | {"bound": one.facts()})
         bounds.append(one)
     if pairs:
-        levels["transcript"] = {"pairs": pairs} | _record(pairs, claim)
+        levels["transcript"] = {"pairs": pairs} | _record(pairs, claim, shared)
     if "canary_coins" in arrays:
-        found = _one_run(arrays, facts)
+        found = _one_run(arrays, facts, alpha)
         levels["one_run"] = facts["one_run"] | {"bounds": [b.facts() for b in found]}
         bounds += found
     return {
@@ -72,49 +73,62 @@ def report_text(report: dict[str, Any]) -> str:
     return "\n".join([*lines, "", f"verdict: {report['verdict']}"])
 
 
-def _mechanism(arrays: Arrays, claim: dict[str, Any]) -> list[Bound]:
+def _claims(arrays: Arrays, facts: dict[str, Any]) -> int:
+    """Claims that are tested. They share ALPHA, so that "violated" is a false alarm that rarely."""
+    claim = facts["claim"]
+    forms = [claim["mechanism_epsilon"], claim["mechanism_mu"]] if "mechanism0" in arrays else []
+    record = [claim["record_epsilon"]]
+    pairs = record if facts.get("pairs") else []
+    tested = 2 if claim["route"] == "inherited" else 1
+    models = record * tested if "canary_coins" in arrays else []
+    return sum(claimed is not None for claimed in [*forms, *pairs, *models])
+
+
+def _mechanism(arrays: Arrays, claim: dict[str, Any], alpha: float) -> list[Bound]:
     unit = claim["unit"] if claim["record_claimed"] else "answer"
     asks = f", {claim['asks']} asks of one image" if claim["asks"] > 1 else ""
     if claim["record_claimed"]:
         unit += ", one histogram"
     return two_world_bounds(
         arrays["mechanism0"], arrays["mechanism1"], unit=unit + asks, delta=claim["delta"],
-        claimed=claim["mechanism_epsilon"], claimed_mu=claim["mechanism_mu"],
+        claimed=claim["mechanism_epsilon"], claimed_mu=claim["mechanism_mu"], alpha=alpha,
     )  # fmt: skip
 
 
-def _pair(arrays: Arrays, claim: dict[str, Any], i: int, pairs: int) -> Bound:
-    """All pairs together err with a chance of at most ALPHA, so that the largest may be quoted."""
+def _pair(arrays: Arrays, claim: dict[str, Any], i: int, pairs: int, alpha: float) -> Bound:
+    """All pairs together err with a chance of at most alpha, so that the largest may be quoted."""
     return two_world_bounds(
         arrays[f"pair{i}_0"], arrays[f"pair{i}_1"], unit="record", delta=claim["delta"],
-        claimed=claim["record_epsilon"], alpha=ALPHA / pairs, method="transcripts, ",
+        claimed=claim["record_epsilon"], alpha=alpha / pairs, method="transcripts, ",
     )[0]  # fmt: skip
 
 
-def _record(pairs: list[dict[str, Any]], claim: dict[str, Any]) -> dict[str, Any]:
-    """What the pairs say together of one record, at confidence 1 - ALPHA."""
+def _record(pairs: list[dict[str, Any]], claim: dict[str, Any], alpha: float) -> dict[str, Any]:
+    """What the pairs say together of one record, at confidence 1 - alpha."""
     value = max(p["bound"]["value"] for p in pairs)
     ceiling = pairs[0]["bound"]["ceiling"]
     verdicts = {p["bound"]["verdict"] for p in pairs}
     order = ("violated", "no power", "consistent", "not claimed")
     verdict = next(v for v in order if v in verdicts)
     said = f"not claimed, at least {value:.4g}" if verdict == "not claimed" else verdict
+    sure = f"{100 * (1 - alpha):.3g} %"
     text = (
-        f"eps per record over {len(pairs)} pairs: at least {value:.4g} at {100 * (1 - ALPHA):g} % "
-        f"confidence, ceiling {ceiling:.4g}, delta {claim['delta']:g}: {said}"
+        f"eps per record over {len(pairs)} pairs: at least {value:.4g} at {sure} confidence, "
+        f"ceiling {ceiling:.4g}, delta {claim['delta']:g}: {said}"
     )
     return {"at_least": value, "ceiling": ceiling, "verdict": verdict, "text": text}
 
 
-def _one_run(arrays: Arrays, facts: dict[str, Any]) -> list[Bound]:
+def _one_run(arrays: Arrays, facts: dict[str, Any], alpha: float) -> list[Bound]:
     claim, guesses = facts["claim"], facts["one_run"]["guesses"]
-    inherited = claim["route"] == "inherited"
+    # A teacher is not released; only one trained with DP has a claim of its own.
+    record = claim["record_epsilon"]
+    claimed = {"student": record, "teacher": record if claim["route"] == "inherited" else None}
     return [
         one_run_bound(
             arrays[f"canary_{model}"], arrays["canary_coins"], guesses, unit="record",
-            delta=claim["delta"], of=model,
-            # A teacher is not released; only one trained with DP has a claim of its own.
-            claimed=claim["record_epsilon"] if model == "student" or inherited else None,
+            delta=claim["delta"], of=model, claimed=claimed[model],
+            alpha=ALPHA if claimed[model] is None else alpha,
         )
         for model in ("teacher", "student")
     ]  # fmt: skip
@@ -156,8 +170,9 @@ def card_section(report: dict[str, Any]) -> str:
             f"{b['ceiling']:.4g} | {claimed} | {b['verdict']} |"
         )
     return (
-        f"## Audit\n\nLower bounds at {100 * (1 - ALPHA):g} % confidence, delta "
-        f"{report['claim']['delta']:g}, budget {report['budget']}, seed {report['seed']}; a bound "
+        f"## Audit\n\nLower bounds at {100 * (1 - ALPHA):g} % confidence, all together "
+        f"where a claim is tested; delta {report['claim']['delta']:g}, budget {report['budget']}, "
+        f"seed {report['seed']}; a bound "
         "below the claim proves nothing. The ceiling is what a perfect attack could show.\n\n"
         + "\n".join(rows)
         + f"\n\nVerdict: {report['verdict']}."

@@ -85,7 +85,7 @@ def audit(
 
     Args:
         run: finished.
-        budget: `fast`, `standard` (default) or `full`.
+        budget: `fast`, `standard` or `full`; default: the run's `attacks.budget`.
         seed: of rows, coins and trials; the mechanism's own draws are fresh noise.
         teacher: the teacher's folder where it has been moved.
         data: another `data.root`.
@@ -100,7 +100,8 @@ def audit(
     """
     folder = attack_folder(run, NAME)
     if not analyse_only:
-        arrays, facts = collect(run, budget or "standard", seed, folder, teacher, data, say)
+        name = budget or run.config.attacks.budget
+        arrays, facts = collect(run, name, seed, folder, teacher, data, say)
         save_scores(folder, arrays, facts)
     report = report_of(*load_scores(folder))
     write_json(folder / "report.json", report)

@@ -1,8 +1,10 @@
-"""What `dpsd attack KIND RUN` does: attack, analyse, draw, and tell where data are public."""
+"""What `dpsd attack KIND RUN` and `dpsd audit RUN` do: attack, analyse, draw, publish."""
 
 from pathlib import Path
 from typing import Any
 
+from dpsd.attacks.audit_report import card_section as audit_section
+from dpsd.attacks.audit_run import audit as audit_run
 from dpsd.attacks.inversion import attack, private_folder
 from dpsd.attacks.inversion_text import card_section, write_pictures
 from dpsd.attacks.membership import attack as attack_membership
@@ -69,4 +71,21 @@ def membership(run: Run, *, data_is_public: bool = False, **options: Any) -> dic
     report = attack_membership(run, **options)
     if data_is_public or run.data_is_public:
         publish_attack(run, "membership", membership_section(report))
+    return report
+
+
+def audit(run: Run, *, data_is_public: bool = False, **options: Any) -> dict[str, Any]:
+    """Audit a run, write `private/attacks/audit`, and return the report.
+
+    Args:
+        run: finished.
+        data_is_public: as for `inversion`.
+        options: of `dpsd.attacks.audit_run.audit`.
+
+    Raises:
+        UserError: bad input, in one line.
+    """
+    report = audit_run(run, **options)
+    if data_is_public or run.data_is_public:
+        publish_attack(run, "audit", audit_section(report))
     return report

@@ -52,7 +52,7 @@ def inversion_table(report: dict[str, Any]) -> str:
         for target, r in a["floors"].items():
             lines.append(
                 f"{_NAMES[target]:<24}{r['network']['rate']:>7.2f}{r['neighbours']['rate']:>7.2f}"
-                f"{r['both']['rate']:>7.2f}"
+                f"{r['both']['rate']:>7.2f}{'':>34}{r['memorisation']['p_value']:>8.3f}"
             )
     lines += ["", _summary(report), *(f"note: {n}" for n in report["notes"])]
     return "\n".join(lines)

@@ -29,7 +29,7 @@ from dpsd.attacks.membership_game import (
     make_game,
     train_teachers,
 )
-from dpsd.attacks.membership_report import draw_roc, report_of
+from dpsd.attacks.membership_report import check_rate, draw_roc, report_of
 from dpsd.config import Config
 from dpsd.data import load_data, public_facts
 from dpsd.device import pick_device
@@ -78,32 +78,38 @@ def attack(
     teacher: Path | None = None,
     data: Path | None = None,
     analyse_only: bool = False,
+    fpr: float | None = None,
     say: Say = lambda text: None,
 ) -> dict[str, Any]:
     """Attack a finished run; writes `scores.npz`, `report.json` and `roc.png`.
 
     Args:
         run: finished, with data to train shadow models on.
-        budget: `fast`, `standard` (default) or `full`.
+        budget: `fast`, `standard` or `full`; default: the run's `attacks.budget`.
         seed: of rows, models and shadow answers.
         out: folder of the files; default `private/attacks/membership`.
         teacher: the teacher's folder where it has been moved.
         data: another `data.root`.
         analyse_only: read the saved scores and make report and picture again.
+        fpr: the false-positive rate that the table is for; default 1 %.
         say: receives progress.
 
     Returns:
         The report.
 
     Raises:
-        UserError: an unknown budget, an unfinished run, no data or too few, missing scores.
+        UserError: an unknown budget, an unfinished run, no data, too few or too few for `fpr`,
+            missing scores.
     """
     folder = attack_folder(run, NAME) if out is None else out
     folder.mkdir(parents=True, exist_ok=True)
     if not analyse_only:
-        found = collect(run, budget or "standard", seed, folder, teacher, data, say)
+        name = budget or run.config.attacks.budget
+        found = collect(run, name, seed, folder, teacher, data, say, fpr)
         save_scores(folder, *found)
     arrays, facts = load_scores(folder)
+    if fpr is not None:
+        facts["fpr"] = fpr
     report = report_of(arrays, facts)
     write_json(folder / "report.json", report)
     draw_roc(arrays, facts, folder / "roc.png")
@@ -118,6 +124,7 @@ def collect(
     teacher: Path | None,
     data: Path | None,
     say: Say,
+    fpr: float | None = None,
 ) -> tuple[Arrays, dict[str, Any]]:
     """Train shadow models, score all rows. Arguments as in `attack`.
 
@@ -140,9 +147,13 @@ def collect(
         raise UserError(f"teacher {home.path}: is teacher {home.uuid}, the run's is {run.teacher}")
     classes = public_facts(config.data).classes
     game = make_game(load_data(config.data), classes, shadows=spend.shadows, seed=seed)
+    if fpr is not None:
+        outside = (~m & ~game.canary for m in (game.inside[0], game.trained))
+        check_rate(fpr, max(int(rows.sum()) for rows in outside))
     arrays: Arrays = {}
     facts: dict[str, Any] = {
         "budget": budget, "spend": asdict(spend), "seed": seed, "run": run.id, "classes": classes,
+        "fpr": fpr,
         "trained_on": int(game.inside[0].sum()), "targets": {}, "skipped": {}, "seconds": {},
     }  # fmt: skip
 

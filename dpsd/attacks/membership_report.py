@@ -34,6 +34,21 @@ def needed(rate: float) -> int:
     return math.ceil(_EXPECTED / rate - 1e-9)
 
 
+def check_rate(rate: float, non_members: int) -> None:
+    """Refuse a false-positive rate that so many non-members cannot show.
+
+    Raises:
+        UserError: no rate, or too few non-members; says how many are needed.
+    """
+    if not 0 < rate < 1:
+        raise UserError(f"fpr: {rate:g}; accepted: above 0 and below 1")
+    if non_members < needed(rate):
+        raise UserError(
+            f"fpr: {rate:g} needs {needed(rate):,} non-members, there are {non_members:,}; "
+            f"accepted: from {_EXPECTED / max(1, non_members):.2g}"
+        )
+
+
 def auc(scores: Floats, member: Mask, level: float = _LEVEL) -> tuple[float, float, float]:
     """Area under the ROC curve and its interval (DeLong et al. 1988, on the logit scale).
 
@@ -89,6 +104,11 @@ def report_of(arrays: Arrays, facts: dict[str, Any]) -> dict[str, Any]:
     """
     cells: list[dict[str, Any]] = []
     found = _cells(arrays, facts)
+    asked = facts.get("fpr")
+    if asked is not None:
+        check_rate(asked, max(int((~member).sum()) for *_, member in found))
+    fpr = asked or RATES[0]
+    rates = sorted({*RATES, fpr}, reverse=True)
     together = 1 - (1 - _LEVEL) / len(found)  # so that all verdicts hold at once
     for target, kind, name, scores, member in found:
         area, low, high = auc(scores, member)
@@ -96,13 +116,15 @@ def report_of(arrays: Arrays, facts: dict[str, Any]) -> dict[str, Any]:
             {"target": target, "rows": kind, "attack": name, "members": int(member.sum()),
              "non_members": int((~member).sum()), "auc": area, "auc_interval": [low, high],
              "auc_low": auc(scores, member, together)[1],
-             "tpr_at": {f"{r:g}": tpr_at(scores, member, r) for r in RATES}}
+             "tpr_at": {f"{r:g}": tpr_at(scores, member, r) for r in rates}}
         )  # fmt: skip
     control = next(c for c in cells if (c["target"], c["rows"], c["attack"]) == CONTROL)
     power = control["auc"] >= POWER_AUC
     for cell in cells:
         known = facts["targets"][cell["target"]]["accuracy"] >= 2 / facts["classes"]
-        cell["verdict"] = _verdict(cell["auc_low"], power=power, known=known)
+        cell["placebo"] = _placebo(arrays, cell["target"], cell["attack"])
+        null = 0.5 if cell["placebo"] is None else max(0.5, cell["placebo"][2])
+        cell["verdict"] = _verdict(cell["auc_low"], null, power=power, known=known)
     return {
         "schema_version": SCHEMA_VERSION,
         "attack": "membership",
@@ -112,6 +134,7 @@ def report_of(arrays: Arrays, facts: dict[str, Any]) -> dict[str, Any]:
         "spend": facts["spend"],
         "seed": facts["seed"],
         "trained_on": facts["trained_on"],
+        "fpr": fpr,
         "student_answers": facts.get("student_answers"),
         "control": {"auc": control["auc"], "needed": POWER_AUC, "power": power},
         "targets": facts["targets"],
@@ -123,7 +146,7 @@ def report_of(arrays: Arrays, facts: dict[str, Any]) -> dict[str, Any]:
 
 def report_text(report: dict[str, Any]) -> str:
     """The figures as a table for a terminal."""
-    control = report["control"]
+    control, key = report["control"], f"{report['fpr']:g}"
     lines = [
         f"membership, unit record, budget {report['budget']}, seed {report['seed']}: profile "
         f"teachers trained on {report['trained_on']:,} rows, {report['spend']['shadows']} shadows, "
@@ -131,7 +154,7 @@ def report_text(report: dict[str, Any]) -> str:
         f"positive control: AUC {control['auc']:.3f} on the teacher's canaries, "
         f"{control['needed']} needed: {'power' if control['power'] else 'NO POWER'}",
         "",
-        f"{'target':<17}{'rows':<10}{'attack':<14}{'AUC':>6}{'95 %':>16}{'TPR at 1 % FPR':>26}"
+        f"{'target':<17}{'rows':<10}{'attack':<14}{'AUC':>6}{'95 %':>16}{_tpr_title(report):>26}"
         "  verdict",
     ]
     for c in report["cells"]:
@@ -139,8 +162,13 @@ def report_text(report: dict[str, Any]) -> str:
         interval = f"{low:.3f} to {high:.3f}"
         lines.append(
             f"{c['target']:<17}{c['rows']:<10}{c['attack']:<14}{c['auc']:>6.3f}{interval:>16}"
-            f"{_rate_text(c['tpr_at']['0.01']):>26}  {c['verdict']}"
+            f"{_rate_text(c['tpr_at'][key]):>26}  {c['verdict']}"
         )
+    for c in report["cells"]:
+        if c["placebo"] is not None:
+            area, low, high = c["placebo"]
+            told = f"placebo {area:.3f} ({low:.3f} to {high:.3f})"
+            lines.append(f"{c['target']}, {c['attack']}: {told}")
     for name, target in report["targets"].items():
         lines.append(
             f"{name}: accuracy {100 * target['accuracy']:.1f} % on non-members, "
@@ -201,12 +229,28 @@ def _cells(arrays: Arrays, facts: dict[str, Any]) -> list[tuple[str, str, str, F
     return found
 
 
-def _verdict(low: float, *, power: bool, known: bool) -> str:
+def _placebo(arrays: Arrays, target: str, attack: str) -> tuple[float, float, float] | None:
+    """AUC and interval of the same attack for "is a training row of the run" on another model.
+
+    The profile's teacher saw training and held-out rows alike, so it can show no membership here:
+    what it shows is that the two kinds of rows differ. None for models of the profile.
+    """
+    if not target.startswith("run"):
+        return None
+    ordinary = ~arrays["profile teacher/canary"]
+    return auc(arrays[f"profile teacher/{attack}"][ordinary], arrays[f"{target}/member"])
+
+
+def _verdict(low: float, null: float, *, power: bool, known: bool) -> str:
     if not power:
         return "no power"
     if not known:
         return "no claim"  # the model knows less than twice what chance does
-    return "leaks" if low > 0.5 else "no leak shown"
+    return "leaks" if low > null else "no leak shown"
+
+
+def _tpr_title(report: dict[str, Any]) -> str:
+    return f"TPR at {100 * report['fpr']:g} % FPR"
 
 
 def _rate_text(found: dict[str, Any]) -> str:
@@ -218,13 +262,14 @@ def _rate_text(found: dict[str, Any]) -> str:
 
 def card_section(report: dict[str, Any]) -> str:
     """Markdown for the card of a run whose data are public."""
-    rows = ["| target | rows | attack | AUC (95 %) | TPR at 1 % FPR | verdict |",
+    rows = [f"| target | rows | attack | AUC (95 %) | {_tpr_title(report)} | verdict |",
             "|---|---|---|---|---|---|"]  # fmt: skip
+    key = f"{report['fpr']:g}"
     for c in report["cells"]:
         low, high = c["auc_interval"]
         rows.append(
             f"| {c['target']} | {c['rows']} | {c['attack']} | {c['auc']:.3f} ({low:.3f} to "
-            f"{high:.3f}) | {_rate_text(c['tpr_at']['0.01'])} | {c['verdict']} |"
+            f"{high:.3f}) | {_rate_text(c['tpr_at'][key])} | {c['verdict']} |"
         )
     control = report["control"]
     return (

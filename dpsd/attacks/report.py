@@ -17,6 +17,8 @@ Floats = NDArray[np.float64]
 
 FLOORS = ("draws", "untrained", "permuted")
 JUDGES = ("network", "neighbours", "both")
+_KNOW_NOTHING = ("draws", "untrained")
+_UNLIKE = 0.05
 _RESAMPLES = 2000
 _LEVEL = 0.95
 
@@ -40,7 +42,9 @@ def report(scores: Scores) -> dict[str, Any]:
 
     The headline is the advantage by both judges at once: the share of reconstructions that both
     take for the private class that was asked for, less the largest such share of a floor with the
-    same prior. It speaks of classes, not of records; the memorisation gap speaks of records.
+    same prior. It speaks of classes, not of records; the memorisation gap speaks of records, where
+    the same gap of a prior and a model that know no private image is not small too (`pools_alike`):
+    else training and held-out images are of different kinds, whatever a model remembers.
     """
     facts = scores.facts
     chance = 1 / len(facts["classes"])
@@ -50,13 +54,15 @@ def report(scores: Scores) -> dict[str, Any]:
     for attack in facts["budget"]["attacks"]:
         cells = {target: c for (a, target), c in scores.cells.items() if a == attack}
         floors = {name: _hits(cells[name]) for name in FLOORS}
+        gaps = {name: _memorisation(cells[name]) for name in FLOORS}
         rows = {name: _row(cells[name], floors) for name in accuracy if name not in FLOORS}
         power = judged and rows["teacher"]["advantage"]["both"]["interval"][0] > 0
         for name, row in rows.items():
             row["verdict"] = _verdict(row, accuracy[name], chance, power)
         attacks[attack] = {
             "power": bool(power),
-            "floors": {name: _rates(hits) for name, hits in floors.items()},
+            "floors": {n: _rates(floors[n]) | {"memorisation": gaps[n]} for n in FLOORS},
+            "pools_alike": all(gaps[name]["p_value"] >= _UNLIKE for name in _KNOW_NOTHING),
             "targets": rows,
             "cost": facts["costs"][attack],
         }
@@ -79,7 +85,7 @@ def report(scores: Scores) -> dict[str, Any]:
             "psnr": float(scores.held_psnr.mean()),
             "ssim": float(scores.held_ssim.mean()),
         },
-        "notes": _notes(facts),
+        "notes": _notes(facts, [name for name, a in attacks.items() if not a["pools_alike"]]),
     }
 
 
@@ -124,7 +130,6 @@ def _verdict(row: dict[str, Any], accuracy: float, chance: float, power: bool) -
 
 def _row(cell: Cell, floors: dict[str, dict[str, Floats]]) -> dict[str, Any]:
     hits = _hits(cell)
-    mean_gap, gaps = gap(cell.distances.astype(np.float64), cell.labels)
     knowledge = cell.knowledge.astype(np.float64).T
     return {
         "rates": _rates(hits),
@@ -133,14 +138,20 @@ def _row(cell: Cell, floors: dict[str, dict[str, Floats]]) -> dict[str, Any]:
             for judge in JUDGES
         },
         "confidence": float(cell.confidence.mean()),
-        "memorisation": {
-            "gap": mean_gap,
-            "nearer_to_training": float((gaps < 0).mean()),
-            "p_value": gap_p_value(cell.distances.astype(np.float64), cell.labels),
-        },
+        "memorisation": _memorisation(cell),
         "knowledge": {"accuracy": float(knowledge.mean()), "interval": _interval(knowledge)},
         "likeness": {"psnr": float(cell.psnr.mean()), "ssim": float(cell.ssim.mean())},
         "seconds": float(cell.seconds),
+    }
+
+
+def _memorisation(cell: Cell) -> dict[str, float]:
+    distances = cell.distances.astype(np.float64)
+    mean, gaps = gap(distances, cell.labels)
+    return {
+        "gap": mean,
+        "nearer_to_training": float((gaps < 0).mean()),
+        "p_value": gap_p_value(distances, cell.labels),
     }
 
 
@@ -172,7 +183,7 @@ def _quantiles(drawn: Floats) -> list[float]:
     return [float(low), float(high)]
 
 
-def _notes(facts: dict[str, Any]) -> list[str]:
+def _notes(facts: dict[str, Any], unlike: list[str]) -> list[str]:
     notes = [
         "white-box attacks: the attacker holds the model, not its answers alone",
         "the headline is about classes; only the memorisation gap is about records",
@@ -184,6 +195,12 @@ def _notes(facts: dict[str, Any]) -> list[str]:
         )
     if facts["budget"]["seeds"] < 5:
         notes.append(f"{facts['budget']['seeds']} seeds; a result to cite needs 5 (--full)")
+    if unlike:
+        notes.append(
+            f"{', '.join(unlike)}: the gap p of a prior or model that knows no private image is "
+            f"below {_UNLIKE}, so training and held-out images differ in kind and no gap p of "
+            "these attacks speaks of records"
+        )
     if facts["judges"]["measured_on"] == "train":
         notes.append(
             "there are no test rows: judges are measured on the teacher's training rows, which "

@@ -70,14 +70,20 @@ class Outcome:
         return self.wrong / self.audits
 
     @property
+    def allowed(self) -> int:
+        """Wrong calls that an auditor of the stated rate exceeds in one self-test of a hundred."""
+        return int(binom.ppf(_SURE, self.audits, STATED))
+
+    @property
     def passed(self) -> bool:
-        """Not more wrong calls than the stated rate and the binomial error allow, and power."""
-        allowed = binom.ppf(_SURE, self.audits, STATED)
-        return bool(self.wrong <= allowed and self.ceiling > self.claimed)
+        """Not more wrong calls than allowed, and power."""
+        return bool(self.wrong <= self.allowed and self.ceiling > self.claimed)
 
     def facts(self) -> dict[str, Any]:
         """Plain values."""
-        return asdict(self) | {"error_rate": self.error_rate, "passed": self.passed}
+        return asdict(self) | {
+            "error_rate": self.error_rate, "allowed": self.allowed, "passed": self.passed,
+        }  # fmt: skip
 
 
 def self_test(
@@ -109,14 +115,14 @@ def self_test_text(outcomes: list[Outcome]) -> str:
     """A table for people."""
     width = max(len(o.name) for o in outcomes) + 2
     head = f"{'mechanism':<{width}}{'claimed':>13}{'median bound':>14}{'ceiling':>9}"
-    lines = [f"{head}  {'must be':<13}{'wrong calls':>16}  stated 5 %"]
+    lines = [f"{head}  {'must be':<13}{'wrong calls':>16}  stated {100 * STATED:g} %"]
     for o in outcomes:
         claim = f"{o.quantity} {o.claimed:.3g}"
         must = "violated" if o.broken else "not violated"
         wrong = f"{o.wrong} of {o.audits} ({100 * o.error_rate:.1f} %)"
         lines.append(
             f"{o.name:<{width}}{claim:>13}{o.median_bound:>14.3g}{o.ceiling:>9.3g}  {must:<13}"
-            f"{wrong:>16}  {'ok' if o.passed else 'FAILED'}  unit: {o.unit}"
+            f"{wrong:>16}  {'ok' if o.passed else 'FAILED'} (at most {o.allowed})  unit: {o.unit}"
         )
     return "\n".join(lines)
 

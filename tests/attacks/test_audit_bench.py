@@ -1,6 +1,7 @@
 """docs/attacks.md is what the benchmark scripts make of the measured JSON files."""
 
 import json
+import re
 import runpy
 from pathlib import Path
 
@@ -28,3 +29,12 @@ def test_measurements_name_unit_seed_and_machine(bench):
         assert "/work" not in text and "/home" not in text and "/tmp" not in text
         for outcome in report.get("outcomes", []):
             assert outcome["unit"] and outcome["passed"]
+
+
+def test_pictures_of_the_docs_are_there_and_small():
+    readme = (ROOT / "README.md").read_text()
+    named = re.findall(r"!\[[^]]*\]\((docs/pictures/[^)]+)\)", readme)
+    assert "docs/pictures/inversion-faces-eps10.png" in named
+    assert all((ROOT / name).is_file() for name in named)
+    for path in (ROOT / "docs/pictures").glob("*.png"):
+        assert path.stat().st_size < 300_000, path.name

@@ -62,6 +62,14 @@ def test_a_threshold_in_the_tail_is_found():
     assert at_zero < 0.2
 
 
+def test_a_lucky_tail_of_the_first_half_is_not_chosen():
+    """A mu twice the claim: by the largest bound of the first half about one in 20 is missed."""
+    rng, mu = np.random.default_rng(5), 0.54
+    worlds = [rng.normal(sign * mu**2 / 2, mu, (200, 8000)) for sign in (-1, 1)]
+    found = chosen_on_half(*worlds, delta=0.0, alpha=0.05, mu=True)
+    assert (found <= mu / 2).mean() <= 0.015 and (found > mu).mean() <= 0.05
+
+
 def test_many_audits_are_single_ones():
     rng = np.random.default_rng(3)
     world0, world1 = rng.normal(size=(5, 400)), rng.normal(1, 1, size=(5, 400))

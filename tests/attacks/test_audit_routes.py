@@ -46,7 +46,12 @@ def test_votes_are_audited_for_a_record(votes, monkeypatch):
         assert pair["exact_epsilon"] <= 3.0 + 1e-6  # one vote in each of the answers at most
         assert pair["bound"]["claimed"] == pytest.approx(3.0)
         assert pair["bound"]["verdict"] == "consistent"
+        assert pair["bound"]["confidence"] == pytest.approx(1 - 0.05 / 3 / 2)
+    # Three claims are tested, so each has a third of the 5 %; the teacher has none.
+    assert levels["mechanism"][0]["confidence"] == pytest.approx(1 - 0.05 / 3)
     teacher, student = levels["one_run"]["bounds"]
+    assert student["confidence"] == pytest.approx(1 - 0.05 / 3)
+    assert teacher["confidence"] == pytest.approx(0.95)
     assert teacher["claimed"] is None and student["claimed"] == pytest.approx(3.0)
     assert report["verdict"] == "consistent" and "record" in report_text(report)
 

@@ -15,6 +15,7 @@ from dpsd.attacks import search as searching
 from dpsd.attacks import targets as targets_module
 from dpsd.attacks.gan import Critic, GanConfig, cached_gan, gradient_penalty
 from dpsd.attacks.inversion import attack
+from dpsd.attacks.inversion_text import inversion_table
 from dpsd.attacks.kedmi import discriminator_loss, kedmi_prior
 from dpsd.attacks.lomma import helpers, logit_loss
 from dpsd.attacks.priors import Prior, released_prior, smooth_prior, total_variation
@@ -277,6 +278,26 @@ def test_verdicts(attacked, teacher, student, accuracy, verdict):
     scores = load_scores(attacked[0].private / "attacks/inversion/scores.npz")
     found = report(faked(scores, teacher, student, accuracy))
     assert found["headline"]["student"]["verdict"] == verdict
+
+
+def test_a_gap_of_the_floors_too_speaks_of_no_record(attacked):
+    """Training images that lie nearer to everything, as where pools were taken by date."""
+    scores = load_scores(attacked[0].private / "attacks/inversion/scores.npz")
+    found = {}
+    for shift in (0.0, -0.2):
+        cells = {}
+        for name, cell in scores.cells.items():
+            d = np.random.default_rng(0).random(cell.distances.shape).astype(np.float32)
+            d[:, : d.shape[1] // 2] += shift
+            cells[name] = replace(cell, distances=d)
+        found[shift] = report(replace(scores, cells=cells))
+    assert all(not a["pools_alike"] for a in found[-0.2]["attacks"].values())
+    assert any("speaks of records" in note for note in found[-0.2]["notes"])
+    assert all(a["pools_alike"] for a in found[0.0]["attacks"].values())
+    assert not any("speaks of records" in note for note in found[0.0]["notes"])
+    floor = found[-0.2]["attacks"]["gmi"]["floors"]["untrained"]["memorisation"]
+    assert floor["p_value"] < 0.01 and floor["gap"] < 0
+    assert "0.001" in inversion_table(found[-0.2]).split("floor: untrained")[1].splitlines()[0]
 
 
 def test_judges_below_twice_chance_can_judge_nothing(attacked):

@@ -244,6 +244,27 @@ def test_verdicts_follow_the_control(attacked):
     assert not report["control"]["power"] and "NO POWER" in report_text(report)
 
 
+def test_rows_of_another_kind_are_no_membership(attacked):
+    """Scores that tell training from held-out rows on a model that saw both alike: a placebo."""
+    run, _, _ = attacked
+    arrays, facts = load_scores(run.private / "attacks" / "membership")
+    member = arrays["profile teacher/member"]
+    arrays["profile teacher/lira online"] = np.where(member, 1.0, 0.0)  # power
+    for target in facts["targets"].values():
+        target["accuracy"] = 0.9
+    kind = arrays["run teacher/member"]
+    arrays["run teacher/rmia"] = np.where(kind, 1.0, 0.0) + 0.1 * RNG.normal(size=len(kind))
+    verdicts = []
+    for shift in (0.0, 1.0):
+        scores = RNG.normal(size=len(member))
+        scores[~arrays["profile teacher/canary"]] = shift * kind + 0.1 * RNG.normal(size=len(kind))
+        arrays["profile teacher/rmia"] = scores
+        cells = {(c["target"], c["attack"]): c for c in report_of(arrays, facts)["cells"]}
+        verdicts.append(cells["run teacher", "rmia"]["verdict"])
+        assert cells["profile student", "rmia"]["placebo"] is None
+    assert verdicts == ["leaks", "no leak shown"]
+
+
 def test_an_overfit_teacher_is_read(attacked):
     """The positive control on random images: more steps, and LiRA finds all canaries."""
     run, _, _ = attacked
