@@ -99,6 +99,7 @@ def _stop(started: list[Started]) -> None:
         _signal(one, signal.SIGKILL)
     for one in started:
         one.popen.wait()
+    _wait_while(lambda: any(_signal(one, 0) for one in started), _ORPHAN_GRACE_S)
 
 
 def _wait_while(condition: Callable[[], bool], seconds: float) -> None:

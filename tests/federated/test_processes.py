@@ -45,7 +45,7 @@ def test_children_and_grandchildren_go_with_an_exception(
         assert until(lambda: "up" in one.log.read_text())
         assert len(with_mark(mark)) == 2
         raise ZeroDivisionError
-    assert with_mark(mark) == []
+    assert until(lambda: with_mark(mark) == [], seconds=5)
     assert running.codes() == {"one": -signal.SIGKILL if kind == "stubborn" else -signal.SIGTERM}
 
 
