@@ -151,6 +151,10 @@ class StudentConfig(Section):
     refit_epochs: int = Field(default=4, ge=0)
     """Passes over the whole bank after the last round, by a fresh student, which is the one that is
     released; 0 releases the student of the loop."""
+    committee: int = Field(default=1, ge=1)
+    """Fresh students that make these passes, each by itself. Above 1, one more makes them too and
+    learns from their mean prediction on the answered images; it is the one that is released. Where
+    answers are few and noisy the luck of one start decides much."""
     augment: Literal["none", "shift", "shift-flip", "affine"] = "none"
     """Of answered images in training, each time anew: where answers are few."""
     batch_size: int = Field(default=256, ge=1)

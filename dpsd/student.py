@@ -53,6 +53,7 @@ class Student:
     ) -> None:
         self.config, self.facts, self.device, self._dtype = config.student, facts, device, dtype
         self.soft_targets, self.seed = soft_targets, config.seed
+        self.committee: list[nn.Module] = []
         self.draws = max(1, round(self.config.epochs_per_round * queries_per_round))
         self._start(self.seed, rounds * math.ceil(self.draws / self.config.batch_size))
 
@@ -84,16 +85,24 @@ class Student:
 
         The student of the loop, whose predictions chose images and questions, learned from answers
         as they came, the early ones to poor questions and at a high learning rate. A fresh student
-        that sees all of them in random order makes far more of the same answers.
+        that sees all of them in random order makes far more of the same answers. With a committee
+        several do so, and one more learns from their mean prediction (an ensemble distilled into
+        one model, Hinton et al. 2015): less depends on one start.
 
         Returns:
             As `fit`, of the last pass; empty if nothing is to be done.
         """
-        epochs, figures = self.config.refit_epochs, dict[str, float]()
-        if epochs and len(bank):
-            self._start(self.seed + 1, epochs * math.ceil(len(bank) / self.config.batch_size))
-            for _ in range(epochs):
+        figures, learned = dict[str, float](), list[nn.Module]()
+        if not self.config.refit_epochs or not len(bank):
+            return figures
+        starts = 1 if self.config.committee == 1 else self.config.committee + 1
+        steps = self.config.refit_epochs * math.ceil(len(bank) / self.config.batch_size)
+        for start in range(starts):
+            self._start(self.seed + 1 + start, steps)
+            self.committee = learned[:] if start == self.config.committee else []
+            for _ in range(self.config.refit_epochs):
                 figures = self._train(bank, torch.randperm(len(bank), generator=self._rng))
+            learned.append(self.average)
         return figures
 
     def _train(self, bank: Bank, places: Tensor) -> dict[str, float]:
@@ -143,10 +152,14 @@ class Student:
     def _step(self, images: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.lr * self._schedule()
+        pixels = as_input(images)
         with self._autocast():
-            logits = self.model(as_input(images))
+            logits = self.model(pixels)
         logits = logits.float()
-        loss = self.loss(logits, scores)
+        if self.committee:
+            loss = kd_loss(logits, self._believed(pixels), alpha=1, temperature=1)
+        else:
+            loss = self.loss(logits, scores)
         self.optimizer.zero_grad()
         loss.backward()
         parallel.mean_gradients(self.model)
@@ -154,6 +167,13 @@ class Student:
         self.steps += 1
         self._update_average()
         return loss.detach(), logits.detach()
+
+    @torch.no_grad()
+    def _believed(self, pixels: Tensor) -> Tensor:
+        """The committee's mean probabilities, float32 [B, K]."""
+        with self._autocast():
+            said = [member(pixels).float().softmax(1) for member in self.committee]
+        return torch.stack(said).mean(0)
 
     def predict(self, images: Tensor) -> Tensor:
         """The released model's probabilities; uint8 [B, C, H, W] -> float32 [B, K] on the CPU."""

@@ -11,7 +11,7 @@ from dpsd.student import Student
 FACTS = PublicFacts((1, 8, 8), 3, ("a", "b", "c"))
 
 
-def student(augment):
+def student(augment="none", committee=1):
     config = parse_config(
         {
             "seed": 5,
@@ -19,6 +19,7 @@ def student(augment):
             "student": {
                 "model": "cnn-tiny",
                 "augment": augment,
+                "committee": committee,
                 "batch_size": 8,
                 "refit_epochs": 2,
             },
@@ -63,3 +64,27 @@ def test_augmented_images_differ_from_pass_to_pass_and_follow_the_seed(augment, 
     assert len({bytes(x.numpy()) for x in seen}) > 48  # of 64: warped anew in each pass
     assert torch.equal(bank.images, before)
     assert torch.equal(seen, seen_in(student(augment), filled(), monkeypatch))
+
+
+def test_a_committee_of_three_is_followed_by_one_that_learns_their_mean_prediction():
+    bank, alone, released = filled(), student(), student(committee=3)
+    alone.refit(bank)
+    released.refit(bank)
+    assert len(released.committee) == 3
+    for mine, first in zip(
+        released.committee[0].parameters(), alone.average.parameters(), strict=True
+    ):
+        assert torch.equal(mine, first)  # the first member is the student without a committee
+    assert all(released.average is not member for member in released.committee)
+
+    pixels = torch.rand(4, 1, 8, 8)
+    said = torch.stack([member(pixels).softmax(1) for member in released.committee])
+    torch.testing.assert_close(released._believed(pixels), said.mean(0))
+
+
+def test_the_last_of_a_committee_never_sees_the_answers_themselves(monkeypatch):
+    learner, heard = student(committee=2), []
+    loss = learner.loss
+    monkeypatch.setattr(learner, "loss", lambda x, y: (heard.append(len(x)), loss(x, y))[1])
+    learner.refit(filled())
+    assert sum(heard) == 2 * 64  # two members make two passes over 32 answers
