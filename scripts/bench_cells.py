@@ -12,6 +12,7 @@ from dpsd.config import Config, load_config, parse_config
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results"
 _BUDGET = 0.5  # of an ablation, in units of its base cell's answers
+_PASSES = 2  # of its fresh student over them, at most
 
 
 def main_cells() -> dict[str, dict]:
@@ -51,6 +52,8 @@ def configure(cell: dict, seed: int, teachers: Path, shrink: int = 1) -> Config:
         shares["adversarial"] = sum(shares.values()) * share / (1 - share)
     rounds = max(2, config.loop.rounds // shrink)
     answers = config.queries_per_round() * config.loop.rounds * cell.get("budget", 1) / shrink
+    if cell.get("budget", 1) < 1:
+        tree["student"]["refit_epochs"] = min(_PASSES, config.student.refit_epochs)
     tree["loop"] |= {"rounds": rounds, "queries_per_round": None}
     tree["privacy"]["answers"] = rounds * max(1, round(answers / rounds))
     return parse_config(tree)
