@@ -1,6 +1,7 @@
 """Fixtures that several tests share."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,8 @@ import torch
 
 os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start, as of this one:
 torch.set_num_threads(1)  # small tensors, where threads would only wait for each other
+# A shell's background jobs ignore Ctrl-C, and so would the processes that tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
