@@ -20,7 +20,6 @@ from dpsd.privacy.plan import make_plan
 from dpsd.release import Labeller, load_student
 from dpsd.run import Run, write_json
 from dpsd.teacher import TeacherFolder, as_logits, ensure_teacher, load_teacher
-from dpsd.transcribe import held_out
 
 _SPLITS = ("test", "holdout", "train")
 _BINS = 15
@@ -170,7 +169,7 @@ def _on_rows(
 def _without_rows(run: Run, predict: Callable[[Tensor], Tensor]) -> dict[str, Any]:
     """Agreement with the paid answers that were held out of training; it costs nothing more."""
     plan = make_plan(run.config)
-    last, n = (plan.rounds - 1) * plan.queries_per_round, held_out(plan)
+    last, n = (plan.rounds - 1) * plan.queries_per_round, plan.held_out
     agreement = gain = None
     if n and last in {int(path.stem) for path in run.bank.glob("*.safetensors")}:
         images, answers = load_release(run.bank, last)

@@ -61,7 +61,8 @@ def restore(
     for round in range(start):
         recalled = oracle.recall(round * plan.queries_per_round)
         if recalled is not None:
-            bank.add(recalled[0], plan.mechanism.log_likelihood(recalled[1]))
+            images, scores = recalled[0], plan.mechanism.log_likelihood(recalled[1])
+            bank.add(images[plan.trained_on(round)], scores[plan.trained_on(round)])
     kept = [m for m in run.metrics() if m["round"] < start]
     (run.release / "metrics.jsonl").unlink(missing_ok=True)
     for record in kept:

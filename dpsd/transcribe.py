@@ -25,7 +25,6 @@ from dpsd.teacher import TeacherFolder, load_teacher, read_folder
 
 Progress = Callable[[dict[str, Any]], None]
 _CHECKPOINT_SECONDS = 10.0
-_MOST_HELD_OUT = 1000
 
 
 def distil(
@@ -53,23 +52,12 @@ def distil(
         images, scores = parallel.broadcast(
             query(plan, synthesizer, oracle, student, round) if oracle is not None else None
         )
-        if round + 1 == plan.rounds:
-            images, scores = images[held_out(plan) :], scores[held_out(plan) :]
+        images, scores = images[plan.trained_on(round)], scores[plan.trained_on(round)]
         bank.add(images, scores)
         figures = student.fit(bank, new=len(images)) if len(bank) else {}
         figures |= synthesizer.update(student, round=round)
         after_round(round, figures)
     student.refit(bank)
-
-
-def held_out(plan: Plan) -> int:
-    """How many answers the student is never trained on: the first of the last round.
-
-    They are paid like all others and measure the student where there are no test rows. The first,
-    because randomised response asks them with a uniform prior (`asking_prior`): their answers do
-    not lean to what the student believes.
-    """
-    return min(_MOST_HELD_OUT, plan.queries_per_round // 10)
 
 
 def query(
@@ -197,8 +185,10 @@ def transcribe(
             )
             prune_releases(run, plan, round + 1, config.loop.window)
             saved = time.perf_counter()
-        if round + 1 == plan.rounds and config.student.refit_epochs:
-            say(f"now a fresh student makes {config.student.refit_epochs} passes over all answers")
+        if round + 1 == plan.rounds and (passes := config.student.refit_epochs):
+            members = config.student.committee
+            fresh = "a fresh student" if members == 1 else f"each of {members} fresh students"
+            say(f"now {fresh} makes {passes} passes over all answers")
 
     distil(plan, synthesizer, oracle, bank, student, start=start, after_round=after_round)
     if run is not None and oracle is not None and board is not None:

@@ -131,7 +131,7 @@ def test_held_out_answers_never_reach_the_bank(monkeypatch):
     bank = Bank(60, (1, 28, 28), 10)
     loop.distil(plan, Idle(), object(), bank, Idle(),
                 after_round=lambda round, figures: seen.append(figures["new"]))  # fmt: skip
-    assert loop.held_out(plan) == 2 and seen == [20, 20, 18]
+    assert plan.held_out == 2 and seen == [20, 20, 18]
     kept = bank.images[: len(bank), 0, 0, 0].tolist()
     assert kept == [n for n in range(60) if n not in (40, 41)]
 
@@ -179,6 +179,23 @@ def test_stopped_and_resumed_between_rounds_is_bit_for_bit(
     cut = transcribe(config, out=tmp_path / "cut", resume=True)
     assert same(weights(whole), weights(cut))
     assert [m["loss"] for m in whole.metrics()] == [m["loss"] for m in cut.metrics()]
+
+
+def test_stopped_during_the_last_passes_and_resumed_is_bit_for_bit(root, tmp_path, monkeypatch):
+    """The answers that were held out stay held out when the bank is filled again."""
+    config = changed(tiny_config(root), loop={"rounds": 2}, student={"refit_epochs": 1})
+    whole = transcribe(config, out=tmp_path / "whole")
+
+    def refit(student, bank):
+        raise Stop
+
+    with monkeypatch.context() as stopped:
+        stopped.setattr(sys.modules["dpsd.transcribe"].Student, "refit", refit)
+        with pytest.raises(Stop):
+            transcribe(config, out=tmp_path / "cut")
+    assert Run(tmp_path / "cut").load_checkpoint()["round"] == 2
+    cut = transcribe(config, out=tmp_path / "cut", resume=True)
+    assert make_plan(config).held_out == 100 and same(weights(whole), weights(cut))
 
 
 def test_killed_between_paying_and_returning_stays_paid(root, tmp_path):

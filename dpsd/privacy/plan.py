@@ -35,6 +35,8 @@ RELATIONS = {
     "replaced by any number of other rows, also none",
 }
 
+_MOST_HELD_OUT = 1000
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -59,6 +61,20 @@ class Plan:
     seeded_noise: bool
     route: str = "single"
     training: DpTraining | None = None
+
+    @property
+    def held_out(self) -> int:
+        """How many answers the student is never trained on: the first of the last round.
+
+        They are paid like all others and measure the student where there are no test rows. The
+        first, because randomised response asks them with a uniform prior (`asking_prior`): their
+        answers do not lean to what the student believes.
+        """
+        return min(_MOST_HELD_OUT, self.queries_per_round // 10)
+
+    def trained_on(self, round: int) -> slice:
+        """The answers of one round that reach the bank, also when a run is resumed."""
+        return slice(self.held_out if round + 1 == self.rounds else 0, None)
 
     @property
     def private(self) -> bool:
