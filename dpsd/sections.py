@@ -162,6 +162,15 @@ class StudentConfig(Section):
     average: float = Field(default=0.99, ge=0, lt=1)
     """Decay of the moving average of the weights, which is what is released."""
 
+    @model_validator(mode="after")
+    def _committee_has_passes(self) -> "StudentConfig":
+        if self.committee > 1 and not self.refit_epochs:
+            raise ValueError(
+                f"student.committee: {self.committee} with student.refit_epochs 0; accepted: 1, or "
+                "student.refit_epochs from 1"
+            )
+        return self
+
 
 class GeneratorConfig(Section):
     """The synthesizer: makes query images from public knowledge alone."""
