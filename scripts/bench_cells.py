@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import tempfile
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +72,35 @@ def config_hash(config: Config, control: str | None = None) -> str:
     if control is not None:
         tree["control"] = control
     return hashlib.blake2b(json.dumps(tree, sort_keys=True).encode(), digest_size=8).hexdigest()
+
+
+def current_hash(cell: dict, seed: int) -> str:
+    """`config_hash` of what the cell runs now."""
+    with tempfile.TemporaryDirectory() as folder:
+        return config_hash(configure(cell, seed, Path(folder)), cell.get("control"))
+
+
+def sift(
+    paths: Iterable[Path], cells: dict[str, dict], hash_of: Callable[[dict, int], str]
+) -> tuple[dict[str, list[dict]], list[str]]:
+    """Cell -> its results, one a seed, and the names of files with another configuration's."""
+    found: dict[str, list[dict]] = {}
+    stale = []
+    for path in sorted(paths):
+        result = json.loads(path.read_text())
+        cell = cells.get(result["cell"])
+        if cell is not None and hash_of(cell, result["seed"]) == result["config_hash"]:
+            found.setdefault(result["cell"], []).append(result)
+        else:
+            stale.append(path.stem)
+    return found, stale
+
+
+def not_shown(stale: list[str]) -> list[str]:
+    """A line that names them; nothing if there are none."""
+    return [f"Measured with an earlier configuration, not shown: {', '.join(stale)}.", ""] * bool(
+        stale
+    )
 
 
 def measured(wanted: str, seed: int) -> dict | None:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import yaml
-from bench_cells import ROOT
+from bench_cells import ROOT, config_hash
 
 from dpsd.config import Config, load_config
 
@@ -39,6 +39,11 @@ def configure(cell: dict, seed: int, teachers: Path, shrink: int = 1) -> Config:
         last |= {"loop.rounds": rounds, "privacy.answers": max(rounds * 20, answers),
                  "teacher.epochs": 1, "student.refit_epochs": 1}  # fmt: skip
     return load_config(ROOT / "configs" / cell["config"], [f"{k}={v}" for k, v in last.items()])
+
+
+def current_hash(cell: dict, seed: int) -> str:
+    """`config_hash` of what the cell runs now."""
+    return config_hash(configure(cell, seed, Path("teachers")))
 
 
 def baseline_name(config: Config) -> str:

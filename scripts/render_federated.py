@@ -4,19 +4,18 @@ import json
 import statistics
 from pathlib import Path
 
-from bench_federated_cells import RESULTS, baseline_name, cells, configure
+from bench_cells import not_shown, sift
+from bench_federated_cells import RESULTS, baseline_name, cells, configure, current_hash
 
 BASELINES = ("local-only", "ensemble", "fedavg-1", "fedavg-20")
 
 
 def federated(results: Path = RESULTS) -> list[str]:
     """The tables; nothing where no cell was measured."""
-    known, found = cells(), {}
-    for path in sorted(results.glob("*-seed*.json")):
-        result = json.loads(path.read_text())
-        if "cell" in result:
-            found.setdefault(result["cell"], []).append(result)
-    if not found:
+    known = cells()
+    measured = [p for p in results.glob("*-seed*.json") if not p.stem.startswith("baselines-")]
+    found, stale = sift(measured, known, current_hash)
+    if not measured:
         return []
     lines = [
         "## FedDPSD: clients that share neither data nor models",
@@ -46,7 +45,8 @@ def federated(results: Path = RESULTS) -> list[str]:
                   for n, c in variants.items()]  # fmt: skip
         lines.append("")
     missing = [c["title"] for n, c in known.items() if n not in found]
-    return lines + ([f"Not measured yet: {'; '.join(missing)}.", ""] if missing else [])
+    lines += [f"Not measured yet: {'; '.join(missing)}.", ""] if missing else []
+    return lines + not_shown(stale)
 
 
 def _row(cell: dict, runs: list[dict], results: Path) -> str:

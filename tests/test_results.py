@@ -13,6 +13,18 @@ def test_results_are_rendered_from_the_cells(monkeypatch):
     assert (ROOT / "docs" / "results.md").read_text() == render()
 
 
+def test_results_of_an_earlier_configuration_are_named_and_not_shown(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    render = runpy.run_path(str(ROOT / "scripts" / "render_results"))["render"]
+    fresh = json.loads((ROOT / "docs" / "results" / "mnist-none-seed0.json").read_text())
+    old = fresh | {"seed": 1, "student_accuracy": 0.1234}  # the hash is of seed 0
+    for name, result in (("mnist-none-seed0", fresh), ("mnist-none-seed1", old)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(result))
+    shown = render(tmp_path)
+    assert "12.34" not in shown and f"| {100 * fresh['student_accuracy']:.2f} |" in shown
+    assert "Measured with an earlier configuration, not shown: mnist-none-seed1." in shown
+
+
 def test_every_cell_says_its_seed_revision_and_unit():
     for path in (ROOT / "docs" / "results").glob("*-seed*.json"):
         cell = json.loads(path.read_text())
