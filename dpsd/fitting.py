@@ -70,7 +70,7 @@ def _augmented(images: Tensor, kind: str) -> Tensor:
 
 
 def augment(images: Tensor, kind: str) -> Tensor:
-    """Random shifts of up to a tenth of the side (and flips) from torch's global generator."""
+    """Random shifts of up to a fourteenth of the side (and flips) from torch's global generator."""
     if kind == "none":
         return images
     n, _, h, w = images.shape

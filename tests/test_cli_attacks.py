@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -65,6 +66,19 @@ def test_public_data_put_all_three_on_the_card(attacked, capsys):
         assert title in card
     assert main(["verify", str(attacked.release)]) == 0
     capsys.readouterr()
+
+
+@pytest.mark.parametrize("command", [["attack", "inversion"], ["attack", "membership"], ["audit"]])
+def test_an_unfinished_run_is_refused_and_left_as_it_was(attacked, tmp_path, capsys, command):
+    run = tmp_path / "run"
+    (run / "release").mkdir(parents=True)
+    (run / "private").mkdir()
+    shutil.copy(attacked.private / "run.json", run / "private")
+    shutil.copy(attacked.release / "config.yaml", run / "release")
+    before = sorted(run.rglob("*"))
+    assert main([*command, str(run)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert sorted(run.rglob("*")) == before
 
 
 def test_one_json_of_all_and_a_violated_claim_ends_with_1(attacked, capsys):

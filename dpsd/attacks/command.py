@@ -1,5 +1,6 @@
 """What `dpsd attack KIND RUN` and `dpsd audit RUN` do: attack, analyse, draw, publish."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +52,7 @@ def inversion(
         attack(run, budget=budget, seed=seed, profile=profile, teacher=teacher, data=data, say=say)
     report = analyse(folder)
     write_pictures(folder)
-    if data_is_public or run.data_is_public:
-        publish_attack(run, "inversion", card_section(report))
-    return report
+    return _published(run, "inversion", report, card_section, data_is_public)
 
 
 def membership(run: Run, *, data_is_public: bool = False, **options: Any) -> dict[str, Any]:
@@ -69,9 +68,7 @@ def membership(run: Run, *, data_is_public: bool = False, **options: Any) -> dic
     """
     release_folder(run)
     report = attack_membership(run, **options)
-    if data_is_public or run.data_is_public:
-        publish_attack(run, "membership", membership_section(report))
-    return report
+    return _published(run, "membership", report, membership_section, data_is_public)
 
 
 def audit(run: Run, *, data_is_public: bool = False, **options: Any) -> dict[str, Any]:
@@ -85,7 +82,19 @@ def audit(run: Run, *, data_is_public: bool = False, **options: Any) -> dict[str
     Raises:
         UserError: bad input, in one line.
     """
+    release_folder(run)
     report = audit_run(run, **options)
+    return _published(run, "audit", report, audit_section, data_is_public)
+
+
+def _published(
+    run: Run,
+    kind: str,
+    report: dict[str, Any],
+    section: Callable[[dict[str, Any]], str],
+    data_is_public: bool,
+) -> dict[str, Any]:
+    """The report; its section is put on the card where the data may be spoken of."""
     if data_is_public or run.data_is_public:
-        publish_attack(run, "audit", audit_section(report))
+        publish_attack(run, kind, section(report))
     return report
