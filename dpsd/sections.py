@@ -151,25 +151,16 @@ class StudentConfig(Section):
     refit_epochs: int = Field(default=4, ge=0)
     """Passes over the whole bank after the last round, by a fresh student, which is the one that is
     released; 0 releases the student of the loop."""
-    committee: int = Field(default=1, ge=1)
-    """Fresh students that make these passes, each by itself. Above 1, one more makes them too and
-    learns from their mean prediction on the answered images; it is the one that is released. Where
-    answers are few and noisy the luck of one start decides much."""
+    smoothing: float = Field(default=0.0, ge=0)
+    """Weight of the cross-entropy to the uniform distribution beside the loss, fading to 0 over the
+    first half of the steps. Where answers are few or noisy a class that the student gives up early
+    hardly gets a gradient any more and never comes back; this keeps all classes alive."""
     augment: Literal["none", "shift", "shift-flip", "affine"] = "none"
     """Of answered images in training, each time anew: where answers are few."""
     batch_size: int = Field(default=256, ge=1)
     lr: float = Field(default=0.01, gt=0)
     average: float = Field(default=0.99, ge=0, lt=1)
     """Decay of the moving average of the weights, which is what is released."""
-
-    @model_validator(mode="after")
-    def _committee_has_passes(self) -> "StudentConfig":
-        if self.committee > 1 and not self.refit_epochs:
-            raise ValueError(
-                f"student.committee: {self.committee} with student.refit_epochs 0; accepted: 1, or "
-                "student.refit_epochs from 1"
-            )
-        return self
 
 
 class GeneratorConfig(Section):

@@ -53,7 +53,6 @@ class Student:
     ) -> None:
         self.config, self.facts, self.device, self._dtype = config.student, facts, device, dtype
         self.soft_targets, self.seed = soft_targets, config.seed
-        self.committee: list[nn.Module] = []
         self.draws = max(1, round(self.config.epochs_per_round * queries_per_round))
         self._start(self.seed, rounds * math.ceil(self.draws / self.config.batch_size))
 
@@ -85,24 +84,18 @@ class Student:
 
         The student of the loop, whose predictions chose images and questions, learned from answers
         as they came, the early ones to poor questions and at a high learning rate. A fresh student
-        that sees all of them in random order makes far more of the same answers. With a committee
-        several do so, and one more learns from their mean prediction (an ensemble distilled into
-        one model, Hinton et al. 2015): less depends on one start.
+        that sees all of them in random order makes far more of the same answers.
 
         Returns:
             As `fit`, of the last pass; empty if nothing is to be done.
         """
-        figures, learned = dict[str, float](), list[nn.Module]()
+        figures = dict[str, float]()
         if not self.config.refit_epochs or not len(bank):
             return figures
-        starts = 1 if self.config.committee == 1 else self.config.committee + 1
         steps = self.config.refit_epochs * math.ceil(len(bank) / self.config.batch_size)
-        for start in range(starts):
-            self._start(self.seed + 1 + start, steps)
-            self.committee = learned[:] if start == self.config.committee else []
-            for _ in range(self.config.refit_epochs):
-                figures = self._train(bank, torch.randperm(len(bank), generator=self._rng))
-            learned.append(self.average)
+        self._start(self.seed + 1, steps)
+        for _ in range(self.config.refit_epochs):
+            figures = self._train(bank, torch.randperm(len(bank), generator=self._rng))
         return figures
 
     def _train(self, bank: Bank, places: Tensor) -> dict[str, float]:
@@ -156,10 +149,9 @@ class Student:
         with self._autocast():
             logits = self.model(pixels)
         logits = logits.float()
-        if self.committee:
-            loss = kd_loss(logits, self._believed(pixels), alpha=1, temperature=1)
-        else:
-            loss = self.loss(logits, scores)
+        loss = self.loss(logits, scores)
+        if smoothing := self._smoothing():
+            loss = loss - smoothing * logits.log_softmax(1).mean()
         self.optimizer.zero_grad()
         loss.backward()
         parallel.mean_gradients(self.model)
@@ -167,13 +159,6 @@ class Student:
         self.steps += 1
         self._update_average()
         return loss.detach(), logits.detach()
-
-    @torch.no_grad()
-    def _believed(self, pixels: Tensor) -> Tensor:
-        """The committee's mean probabilities, float32 [B, K]."""
-        with self._autocast():
-            said = [member(pixels).float().softmax(1) for member in self.committee]
-        return torch.stack(said).mean(0)
 
     def predict(self, images: Tensor) -> Tensor:
         """The released model's probabilities; uint8 [B, C, H, W] -> float32 [B, K] on the CPU."""
@@ -201,6 +186,10 @@ class Student:
         self.optimizer.load_state_dict(state["optimizer"])
         self._rng.set_state(state["rng"].cpu())
         self.steps = state["steps"]
+
+    def _smoothing(self) -> float:
+        """Weight of the cross-entropy to the uniform distribution: falls to 0 at half the steps."""
+        return self.config.smoothing * max(0.0, 1 - 2 * self.steps / max(1, self.steps_total))
 
     def _schedule(self) -> float:
         """Linear warm-up, then a cosine to zero."""

@@ -186,9 +186,7 @@ def transcribe(
             prune_releases(run, plan, round + 1, config.loop.window)
             saved = time.perf_counter()
         if round + 1 == plan.rounds and (passes := config.student.refit_epochs):
-            members = config.student.committee
-            fresh = "a fresh student" if members == 1 else f"each of {members} fresh students"
-            say(f"now {fresh} makes {passes} passes over all answers")
+            say(f"now a fresh student makes {passes} passes over all answers")
 
     distil(plan, synthesizer, oracle, bank, student, start=start, after_round=after_round)
     if run is not None and oracle is not None and board is not None:

@@ -206,11 +206,6 @@ def test_own_teacher_is_not_trained(refused):
     refused("teacher", "tiny.yaml", "--set", "teacher.weights=w.pt", says="w.pt is your own")
 
 
-def test_a_committee_without_passes(refused):
-    alone = ("--set", "student.committee=3", "--set", "student.refit_epochs=0")
-    refused("plan", "tiny.yaml", *alone, says=["student.committee: 3", "accepted: 1"])
-
-
 def test_run_folder_exists(refused, run):
     refused("transcribe", *run, "--out", "run", says=["run: exists", "--resume"])
 

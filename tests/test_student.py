@@ -11,7 +11,7 @@ from dpsd.student import Student
 FACTS = PublicFacts((1, 8, 8), 3, ("a", "b", "c"))
 
 
-def student(augment="none", committee=1):
+def student(augment="none", smoothing=0.0):
     config = parse_config(
         {
             "seed": 5,
@@ -19,7 +19,7 @@ def student(augment="none", committee=1):
             "student": {
                 "model": "cnn-tiny",
                 "augment": augment,
-                "committee": committee,
+                "smoothing": smoothing,
                 "batch_size": 8,
                 "refit_epochs": 2,
             },
@@ -66,25 +66,24 @@ def test_augmented_images_differ_from_pass_to_pass_and_follow_the_seed(augment, 
     assert torch.equal(seen, seen_in(student(augment), filled(), monkeypatch))
 
 
-def test_a_committee_of_three_is_followed_by_one_that_learns_their_mean_prediction():
-    bank, alone, released = filled(), student(), student(committee=3)
-    alone.refit(bank)
-    released.refit(bank)
-    assert len(released.committee) == 3
-    for mine, first in zip(
-        released.committee[0].parameters(), alone.average.parameters(), strict=True
-    ):
-        assert torch.equal(mine, first)  # the first member is the student without a committee
-    assert all(released.average is not member for member in released.committee)
-
-    pixels = torch.rand(4, 1, 8, 8)
-    said = torch.stack([member(pixels).softmax(1) for member in released.committee])
-    torch.testing.assert_close(released._believed(pixels), said.mean(0))
+def test_smoothing_fades_over_the_first_half_of_the_steps():
+    learner = student(smoothing=0.4)
+    weights = []
+    for step in range(5):
+        learner.steps = step
+        weights.append(learner._smoothing())
+    assert learner.steps_total == 4 and weights == pytest.approx([0.4, 0.2, 0, 0, 0])
 
 
-def test_the_last_of_a_committee_never_sees_the_answers_themselves(monkeypatch):
-    learner, heard = student(committee=2), []
-    loss = learner.loss
-    monkeypatch.setattr(learner, "loss", lambda x, y: (heard.append(len(x)), loss(x, y))[1])
-    learner.refit(filled())
-    assert sum(heard) == 2 * 64  # two members make two passes over 32 answers
+def test_smoothing_gives_a_gradient_to_a_class_that_was_given_up():
+    """The likelihood's own is in proportion to what the student believes of the class."""
+    images, scores = torch.zeros(8, 1, 8, 8, dtype=torch.uint8), torch.zeros(8, 3)
+    scores[:, 2] = 2.0  # the answers favour class 2
+    pull = []
+    for smoothing in (0.0, 0.3):
+        learner = student(smoothing=smoothing)
+        with torch.no_grad():
+            learner.model.head.bias.copy_(torch.tensor([12.0, 12.0, -12.0]))
+        learner._step(images, scores)
+        pull.append(-float(learner.model.head.bias.grad[2]))
+    assert 0 < pull[0] < 1e-3 and pull[1] == pytest.approx(0.1, rel=0.01)
