@@ -49,20 +49,27 @@ def test_results_and_baselines_stand_side_by_side(script, tmp_path):
     render = script("render_federated.py").federated
     assert render(tmp_path) == []
     run = {
-        "seed": 0, "student_accuracy": 0.96, "answers": 1000, "seconds": 9.0, "aggregate": "plain",
+        "student_accuracy": 0.96, "answers": 1000, "seconds": 9.0, "aggregate": "plain",
         "bytes_down_per_client_and_round": 10.0, "bytes_up_per_client_and_round": 20.0,
         "bytes_of_the_student": 3000,
     }  # fmt: skip
-    for name in ("mnist-none-alpha0.5", "mnist-none-alpha0.5-plain"):
-        (tmp_path / f"{name}-seed0.json").write_text(json.dumps(run | {"cell": name}))
-    (tmp_path / "mnist-none-alpha0.5-seed1.json").write_text(
-        json.dumps(run | {"cell": "mnist-none-alpha0.5", "seed": 1, "student_accuracy": 0.98})
-    )
+    bench = script("bench_federated_cells.py")
+
+    def keep(name, seed, **changes):
+        found = bench.current_hash(bench.cells()[name], seed)
+        result = run | {"cell": name, "seed": seed, "config_hash": found} | changes
+        (tmp_path / f"{name}-seed{seed}.json").write_text(json.dumps(result))
+
+    keep("mnist-none-alpha0.5", 0)
+    keep("mnist-none-alpha0.5-plain", 0)
+    keep("mnist-none-alpha0.5", 1, student_accuracy=0.98)
+    keep("mnist-none-alpha0.5", 2, student_accuracy=0.1, config_hash="of another configuration")
     beside = {"local-only": {"accuracy": 0.9}, "fedavg-20": {"accuracy": 0.975}}
     (tmp_path / "baselines-mnist-alpha0.5-seed0.json").write_text(json.dumps(beside))
     text = "\n".join(render(tmp_path))
     assert "| 97.00 ± 1.41 | 95.8 | 97.2 | 90.00 | - | - | 97.50 | 1,000 | 9 | 2 |" in text
     assert "| 10 | 20 | 3,000 |" in text and "96.00 | mnist-none-alpha0.5 |" in text
+    assert "earlier configuration, not shown: mnist-none-alpha0.5-seed2." in text
 
 
 def test_flowers_fedavg_learns_and_more_rounds_are_better(script):
