@@ -25,6 +25,23 @@ def test_results_of_an_earlier_configuration_are_named_and_not_shown(monkeypatch
     assert "Measured with an earlier configuration, not shown: mnist-none-seed1." in shown
 
 
+def test_plain_dpsgd_is_tabled_with_its_unit(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    known = runpy.run_path(str(ROOT / "scripts" / "bench_dpsgd_cells.py"))
+    render = runpy.run_path(str(ROOT / "scripts" / "render_dpsgd.py"))["dpsgd"]
+    assert render(tmp_path) == []
+    name = "dpsgd-mnist-cnn-tanh-eps1"
+    for seed, right in ((0, 0.93), (1, 0.95), (2, 0.1)):
+        found = known["current_hash"](known["cells"]()[name], seed) if seed < 2 else "another"
+        result = {"cell": name, "seed": seed, "config_hash": found, "seconds": 9.0,
+                  "accuracy": {"test": right}}  # fmt: skip
+        (tmp_path / f"{name}-seed{seed}.json").write_text(json.dumps(result))
+    lines = render(tmp_path)
+    assert "| MNIST | cnn-tanh | 1 | 94.00 ± 1.41 | 9 | 2 |" in lines
+    assert any("eps per record" in line for line in lines)
+    assert f"Measured with an earlier configuration, not shown: {name}-seed2." in lines
+
+
 def test_every_cell_says_its_seed_revision_and_unit():
     for path in (ROOT / "docs" / "results").glob("*-seed*.json"):
         cell = json.loads(path.read_text())
