@@ -182,7 +182,8 @@ def _ending(facts: dict[str, Any], shape: str) -> list[str]:
         "them.",
         "federated": "Earlier runs on the same clients compose with this one; the statement will "
         "count them.",
-        "inherited": "Earlier runs on the same teacher add nothing: they are post-processing.",
+        "inherited": "Earlier runs on the same teacher add nothing: they are post-processing. Runs "
+        "on other teachers of the same data compose; the statement will count them.",
     }.get(
         facts["route"],
         "Earlier runs on the same teacher compose with this one; the statement will count them.",

@@ -1,6 +1,5 @@
-"""The folder of an ensemble, and that of the data set whose ledger all its ensembles share."""
+"""The folder of an ensemble: its stacked weights, its shards and whose ledger it charges."""
 
-import json
 import os
 import time
 import uuid
@@ -14,7 +13,8 @@ from torch import Tensor
 
 from dpsd import parallel
 from dpsd.config import Config
-from dpsd.data import NAMED, PrivateData, Split, dataset_fingerprint, public_facts
+from dpsd.data import PrivateData, Split, public_facts
+from dpsd.dataset_home import dataset_home
 from dpsd.device import pick_device, pick_dtype
 from dpsd.ensemble import KINDS, Members, chunks, ensemble_votes, member_choices, train_members
 from dpsd.errors import UserError
@@ -91,7 +91,7 @@ def train_ensemble(
         "accuracy": {"holdout": _plurality(choose, data.holdout), "test": None},
         "rows": {"train": len(data.train), "holdout": len(data.holdout)},
         "seconds": seconds,
-        "dataset": _dataset(config, data),
+        "dataset": dataset_home(config, data),
     }
     _write(folder, record, weights, shards)
 
@@ -143,34 +143,6 @@ def _plurality(choose: Callable[[Tensor], Tensor], split: Split) -> float:
         votes = torch.nn.functional.one_hot(choose(x)).sum(0)
         hits += int((votes.argmax(1) == y).sum())
     return hits / rows
-
-
-def _dataset(config: Config, data: PrivateData) -> dict[str, str]:
-    """The home of the data set's ledger, made on first use: its folder and UUID.
-
-    The same people's data must always find the same ledger. `teacher.dataset` names it; a named
-    data set is known by its name wherever it lies; any other by a private fingerprint of all its
-    rows, which a single changed row changes: who mends or extends data must name them.
-    """
-    t = config.teacher
-    name = t.dataset or (
-        config.data.name if config.data.name in NAMED else dataset_fingerprint(data)
-    )
-    home = t.root / "datasets" / name
-    home.mkdir(parents=True, exist_ok=True)
-    for path in (home, home.parent):
-        os.chmod(path, 0o700)
-    path = home / "dataset.json"
-    if not path.exists():
-        fresh = home / f".{uuid.uuid4()}"
-        write_json(fresh, {"uuid": str(uuid.uuid4()), "name": name})
-        try:
-            os.link(fresh, path)  # of two processes, one wins and both read its UUID
-        except FileExistsError:
-            pass
-        finally:
-            fresh.unlink()
-    return {"folder": os.path.relpath(home, t.root), "uuid": json.loads(path.read_text())["uuid"]}
 
 
 def _write(

@@ -41,9 +41,10 @@ def open_run_folder(
     _check_voters(config, home)
     if config.privacy.route == "inherited":
         read_dp_ledger(home.path, home.uuid)  # so does a guarantee that is not there
+    folder, owner = home.ledger(config.privacy.unit)
     return create_run(
         path, config, home.uuid, home.path, data_is_public=data_is_public,
-        ledger=home.ledger_uuid, ledger_folder=home.ledger_folder,
+        ledger=owner, ledger_folder=folder,
     )  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from dpsd import parallel
 from dpsd.config import Config
 from dpsd.data import PrivateData, Split, fingerprint, load_data, public_facts
+from dpsd.dataset_home import dataset_home
 from dpsd.device import pick_device, pick_dtype
 from dpsd.ensemble_folder import check_kind, ensemble_recipe, load_ensemble, train_ensemble
 from dpsd.errors import UserError
@@ -40,17 +41,16 @@ class TeacherFolder:
     uuid: str
     facts: dict[str, Any]
 
-    @property
-    def ledger_folder(self) -> Path:
-        """Where releases are charged: an ensemble's data set's folder, else the teacher's own."""
-        dataset = self.facts.get("dataset")
-        return self.path if dataset is None else self.path.parent / dataset["folder"]
+    def ledger(self, unit: str) -> tuple[Path, str]:
+        """Where releases are charged and whose ledger that is, by UUID.
 
-    @property
-    def ledger_uuid(self) -> str:
-        """Whose ledger that is: the data set's UUID for an ensemble, else the teacher's own."""
+        The data set's for the units record and user, so that all that is released about its
+        records composes; the teacher's own otherwise, and where the data set is not known.
+        """
         dataset = self.facts.get("dataset")
-        return self.uuid if dataset is None else str(dataset["uuid"])
+        if dataset is None or unit not in ("record", "user"):
+            return self.path, self.uuid
+        return self.path.parent / dataset["folder"], str(dataset["uuid"])
 
 
 def ensure_teacher(
@@ -168,6 +168,8 @@ def train_teacher(config: Config, data: PrivateData, folder: Path, say: Say) -> 
         "rows": {"train": len(data.train), "holdout": len(data.holdout)},
         "seconds": time.perf_counter() - start,
     }
+    if training is not None:
+        record["dataset"] = dataset_home(config, data)
     folder.mkdir(parents=True, exist_ok=True)
     os.chmod(folder, 0o700)
     if training is not None:
@@ -269,9 +271,9 @@ def read_folder(path: Path) -> TeacherFolder:
         facts = json.loads((path / "teacher.json").read_text())
         home = TeacherFolder(path, facts["uuid"], facts)
         if facts.get("dataset") is not None:
-            dataset = json.loads((home.ledger_folder / "dataset.json").read_text())
-            if dataset["uuid"] != home.ledger_uuid:
-                raise ValueError(f"{home.ledger_folder} is another data set's")
+            folder, owner = home.ledger("record")
+            if json.loads((folder / "dataset.json").read_text())["uuid"] != owner:
+                raise ValueError(f"{folder} is another data set's")
         return home
     except (OSError, ValueError, KeyError) as e:
         raise UserError(f"teacher.path: {path} holds no readable teacher.json: {e}") from e

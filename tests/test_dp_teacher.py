@@ -208,6 +208,8 @@ def test_teacher_folder_holds_the_ledger_and_the_teacher_learns(name, tmp_path, 
     spent = epsilon_of(ledger.noise_multiplier, ledger.sample_rate, ledger.steps, 1e-5)
     assert 49 < spent <= 50
     assert not linear or home.facts["accuracy"]["holdout"] > 0.8
+    assert home.ledger("record")[0] == tmp_path / "teachers/datasets/digits"
+    assert home.ledger("answer") == (home.path, home.uuid)
     logits = load_teacher(config, home)(torch.zeros(2, *SHAPE, dtype=torch.uint8))
     assert logits.shape == (2, 10)
     with pytest.raises(UserError):

@@ -163,8 +163,9 @@ def test_folder_cache_and_the_ledger_of_the_data_set(tmp_path):
     other = ensure_teacher(parse_config(tree(tmp_path, shards=30)), quiet)
     again = ensure_teacher(parse_config(tree(tmp_path, seed=1)), quiet)
     assert len({home.uuid, other.uuid, again.uuid}) == 3
-    assert len({h.ledger_uuid for h in (home, other, again)}) == 1
-    assert {h.ledger_folder for h in (home, other, again)} == {tmp_path / "datasets/digits"}
+    ((folder, owner),) = {h.ledger("record") for h in (home, other, again)}
+    assert folder == tmp_path / "datasets/digits"
+    assert owner not in (home.uuid, other.uuid, again.uuid)
     keys = [load_shards(h.path / "shards.npz").key for h in (home, again)]
     assert keys[0] != keys[1]
     (tmp_path / "datasets/digits/dataset.json").write_text(json.dumps({"uuid": "x"}))
@@ -174,7 +175,7 @@ def test_folder_cache_and_the_ledger_of_the_data_set(tmp_path):
 
 def test_a_named_data_set_keeps_its_ledger_when_a_record_is_mended(tmp_path):
     c = parse_config(tree(tmp_path, dataset="patients") | {"data": {"name": "digits"}})
-    assert ensure_teacher(c, quiet).ledger_folder == tmp_path / "datasets/patients"
+    assert ensure_teacher(c, quiet).ledger("record")[0] == tmp_path / "datasets/patients"
 
 
 def test_one_key_gives_one_ensemble(tmp_path):

@@ -142,7 +142,7 @@ def _open(
     ask = load_teacher(own, found)
     if config.privacy.unit == "client" and config.privacy.mechanism != "none":
         ask = chosen(ask)
-    return Home(clients, folder, ask, found.ledger_folder, found.ledger_uuid, labels)
+    return Home(clients, folder, ask, *found.ledger(config.privacy.unit), labels)
 
 
 @contextmanager

@@ -74,12 +74,13 @@ class RunRecord:
     """What one run has released from a teacher, as the ledger holds it.
 
     Attributes:
-        event: one answer.
+        event: one answer; for `dp_sgd` the whole training, once for all runs of one teacher.
         cap: answers at most.
         unit: that the run's noise was made for.
         test: one threshold test, charged for every answer, where the run has one.
         histograms_cap: events released at most, where there is a test.
         histograms: events released so far, where there is a test.
+        teacher: whose training by DP-SGD the event is; None for all others.
     """
 
     run: str
@@ -93,6 +94,7 @@ class RunRecord:
     test: accounting.Release | None = None
     histograms_cap: int | None = None
     histograms: int | None = None
+    teacher: str | None = None
 
 
 class Ledger:
@@ -131,17 +133,18 @@ class Ledger:
     def open_run(
         self, run: str, event: accounting.Release, cap: int, asks_per_image: int, seeded: bool,
         started: str, unit: str = "answer", test: accounting.Release | None = None,
-        histograms: int | None = None,
+        histograms: int | None = None, teacher: str | None = None,
     ) -> None:  # fmt: skip
         """Enter a run and what it may release, before its first answer. Idempotent."""
         tested = {} if test is None else {"test": event_facts(test), "histograms": histograms}
+        trained = {} if teacher is None else {"teacher": teacher}
         with self._locked():
             if any(e["kind"] == "run" and e["run"] == run for e in self.entries()):
                 return
             self._append(
                 {"kind": "run", "run": run, "event": event_facts(event), "cap": cap,
                  "asks_per_image": asks_per_image, "seeded_noise": seeded, "started": started,
-                 "unit": unit} | tested
+                 "unit": unit} | tested | trained
             )  # fmt: skip
 
     def charge(self, run: str, position: int, hashes: Hashes) -> int:
@@ -210,6 +213,7 @@ class Ledger:
                 test=event_from_facts(e["test"]) if "test" in e else None,
                 histograms_cap=e.get("histograms"),
                 histograms=self.charged(e["run"], "histograms") if "test" in e else None,
+                teacher=e.get("teacher"),
             )
             for e in self.entries()
             if e["kind"] == "run"

@@ -115,8 +115,9 @@ class Oracle:
         self._keep, self._seed, self._batch = keep, seed, batch
         self.seconds = {"teacher": 0.0, "prior": 0.0, "oracle": 0.0}
         ledger.open_run(
-            run, plan.mechanism.event, plan.answers, plan.asks_per_image, plan.seeded_noise,
+            run, plan.event, plan.answers, plan.asks_per_image, plan.seeded_noise,
             started, plan.unit, plan.test, plan.histograms,
+            None if plan.training is None else plan.training.teacher_uuid,
         )  # fmt: skip
         self.position = ledger.charged(run)
         self._asked = Asked()

@@ -87,6 +87,11 @@ class Plan:
         return "total" if self.unit in ("record", "user", "client") else "per_answer"
 
     @property
+    def event(self) -> accounting.Release:
+        """What the ledger holds: one answer, or the training whose post-processing answers are."""
+        return self.mechanism.event if self.training is None else self.training.event
+
+    @property
     def test(self) -> accounting.Release | None:
         """The threshold test of one answer, where there is one."""
         return self.mechanism.test if isinstance(self.mechanism, NoisyVotes) else None

@@ -69,7 +69,7 @@ def statement_facts(
         "relation": plan.relation,
         "route": plan.route,
         "scope": plan.scope,
-        "release": event_facts(record.event if plan.training is None else plan.training.event),
+        "release": event_facts(record.event),
         "mechanism": plan.mechanism.facts(),
         "asks_per_image": record.asks_per_image,
         "answers_cap": record.cap,
@@ -131,17 +131,18 @@ def guarantee(facts: dict[str, Any]) -> dict[str, Any]:
 
 def _releases(facts: dict[str, Any]) -> tuple[_Releases, _Releases, _Releases, _Releases]:
     """What the unit's epsilon covers, the whole run, the same of earlier runs, all runs whole."""
-    if facts["route"] == "inherited":  # whatever is asked of the teacher is post-processing
-        training: _Releases = [(event_from_facts(facts["release"]), 1)]
-        return training, training, [], training
     everything = _whole(facts)
-    whole = everything + [x for r in facts["earlier_runs"] for x in _whole(r)]
     if facts["scope"] == "total":
         others: _Releases = []
+        trained = {facts["teacher"]} if facts["route"] == "inherited" else set()
         for r in facts["earlier_runs"]:
+            if r.get("teacher") in trained:
+                continue  # post-processing of a training that is counted
+            trained |= {r["teacher"]} if r.get("teacher") else set()
             fits = _protects(r.get("unit"), facts["unit"]) and not r["seeded_noise"]
             others += _whole(r) if fits else [_OPEN]
         return everything, everything, others, everything + others
+    whole = everything + [x for r in facts["earlier_runs"] for x in _whole(r)]
     once: _Releases = [(event_from_facts(facts["release"]), int(facts["asks_per_image"]))]
     earlier: _Releases = [
         (event_from_facts(r["release"]), int(r["asks_per_image"])) for r in facts["earlier_runs"]
@@ -152,6 +153,8 @@ def _releases(facts: dict[str, Any]) -> tuple[_Releases, _Releases, _Releases, _
 def _whole(run: dict[str, Any]) -> _Releases:
     """All releases of a run up to its caps."""
     event, cap = event_from_facts(run["release"]), int(run["answers_cap"])
+    if isinstance(event, accounting.DpSgdRelease):
+        return [(event, 1)]  # whatever is asked of its teacher is post-processing
     if run.get("labels") is not None:
         return [(event, cap), (event_from_facts(run["labels"]), 1)]
     if run.get("test") is None:
@@ -269,7 +272,7 @@ def _run_facts(r: RunRecord) -> dict[str, Any]:
             "answers_made": r.answers, "asks_per_image": r.asks_per_image,
             "seeded_noise": r.seeded_noise, "started": r.started, "unit": r.unit,
             "test": None if r.test is None else event_facts(r.test),
-            "histograms_cap": r.histograms_cap}  # fmt: skip
+            "histograms_cap": r.histograms_cap, "teacher": r.teacher}  # fmt: skip
 
 
 def _finite(x: float) -> float | None:

@@ -22,7 +22,8 @@ _LEFT_OUT = {
     "federated": "the clients' teachers themselves; other models trained on the same data; which "
     "clients take part, fall silent or fail; a person or an owner behind several clients",
     "inherited": "the choice of the teacher's own hyper-parameters on private data; other models "
-    "trained on the same data; noise drawn in floats while the teacher was trained",
+    "trained on the same data that are not in this ledger; noise drawn in floats while the teacher "
+    "was trained",
 }
 TRUST = (
     "whoever runs the transcription holds the teacher and is trusted; readers of release/ are not"
@@ -181,25 +182,30 @@ def _ensemble(facts: dict[str, Any]) -> list[str]:
         whom_it_protects(unit),
         f"Accountant: {facts['accountant']}.",
     ]  # fmt: skip
-    if facts["earlier_runs"]:
-        why = "" if g["composed_epsilon"] is not None or g["epsilon"] is None else (
-            f"; the noise of at least one of them can be predicted or was not made for a {unit}"
-        )  # fmt: skip
-        lines.append(
-            f"Earlier runs on the same data: {len(facts['earlier_runs'])}. Together with this one "
-            f"they have epsilon {show(g['composed_epsilon'])} for one {unit} at delta "
-            f"{facts['delta']:.3g}{why}."
-        )
-    else:
-        lines.append("Earlier runs on the same data: none in its ledger.")
-    return lines
+    return [*lines, *_earlier_on_the_data(facts)]
+
+
+def _earlier_on_the_data(facts: dict[str, Any]) -> list[str]:
+    """All that the data set's ledger holds beside this run."""
+    g, unit, earlier = facts["guarantee"], facts["unit"], facts["earlier_runs"]
+    if not earlier:
+        return ["Earlier runs on the same data: none in its ledger."]
+    why = "" if g["composed_epsilon"] is not None or g["epsilon"] is None else (
+        f"; the noise of at least one of them can be predicted or was not made for a {unit}"
+    )  # fmt: skip
+    same = sum(r.get("teacher") == facts["teacher"] for r in earlier)
+    nothing = f", of which {same} on the same teacher add nothing" * bool(same)
+    return [
+        f"Earlier runs on the same data: {len(earlier)}{nothing}. Together with this one "
+        f"they have epsilon {show(g['composed_epsilon'])} for one {unit} at delta "
+        f"{facts['delta']:.3g}{why}."
+    ]
 
 
 def _inherited(facts: dict[str, Any]) -> list[str]:
     """A teacher trained with DP: the student has the teacher's own guarantee."""
     g = facts["guarantee"]
     figures = zip(facts["deltas"], g["epsilon_at"], g["add_or_remove_epsilon_at"], strict=True)
-    earlier = len(facts["earlier_runs"])
     return [
         f"Unit of privacy: one record; neighbouring worlds: {facts['relation']}; beside it "
         f"{ADD_OR_REMOVE}.",
@@ -211,8 +217,7 @@ def _inherited(facts: dict[str, Any]) -> list[str]:
         "The choice of hyper-parameters is not covered: if the teacher's were chosen on the "
         "private data, that choice is not in epsilon.",
         f"Accountant: {facts['accountant']}.",
-        f"Earlier runs on the same teacher: {earlier or 'none in its ledger'}"
-        + ("; they are post-processing of the same teacher and add nothing." if earlier else "."),
+        *_earlier_on_the_data(facts),
     ]
 
 

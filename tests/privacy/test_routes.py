@@ -14,6 +14,7 @@ from dpsd.privacy.statement import verify_release
 from dpsd.teacher import TeacherFolder
 from dpsd.transcribe import transcribe
 
+DATASET = {"folder": "data", "uuid": "d"}
 ROUTES = {
     "ensemble": {"unit": "record", "mechanism": "noisy_votes", "epsilon": 2.0, "threshold": 10.0},
     "inherited": {"unit": "record", "mechanism": "none", "epsilon": None},
@@ -41,7 +42,7 @@ def teacher(route):
 @pytest.fixture
 def home(tmp_path):
     (tmp_path / "home").mkdir()
-    return TeacherFolder(tmp_path / "home", "t", {"recipe": {"shards": 20}})
+    return TeacherFolder(tmp_path / "home", "t", {"recipe": {"shards": 20}, "dataset": DATASET})
 
 
 def finished(route, home, out):
@@ -50,7 +51,7 @@ def finished(route, home, out):
         return Oracle(teacher(route), plan, ledger, run.id, run.started, run.bank)
 
     if route == "inherited":
-        home = TeacherFolder(home.path, "t", {"recipe": {}})
+        home = TeacherFolder(home.path, "t", {"recipe": {}, "dataset": DATASET})
     lines = []
     run = transcribe(
         config(route), out=out, home=home, open_oracle=door, progress=lines.append,
@@ -72,7 +73,9 @@ def test_a_run_states_its_guarantee_for_records(route, home, tmp_path):
     assert lines[-1]["epsilon_per_record"] == pytest.approx(expected, rel=1e-3)
     card = (run.release / "README.md").read_text()
     assert "for one record" in card and "NOT PRIVATE" not in card
-    assert (run.private / "ledger.jsonl").read_text() == (home.path / "ledger.jsonl").read_text()
+    ledger = tmp_path / "data/ledger.jsonl"
+    assert (run.private / "ledger.jsonl").read_text() == ledger.read_text()
+    assert not (home.path / "ledger.jsonl").exists()
 
 
 def test_votes_of_another_number_of_teachers_are_refused(home, tmp_path):
@@ -98,6 +101,24 @@ def test_a_second_run_on_the_same_data_composes(home, tmp_path):
     run, _ = finished("ensemble", home, tmp_path / "b")
     g = json.loads((run.release / "statement.json").read_text())["guarantee"]
     assert g["composed_epsilon"] == pytest.approx(2.965, abs=0.03)  # mu 0.5016 * sqrt(2)
+
+
+def test_a_dp_trained_teacher_and_an_ensemble_of_the_same_data_compose(home, tmp_path):
+    """Also through the run folders, and recomputed by who has the release alone."""
+    write_dp_ledger(home.path, DpTraining("t", 1.3, 512 / 60_000, 1758, 1.0, 60_000, 1e-5))
+    first, _ = finished("ensemble", home, tmp_path / "votes")
+    second, _ = finished("inherited", home, tmp_path / "inherited")
+    assert (first.ledger_folder, first.ledger) == (second.ledger_folder, second.ledger)
+    g = verify_release(second.release)["guarantee"]
+    assert g["epsilon"] == pytest.approx(2.286, rel=1e-3)
+    assert 2.9 < g["composed_epsilon"] < 2.0 + 2.286
+    assert g["composed_worst_case_epsilon"] == g["composed_epsilon"]
+    path = second.release / "statement.json"
+    facts = json.loads(path.read_text())
+    facts["earlier_runs"] = []
+    path.write_text(json.dumps(facts))
+    with pytest.raises(UserError, match="composed_epsilon says"):
+        verify_release(second.release)
 
 
 @pytest.mark.parametrize("damage", ["missing", "changed", "another"])

@@ -8,6 +8,7 @@ import torch
 from ensembles import SHAPE, ensemble_plan
 
 from dpsd.errors import UserError
+from dpsd.privacy.accounting import compose_epsilon
 from dpsd.privacy.inherited import DpTraining
 from dpsd.privacy.ledger import Ledger, image_hashes
 from dpsd.privacy.plan import inherit
@@ -68,18 +69,20 @@ TEACHERS = (
 def run(folder, name, plan, answers=7):
     ledger = Ledger(folder, "d")
     ledger.open_run(
-        name, plan.mechanism.event, plan.answers, plan.asks_per_image, plan.seeded_noise, "2024",
+        name, plan.event, plan.answers, plan.asks_per_image, plan.seeded_noise, "2024",
         plan.unit, plan.test, plan.histograms,
+        None if plan.training is None else plan.training.teacher_uuid,
     )  # fmt: skip
     asked = torch.randint(256, (answers, *SHAPE), dtype=torch.uint8)
     ledger.charge(name, 0, image_hashes(asked))
     if plan.histograms is not None:
         ledger.charge_histograms(name, 3)
-    return statement_facts(plan, name, "t", Ledger(folder, "d").runs(), {"classes": 4})
+    teacher = "ensemble" if plan.training is None else plan.training.teacher_uuid
+    return statement_facts(plan, name, teacher, Ledger(folder, "d").runs(), {"classes": 4})
 
 
-def inherited():
-    return inherit(ensemble_plan(route="inherited", mechanism="none", epsilon=None), TRAINING)
+def inherited(training=TRAINING):
+    return inherit(ensemble_plan(route="inherited", mechanism="none", epsilon=None), training)
 
 
 def accountant():
@@ -127,7 +130,6 @@ def test_ensemble_for_users(tmp_path):
 
 
 def test_inherited(tmp_path):
-    run(tmp_path, "first", ensemble_plan(route="single", unit="answer", mechanism="gaussian"))
     assert statement_text(run(tmp_path, "a", inherited())) == (
         HEAD + RECORD + "; beside it two data sets of which one has one row more "
         "(add-or-remove-one).\n"
@@ -147,11 +149,46 @@ def test_inherited(tmp_path):
         "record under add-or-remove-one.\n" + ONE_RECORD
         + "The choice of hyper-parameters is not covered: if the teacher's were chosen on the "
         "private data, that choice is not in epsilon.\n" + accountant()
-        + "Earlier runs on the same teacher: 1; they are post-processing of the same teacher and "
-        "add nothing.\n" + TAIL
+        + "Earlier runs on the same data: none in its ledger.\n" + TAIL
         + "the choice of the teacher's own hyper-parameters on private data; other models trained "
-        "on the same data; noise drawn in floats while the teacher was trained.\n"
+        "on the same data that are not in this ledger; noise drawn in floats while the teacher was "
+        "trained.\n"
     )  # fmt: skip
+
+
+def last_line_on_earlier_runs(facts):
+    (line,) = [x for x in statement_text(facts).splitlines() if x.startswith("Earlier runs")]
+    return line
+
+
+def test_runs_on_one_dp_trained_teacher_are_charged_once(tmp_path):
+    alone = run(tmp_path, "a", inherited())["guarantee"]
+    again = run(tmp_path, "b", inherited())
+    assert again["guarantee"] == alone
+    assert last_line_on_earlier_runs(again) == (
+        "Earlier runs on the same data: 1, of which 1 on the same teacher add nothing. Together "
+        "with this one they have epsilon 2.28621 for one record at delta 1e-05."
+    )
+
+
+def test_dp_trained_teachers_and_ensembles_of_the_same_data_compose(tmp_path):
+    run(tmp_path, "a", inherited())
+    run(tmp_path, "b", inherited())
+    votes = run(tmp_path, "c", ensemble_plan())
+    one, other = (TRAINING.event, 1), (ensemble_plan().mechanism.event, 100)
+    both = compose_epsilon([one, other], 1e-5)
+    assert 2.28 < both < 2.28621 + 0.999978
+    assert votes["guarantee"]["composed_epsilon"] == both
+    assert last_line_on_earlier_runs(votes) == (
+        f"Earlier runs on the same data: 2. Together with this one they have epsilon {both:.6g} "
+        "for one record at delta 1e-05."
+    )
+    second = run(tmp_path, "d", inherited(replace(TRAINING, teacher_uuid="u")))
+    assert second["guarantee"]["epsilon"] == pytest.approx(2.28621, rel=1e-5)
+    all_three = compose_epsilon([(TRAINING.event, 2), other], 1e-5)
+    assert second["guarantee"]["composed_epsilon"] == all_three > both
+    user = run(tmp_path, "e", ensemble_plan(unit="user"))
+    assert user["guarantee"]["composed_epsilon"] is None
 
 
 def test_what_is_not_private_is_stamped(tmp_path):

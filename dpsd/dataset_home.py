@@ -1,0 +1,40 @@
+"""Where a data set keeps its ledger: what is released about its records composes there.
+
+Ensembles, re-shardings and teachers trained by DP-SGD on the same data all charge the same ledger.
+"""
+
+import json
+import os
+import uuid
+
+from dpsd.config import Config
+from dpsd.data import NAMED, PrivateData, dataset_fingerprint
+from dpsd.run import write_json
+
+
+def dataset_home(config: Config, data: PrivateData) -> dict[str, str]:
+    """The home of the data set's ledger, made on first use: its `folder` and `uuid`.
+
+    The same people's data must always find the same ledger. `teacher.dataset` names it; a named
+    data set is known by its name wherever it lies; any other by a private fingerprint of all its
+    rows, which a single changed row changes: who mends or extends data must name them.
+    """
+    t = config.teacher
+    name = t.dataset or (
+        config.data.name if config.data.name in NAMED else dataset_fingerprint(data)
+    )
+    home = t.root / "datasets" / name
+    home.mkdir(parents=True, exist_ok=True)
+    for path in (home, home.parent):
+        os.chmod(path, 0o700)
+    path = home / "dataset.json"
+    if not path.exists():
+        fresh = home / f".{uuid.uuid4()}"
+        write_json(fresh, {"uuid": str(uuid.uuid4()), "name": name})
+        try:
+            os.link(fresh, path)  # of two processes, one wins and both read its UUID
+        except FileExistsError:
+            pass
+        finally:
+            fresh.unlink()
+    return {"folder": os.path.relpath(home, t.root), "uuid": json.loads(path.read_text())["uuid"]}
