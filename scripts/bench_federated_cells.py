@@ -1,6 +1,9 @@
 """The cells of scripts/bench_federated: what is run, under which configuration, and where."""
 
+import hashlib
+import json
 from pathlib import Path
+from typing import Any
 
 import yaml
 from bench_cells import ROOT, config_hash
@@ -8,6 +11,8 @@ from bench_cells import ROOT, config_hash
 from dpsd.config import Config, load_config
 
 RESULTS = ROOT / "docs" / "results" / "federated"
+FEDAVG = {"fedavg-1": (1, 12.0), "fedavg-20": (20, 2.0)}
+"""Rounds and local passes a round."""
 
 
 def cells() -> dict[str, dict]:
@@ -52,3 +57,14 @@ def baseline_name(config: Config) -> str:
     clients = f"{f.clients}-" if f.clients != 5 else ""
     part = "iid" if f.partition == "iid" else f"alpha{f.alpha:g}"
     return f"baselines-{config.data.name}-{clients}{part}-seed{f.seed}"
+
+
+def baseline_facts(config: Config) -> dict[str, Any]:
+    """All that the baselines of a partition depend on, and its hash under `config_hash`."""
+    f = config.federated
+    facts = {"federated": {k: getattr(f, k) for k in ("clients", "partition", "alpha", "seed")},
+             "teacher": config.teacher.model_dump(mode="json", exclude={"root"}),
+             "student": config.student.model, "fedavg": FEDAVG}  # fmt: skip
+    text = json.dumps(facts, sort_keys=True)
+    digest = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+    return {"config_hash": digest, "facts": facts}

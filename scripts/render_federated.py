@@ -5,7 +5,16 @@ import statistics
 from pathlib import Path
 
 from bench_cells import not_shown, sift
-from bench_federated_cells import RESULTS, baseline_name, cells, configure, current_hash
+from bench_federated_cells import (
+    RESULTS,
+    baseline_facts,
+    baseline_name,
+    cells,
+    configure,
+    current_hash,
+)
+
+from dpsd.config import Config
 
 BASELINES = ("local-only", "ensemble", "fedavg-1", "fedavg-20")
 
@@ -50,16 +59,20 @@ def federated(results: Path = RESULTS) -> list[str]:
 
 
 def _row(cell: dict, runs: list[dict], results: Path) -> str:
-    beside = []
-    for run in runs:
-        path = results / f"{baseline_name(configure(cell, run['seed'], Path('teachers')))}.json"
-        beside.append(json.loads(path.read_text()) if path.exists() else {})
+    beside = [_baselines(configure(cell, run["seed"], Path("teachers")), results) for run in runs]
     shown = " | ".join(_mean([b[k] for b in beside if k in b], "accuracy") for k in BASELINES)
     return (
         f"| {cell['title']} | {_mean(runs, 'student_accuracy')} | {cell['must']} | {cell['aim']} | "
         f"{shown} | {runs[0]['answers']:,} | {statistics.fmean(r['seconds'] for r in runs):.0f} | "
         f"{len(runs)} |"
     )
+
+
+def _baselines(config: Config, results: Path) -> dict:
+    """Those of the cell's partition, teachers and student as they are configured now, if any."""
+    path = results / f"{baseline_name(config)}.json"
+    found = json.loads(path.read_text()) if path.exists() else {}
+    return found if found.get("config_hash") == baseline_facts(config)["config_hash"] else {}
 
 
 def _bytes(cell: dict, run: dict) -> str:

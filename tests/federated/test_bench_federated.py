@@ -65,7 +65,10 @@ def test_results_and_baselines_stand_side_by_side(script, tmp_path):
     keep("mnist-none-alpha0.5", 1, student_accuracy=0.98)
     keep("mnist-none-alpha0.5", 2, student_accuracy=0.1, config_hash="of another configuration")
     beside = {"local-only": {"accuracy": 0.9}, "fedavg-20": {"accuracy": 0.975}}
-    (tmp_path / "baselines-mnist-alpha0.5-seed0.json").write_text(json.dumps(beside))
+    for seed, change in ((0, {}), (1, {"config_hash": "of other teachers"})):
+        config = bench.configure(bench.cells()["mnist-none-alpha0.5"], seed, tmp_path)
+        found = beside | bench.baseline_facts(config) | change
+        (tmp_path / f"baselines-mnist-alpha0.5-seed{seed}.json").write_text(json.dumps(found))
     text = "\n".join(render(tmp_path))
     assert "| 97.00 ± 1.41 | 95.8 | 97.2 | 90.00 | - | - | 97.50 | 1,000 | 9 | 2 |" in text
     assert "| 10 | 20 | 3,000 |" in text and "96.00 | mnist-none-alpha0.5 |" in text
