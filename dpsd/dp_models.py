@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from dpsd.errors import UserError
 from dpsd.frozen import Shape
-from dpsd.scattering import MAPS, STRIDE, scattering_maps
+from dpsd.scattering import MAPS, STRIDE, FilterBank, scattering_maps
 
 DP_MODELS = ("scatter-linear", "scatter-cnn", "cnn-tanh")
 
@@ -31,6 +31,7 @@ class ScatterNet(nn.Module):
     def __init__(self, shape: Shape, classes: int, *, convolutional: bool) -> None:
         super().__init__()
         maps, height, width = shape[0] * MAPS, shape[1] // STRIDE, shape[2] // STRIDE
+        self.filters = FilterBank(*shape[1:])
         self.norm = nn.GroupNorm(maps // _MAPS_IN_GROUP, maps, affine=False)
         if convolutional:
             self.head: nn.Sequential | nn.Linear = nn.Sequential(
@@ -53,7 +54,7 @@ class ScatterNet(nn.Module):
         Returns:
             float32 [B, D] for a linear head, [B, C * 81, H // 4, W // 4] for a convolutional one.
         """
-        maps: Tensor = self.norm(scattering_maps(x))
+        maps: Tensor = self.norm(scattering_maps(x, self.filters))
         return maps.flatten(1) if isinstance(self.head, nn.Linear) else maps
 
     def forward(self, x: Tensor) -> Tensor:

@@ -8,10 +8,9 @@ Nothing in it depends on any data, and each image is transformed by itself.
 
 import functools
 import math
-from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dpsd.errors import UserError
@@ -28,16 +27,55 @@ _REACH = 4  # pixels of the finest wavelet on either side of its centre
 _CHUNK = 64  # images whose maps stay in the caches
 
 
-@dataclass(frozen=True)
-class FilterBank:
-    """Filters for one image size, which is padded to h x w pixels, both multiples of four."""
+class FilterBank(nn.Module):
+    """Filters for one image size, which is padded to h x w pixels, both multiples of four.
 
-    psi: tuple[Tensor, Tensor]
-    """Morlet wavelets of both scales: float32 [16, 1, k, k], 8 real parts, then 8 imaginary."""
-    rows: tuple[Tensor, Tensor]
-    """Low-pass and sampling down a column, at full and half resolution: [H // 4, h or h / 2]."""
-    columns: tuple[Tensor, Tensor]
-    """The same along a row."""
+    A wavelet of scale j and orientation t is a Gaussian window of width 0.8 * 2^j along the wave
+    and twice that across it, times exp(i xi u), xi = 3 pi / 4 / 2^j, less the multiple of the
+    window that makes its sum zero. The low-pass is a Gaussian of width 1.6.
+
+    Buffers, which no saved weights hold, of both scales and resolutions: `psi0` and `psi1`
+    float32 [16, 1, k, k], 8 real parts, then 8 imaginary; `rows0` and `rows1` [H // 4, h or h / 2]
+    smooth and sample down a column, `columns0` and `columns1` along a row.
+    """
+
+    psi0: Tensor
+    psi1: Tensor
+    rows0: Tensor
+    rows1: Tensor
+    columns0: Tensor
+    columns1: Tensor
+
+    def __init__(self, height: int, width: int) -> None:
+        super().__init__()
+        for scale in range(SCALES):
+            psi = torch.stack([_morlet(scale, t) for t in range(ORIENTATIONS)])
+            self._keep(f"psi{scale}", torch.cat([psi.real, psi.imag])[:, None])
+        for name, n in (("rows", height), ("columns", width)):
+            padded = ((n + STRIDE) // STRIDE + 1) * STRIDE
+            for scale in range(SCALES):
+                self._keep(f"{name}{scale}", _low_pass(padded, n, scale + 1))
+
+    def _keep(self, name: str, value: Tensor) -> None:
+        self.register_buffer(name, value.float(), persistent=False)
+
+    def forward(self, planes: Tensor) -> Tensor:
+        """Float images [B, H, W] -> their coefficients [B, 81, H // 4, W // 4]."""
+        h, w = self.rows0.shape[1], self.columns0.shape[1]
+        batch, height, width = planes.shape
+        margin = (STRIDE, w - STRIDE - width, STRIDE, h - STRIDE - height)
+        image = F.pad(planes[:, None], margin, mode="reflect")
+        fine = _modulus(image, self.psi0, 1)
+        second = _modulus(fine.reshape(-1, 1, h, w), self.psi1, 2)
+        full = torch.cat([image, fine], 1)
+        half = [_modulus(image, self.psi1, 2), second.reshape(batch, -1, h // 2, w // 2)]
+        return torch.cat(
+            [
+                self.rows0 @ (full @ self.columns0.mT),
+                self.rows1 @ (torch.cat(half, 1) @ self.columns1.mT),
+            ],
+            1,
+        )
 
 
 def scattering_features(images: Tensor) -> Tensor:
@@ -57,7 +95,7 @@ def scattering_features(images: Tensor) -> Tensor:
     return scattering_maps(images.float() / 255).flatten(1)
 
 
-def scattering_maps(images: Tensor) -> Tensor:
+def scattering_maps(images: Tensor, filters: FilterBank | None = None) -> Tensor:
     """Scattering coefficients of images, as maps.
 
     S0 = x * phi, S1(j, t) = |x * psi_jt| * phi and S2(t, t') = ||x * psi_0t| * psi_1t'| * phi,
@@ -66,6 +104,7 @@ def scattering_maps(images: Tensor) -> Tensor:
 
     Args:
         images: float [B, C, H, W] from 0 to 1, H and W at least 5.
+        filters: for their size and on their device; made, and kept, by default.
 
     Returns:
         float32 [B, C * 81, H // 4, W // 4]; the maps of a channel are S0, S1 (j = 0, then j = 1)
@@ -80,25 +119,11 @@ def scattering_maps(images: Tensor) -> Tensor:
     batch, channels, height, width = images.shape
     with torch.autocast(images.device.type, enabled=False):
         planes = images.float().reshape(batch * channels, height, width)
-        bank = filter_bank(height, width, images.device)
-        parts = [_scatter(part, bank) for part in planes.split(_CHUNK)]
-    return torch.cat(parts).reshape(batch, channels * MAPS, height // STRIDE, width // STRIDE)
-
-
-def _scatter(planes: Tensor, bank: FilterBank) -> Tensor:
-    """[B, H, W] -> [B, 81, H // 4, W // 4]."""
-    h, w = bank.rows[0].shape[1], bank.columns[0].shape[1]
-    height, width = planes.shape[1:]
-    margin = (STRIDE, w - STRIDE - width, STRIDE, h - STRIDE - height)
-    image = F.pad(planes[:, None], margin, mode="reflect")
-    fine = _modulus(image, bank.psi[0], 1)
-    second = _modulus(fine.reshape(-1, 1, h, w), bank.psi[1], 2)
-    second = second.reshape(len(planes), -1, h // 2, w // 2)
-    full = torch.cat([image, fine], 1)
-    half = torch.cat([_modulus(image, bank.psi[1], 2), second], 1)
-    return torch.cat(
-        [bank.rows[r] @ (u @ bank.columns[r].mT) for r, u in enumerate((full, half))], 1
-    )
+        filters = filters or filter_bank(height, width, images.device)
+        # In one piece where `torch.export` looks on: its batch is any number, not up to a chunk.
+        parts = (planes,) if torch.compiler.is_compiling() else planes.split(_CHUNK)
+        maps = torch.cat([filters(part) for part in parts])
+    return maps.reshape(batch, channels * MAPS, height // STRIDE, width // STRIDE)
 
 
 def _modulus(maps: Tensor, psi: Tensor, stride: int) -> Tensor:
@@ -111,22 +136,8 @@ def _modulus(maps: Tensor, psi: Tensor, stride: int) -> Tensor:
 
 @functools.lru_cache(maxsize=8)
 def filter_bank(height: int, width: int, device: torch.device) -> FilterBank:
-    """The filters for images of height x width pixels.
-
-    A wavelet of scale j and orientation t is a Gaussian window of width 0.8 * 2^j along the wave
-    and twice that across it, times exp(i xi u), xi = 3 pi / 4 / 2^j, less the multiple of the
-    window that makes its sum zero. The low-pass is a Gaussian of width 1.6.
-    """
-    sizes = [((n + STRIDE) // STRIDE + 1) * STRIDE for n in (height, width)]
-    fine, coarse = (
-        torch.stack([_morlet(scale, t) for t in range(ORIENTATIONS)]) for scale in range(SCALES)
-    )
-    psi = [torch.cat([p.real, p.imag])[:, None].float().to(device) for p in (fine, coarse)]
-    (rows, low_rows), (columns, low_columns) = (
-        [_low_pass(padded, n, resolution).float().to(device) for resolution in (1, 2)]
-        for padded, n in zip(sizes, (height, width), strict=True)
-    )
-    return FilterBank((psi[0], psi[1]), (rows, low_rows), (columns, low_columns))
+    """The filters for images of height x width pixels, made once."""
+    return FilterBank(height, width).to(device)
 
 
 def _morlet(scale: int, orientation: int) -> Tensor:

@@ -137,6 +137,16 @@ def test_export_runs_without_dpsd(finished, tmp_path, format):
     assert here not in path.read_bytes()
 
 
+@pytest.mark.parametrize("format", ["torch", "onnx"])
+def test_a_student_on_fixed_wavelets_is_exported_too(alone, format):
+    model = build_model("scatter-linear", (1, 28, 28), 10)
+    facts = {"dpsd": json.dumps({"model": "scatter-linear", "shape": [1, 28, 28], "classes": 10})}
+    state = {k: torch.randn(v.shape) for k, v in model.state_dict().items()}
+    assert {*state} == {"head.weight", "head.bias"}  # the wavelets are not among the weights
+    save_file(state, alone / "student.safetensors", facts)
+    assert export(alone, format).stat().st_size > 4 * 39_690
+
+
 def test_an_export_that_differs_is_not_handed_over(alone, tmp_path, monkeypatch):
     write = release._write_torch
 

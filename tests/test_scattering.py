@@ -48,7 +48,7 @@ def test_coefficients_are_those_of_kymatio():
 
 @pytest.mark.parametrize("scale", [0, 1])
 def test_wavelets_have_mean_zero_and_the_spectrum_of_the_formula(scale):
-    psi = filter_bank(28, 28, CPU).psi[scale]
+    psi = getattr(filter_bank(28, 28, CPU), f"psi{scale}")
     sigma, xi = 0.8 * 2**scale, 0.75 * math.pi / 2**scale
     assert _response(psi, (0.0, 0.0)).max() < 1e-6
     beta = math.exp(-((sigma * xi) ** 2) / 2)
@@ -71,7 +71,7 @@ def test_littlewood_paley_sum_is_bounded():
             w = (i * math.pi / 8, j * math.pi / 8)
             low = math.exp(-(1.6**2) * (w[0] ** 2 + w[1] ** 2))
             both = [_response(p, w).square().sum() + _response(p, (-w[0], -w[1])).square().sum()
-                    for p in bank.psi]  # fmt: skip
+                    for p in (bank.psi0, bank.psi1)]  # fmt: skip
             sums.append((low + float(sum(both)) / 2, math.hypot(*w)))
     assert max(s for s, _ in sums) <= 1.01
     assert min(s for s, radius in sums if radius < 0.85 * math.pi) > 0.25
