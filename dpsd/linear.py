@@ -3,17 +3,16 @@
 import torch
 from torch import Tensor
 
-from dpsd.scattering import scattering_features
+from dpsd.scattering import scattering_features, unit_roots
 from dpsd.warp import DRAWS, warp
 
 _MOST_RECORDS = 512
 """A larger shard is thinned to this many, so that one user's size does not decide the time."""
-_FLOOR = 1e-3
 _TEACHERS = 64  # asked at once
 
 
 def features(images: Tensor) -> Tensor:
-    """Square roots of the scattering coefficients, scaled to length 1 for each image by itself.
+    """What a member reads: the unit roots of the scattering coefficients.
 
     Args:
         images: uint8 [B, C, H, W].
@@ -21,9 +20,7 @@ def features(images: Tensor) -> Tensor:
     Returns:
         float32 [B, F].
     """
-    f = scattering_features(images).clamp_min(0).sqrt()
-    length: Tensor = f.norm(dim=1, keepdim=True)
-    return f / (length + _FLOOR)
+    return unit_roots(scattering_features(images))
 
 
 def fit_member(

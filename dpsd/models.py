@@ -12,9 +12,10 @@ from dpsd.dp_models import DP_MODELS, build_dp_model
 from dpsd.errors import UserError
 from dpsd.frozen import Shape, Teacher, logits_of
 from dpsd.imports import brief, import_object
+from dpsd.scattering import MAPS, STRIDE, FilterBank, scattering_maps, unit_roots
 
 Norm = Literal["batch", "group"]
-OWN = ("cnn", "cnn-small", "cnn-tiny", "resnet20")
+OWN = ("cnn", "cnn-small", "cnn-tiny", "resnet20", "scatter-bn")
 
 
 def _group_norm(width: int) -> nn.Module:
@@ -34,7 +35,7 @@ def _block(width_in: int, width: int, norm: Norm, stride: int = 1) -> list[nn.Mo
 class ConvNet(nn.Module):
     """Convolutions at full, half and quarter size, then a linear head.
 
-    Input float [B, C, H, W] from 0 to 1; `features` gives [B, D], `forward` logits [B, K].
+    Input float [B, C, H, W] from 0 to 1; logits [B, K].
     """
 
     def __init__(self, shape: Shape, classes: int, *, small: bool, norm: Norm) -> None:
@@ -54,14 +55,9 @@ class ConvNet(nn.Module):
         self.body = nn.Sequential(*body, *head)
         self.head = nn.Linear(128 if small else flat, classes)
 
-    def features(self, x: torch.Tensor) -> torch.Tensor:
-        """The activations before the last layer, [B, D]."""
-        out: torch.Tensor = self.body((x - 0.5) / 0.5)
-        return out
-
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Logits [B, K]."""
-        out: torch.Tensor = self.head(self.features(x))
+        out: torch.Tensor = self.head(self.body((x - 0.5) / 0.5))
         return out
 
 
@@ -123,27 +119,57 @@ class Backbone(nn.Module):
         """Logits [B, K] of float images [B, 1 or 3, H, W] from 0 to 1."""
         return logits_of(self.net((x.expand(-1, 3, -1, -1) - 0.5) / 0.5))
 
-    def features(self, x: torch.Tensor) -> torch.Tensor:
-        """What the last linear layer reads, [B, D]; the logits where there is none."""
-        linear = [m for m in self.net.modules() if isinstance(m, nn.Linear)]
-        if not linear:
-            return self.forward(x)
-        seen: list[torch.Tensor] = []
-        hook = linear[-1].register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-        try:
-            self(x)
-        finally:
-            hook.remove()
-        return seen[0].flatten(1)
+
+class ScatterBn(nn.Module):
+    """One linear layer on unit roots of scattering coefficients, batch-normalised.
+
+    The functions of an ensemble of `scatter-linear` teachers are of this kind, so that it takes
+    over their plurality from synthetic images with little loss. For images like those of
+    `ConvNet`, from 5 pixels a side.
+    """
+
+    def __init__(self, shape: Shape, classes: int, *, norm: Norm) -> None:
+        super().__init__()
+        flat = shape[0] * MAPS * (shape[1] // STRIDE) * (shape[2] // STRIDE)
+        self.filters = FilterBank(*shape[1:])
+        batch = norm == "batch"
+        self.norm = nn.BatchNorm1d(flat, affine=False) if batch else nn.GroupNorm(1, flat)
+        self.head = nn.Linear(flat, classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits [B, K]."""
+        roots = unit_roots(scattering_maps(x, self.filters).flatten(1))
+        out: torch.Tensor = self.head(self.norm(roots))
+        return out
+
+
+def logits_and_features(model: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits [B, K], and what the model's last linear layer read, [B, D]; without one, the logits.
+
+    Args:
+        model: images in, logits out.
+        x: float [B, C, H, W] from 0 to 1.
+    """
+    linear = [m for m in model.modules() if isinstance(m, nn.Linear)]
+    if not linear:
+        logits = model(x)
+        return logits, logits
+    seen: list[torch.Tensor] = []
+    hook = linear[-1].register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    try:
+        logits = model(x)
+    finally:
+        hook.remove()
+    return logits, seen[0].flatten(1)
 
 
 def build_model(name: str, shape: Shape, classes: int, *, norm: Norm = "batch") -> nn.Module:
     """A fresh model: float images [B, C, H, W] from 0 to 1 in, logits [B, classes] out.
 
     Args:
-        name: cnn | cnn-small | cnn-tiny | resnet20 | scatter-linear | scatter-cnn | cnn-tanh | a
-            torchvision model | `package.module:callable`, which is called with the number of
-            classes where it takes one.
+        name: cnn | cnn-small | cnn-tiny | resnet20 | scatter-bn | scatter-linear | scatter-cnn |
+            cnn-tanh | a torchvision model | `package.module:callable`, which is called with the
+            number of classes where it takes one.
         shape: channels, height, width.
         classes: number of classes.
         norm: `group` keeps the examples of a batch apart; ensembles and DP-SGD need it.
@@ -152,8 +178,13 @@ def build_model(name: str, shape: Shape, classes: int, *, norm: Norm = "batch") 
         UserError: an unknown name, or a model that cannot take such images.
     """
     if name in OWN:
-        if min(shape[1:]) < 4:
-            raise UserError(f"data.shape: {list(shape)}; {name} needs images of at least 4x4")
+        least = 5 if name == "scatter-bn" else 4
+        if min(shape[1:]) < least:
+            raise UserError(
+                f"data.shape: {list(shape)}; {name} needs images of at least {least}x{least}"
+            )
+        if name == "scatter-bn":
+            return ScatterBn(shape, classes, norm=norm)
         if name == "resnet20":
             return ResNet20(shape, classes, norm=norm)
         if name == "cnn-tiny":

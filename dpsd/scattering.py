@@ -24,6 +24,8 @@ MAPS = 1 + SCALES * ORIENTATIONS + ORIENTATIONS**2
 _SIGMA = 0.8  # of the finest wavelet's envelope along its wave, pixels
 _SLANT = 4 / ORIENTATIONS  # the envelope is this much narrower along the wave than across it
 _REACH = 4  # pixels of the finest wavelet on either side of its centre
+_FLOOR = 1e-3  # added to a length
+_TINY = 1e-24
 _CHUNK = 64  # images whose maps stay in the caches
 
 
@@ -76,6 +78,13 @@ class FilterBank(nn.Module):
             ],
             1,
         )
+
+
+def unit_roots(coefficients: Tensor) -> Tensor:
+    """Square roots of the coefficients [B, F], scaled to length 1 for each image by itself."""
+    f = _root(coefficients.clamp_min(0))
+    length: Tensor = f.norm(dim=1, keepdim=True)
+    return f / (length + _FLOOR)
 
 
 def scattering_features(images: Tensor) -> Tensor:
@@ -131,7 +140,14 @@ def _modulus(maps: Tensor, psi: Tensor, stride: int) -> Tensor:
     reach = psi.shape[-1] // 2
     wrapped = F.pad(maps, (reach,) * 4, mode="circular")
     real, imaginary = F.conv2d(wrapped, psi, stride=stride).chunk(2, 1)
-    return torch.addcmul(real * real, imaginary, imaginary).sqrt_()
+    return _root(torch.addcmul(real * real, imaginary, imaginary))
+
+
+def _root(x: Tensor) -> Tensor:
+    """With a finite gradient at zero too, where an attack or the generator asks for one."""
+    if not x.requires_grad:
+        return x.sqrt_()
+    return torch.where(x > _TINY, x.clamp_min(_TINY).sqrt(), 0)
 
 
 @functools.lru_cache(maxsize=8)

@@ -18,7 +18,7 @@ from dpsd.errors import UserError
 from dpsd.frozen import Teacher
 from dpsd.imports import import_object
 from dpsd.loading import load_own_teacher
-from dpsd.models import build_model
+from dpsd.models import build_model, logits_and_features
 from dpsd.sections import Normalize, TeacherConfig
 
 RGB = PublicFacts((3, 32, 32), 4, ("0", "1", "2", "3"))
@@ -51,7 +51,7 @@ def refuse(config: TeacherConfig, *parts: str, facts: PublicFacts = RGB) -> None
         assert part in text, text
 
 
-@pytest.mark.parametrize("name", ["cnn", "cnn-small", "resnet20"])
+@pytest.mark.parametrize("name", ["cnn", "cnn-small", "resnet20", "scatter-bn"])
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32), (1, 112, 92), (3, 9, 5)])
 @pytest.mark.parametrize("norm", ["batch", "group"])
 def test_own_models(name, shape, norm):
@@ -59,9 +59,10 @@ def test_own_models(name, shape, norm):
     x = torch.rand(3, *shape)
     assert model(x).shape == (3, 7)
     model.eval()
-    assert torch.allclose(model.head(model.features(x)), model(x))
+    logits, features = logits_and_features(model, x)
+    assert torch.allclose(model.head(features), logits) and torch.equal(logits, model(x))
     kinds = {type(m) for m in model.modules()}
-    assert (nn.BatchNorm2d in kinds) == (norm == "batch")
+    assert bool({nn.BatchNorm1d, nn.BatchNorm2d} & kinds) == (norm == "batch")
     if norm == "group":
         assert torch.allclose(model(x)[:1], model(x[:1]), atol=1e-5)
 
@@ -83,7 +84,7 @@ def test_torchvision_models(name):
     model = build_model(name, (1, 32, 32), 5).eval()
     x = torch.rand(2, 1, 32, 32)
     assert model(x).shape == (2, 5)
-    assert model.features(x).ndim == 2
+    assert logits_and_features(model, x)[1].ndim == 2
     assert torch.allclose(model(x), model.net((x.repeat(1, 3, 1, 1) - 0.5) / 0.5))
     assert all(p.requires_grad for p in model.parameters()) and model.train().net.training
     if name == "resnet18":

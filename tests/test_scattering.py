@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from dpsd.errors import UserError
+from dpsd.models import build_model
 from dpsd.scattering import MAPS, filter_bank, scattering_features, scattering_maps
 
 CPU = torch.device("cpu")
@@ -143,3 +144,18 @@ def test_shapes_and_independence_of_the_batch(shape, expected):
 def test_bad_images_are_refused(images):
     with pytest.raises(UserError, match="accepted"):
         scattering_features(images)
+
+
+@pytest.mark.parametrize("name", ["scatter-bn", "scatter-linear"])
+def test_gradients_are_finite_where_nothing_is_in_the_image(name):
+    """The generator and white-box attacks follow them; a blank image has coefficients of zero."""
+    model = build_model(name, (1, 28, 28), 10).eval().requires_grad_(False)
+    model.head.weight.normal_()
+    x = torch.zeros(2, 1, 28, 28)
+    x[1, 0, 10:14, 10:14] = 1
+    plain = model(x)
+    x.requires_grad_()
+    followed = model(x)
+    torch.testing.assert_close(plain, followed, atol=1e-2, rtol=1e-2)
+    (gradient,) = torch.autograd.grad(followed.square().sum(), x)
+    assert gradient.isfinite().all() and gradient[1].abs().max() > 0

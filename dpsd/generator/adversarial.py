@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dpsd.models import logits_and_features
 from dpsd.sections import GeneratorConfig
 from dpsd.student import Student
 
@@ -44,7 +45,7 @@ def generator_loss(
 
     Args:
         images: float32 [B, C, H, W] from the generator, with gradient.
-        student: frozen, in evaluation mode; has `features`.
+        student: frozen, in evaluation mode.
         average: the student's moving average, for the optional disagreement.
         config: weights of the losses.
 
@@ -53,9 +54,7 @@ def generator_loss(
         batch-mean prediction, for class balance; `activation` -mean|features|; `disagreement`
         minus the L1 distance of student and moving average, against collapse; `total`.
     """
-    features = student.features(images)  # type: ignore[operator]
-    head = getattr(student, "head", None)
-    logits = student(images) if head is None else head(features)
+    logits, features = logits_and_features(student, images)
     mean = logits.softmax(1).mean(0)
     losses = {
         "classification": F.cross_entropy(logits, logits.argmax(1)),
