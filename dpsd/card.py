@@ -7,7 +7,8 @@ import yaml
 from torch import nn
 
 from dpsd.data import PublicFacts, public_facts
-from dpsd.models import ConvNet, ResNet20, build_model
+from dpsd.dp_models import DP_MODELS
+from dpsd.models import OWN, ConvNet, ResNet20, build_model
 from dpsd.privacy.statement import statement_text
 from dpsd.run import Run
 
@@ -90,13 +91,14 @@ def _loading(name: str, facts: PublicFacts) -> str:
 def _plain_loading(name: str, facts: PublicFacts) -> str:
     """Code that loads the weights without dpsd, or what to use where that takes an architecture."""
     read = "from safetensors.torch import load_file\n"
-    if ":" in name or name == "resnet20":
-        where = "`dpsd.models.ResNet20`" if name == "resnet20" else f"`{name}`"
+    plain = ("cnn", "cnn-small")
+    if ":" in name or (name in (*OWN, *DP_MODELS) and name not in plain):
+        where = f"`{name}`" if ":" in name else f'`dpsd.models.build_model("{name}", ...)`'
         return (
             "`safetensors.torch.load_file` reads the weights without dpsd; the architecture is "
             f"{where}. `dpsd export` writes a file that needs neither."
         )
-    if name in ("cnn", "cnn-small"):
+    if name in plain:
         model = build_model(name, facts.shape, facts.classes)
         assert isinstance(model, ConvNet) and not isinstance(model, ResNet20)
         code = (

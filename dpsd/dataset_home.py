@@ -6,9 +6,11 @@ Ensembles, re-shardings and teachers trained by DP-SGD on the same data all char
 import json
 import os
 import uuid
+from pathlib import Path
 
 from dpsd.config import Config
 from dpsd.data import NAMED, PrivateData, dataset_fingerprint
+from dpsd.errors import UserError
 from dpsd.run import write_json
 
 
@@ -37,4 +39,17 @@ def dataset_home(config: Config, data: PrivateData) -> dict[str, str]:
             pass
         finally:
             fresh.unlink()
-    return {"folder": os.path.relpath(home, t.root), "uuid": json.loads(path.read_text())["uuid"]}
+    return {"folder": os.path.relpath(home, t.root), "uuid": read_dataset(home)["uuid"]}
+
+
+def read_dataset(folder: Path) -> dict[str, str]:
+    """The `name` and `uuid` of the data set whose home this is.
+
+    Raises:
+        UserError: it holds no readable `dataset.json`.
+    """
+    try:
+        facts = json.loads((folder / "dataset.json").read_text())
+        return {"name": str(facts["name"]), "uuid": str(facts["uuid"])}
+    except (OSError, ValueError, LookupError, TypeError) as e:
+        raise UserError(f"{folder}: no home of a data set's ledger ({e}); restore it") from e

@@ -121,7 +121,7 @@ class Backbone(nn.Module):
 
 
 class ScatterBn(nn.Module):
-    """One linear layer on unit roots of scattering coefficients, batch-normalised.
+    """One linear layer on normalised unit roots of scattering coefficients.
 
     The functions of an ensemble of `scatter-linear` teachers are of this kind, so that it takes
     over their plurality from synthetic images with little loss. For images like those of
@@ -139,7 +139,13 @@ class ScatterBn(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Logits [B, K]."""
         roots = unit_roots(scattering_maps(x, self.filters).flatten(1))
-        out: torch.Tensor = self.head(self.norm(roots))
+        if self.training and len(x) == 1 and isinstance(self.norm, nn.BatchNorm1d):
+            # One row has no statistics of a batch: it takes the running ones.
+            mean, variance = self.norm.running_mean, self.norm.running_var
+            roots = nn.functional.batch_norm(roots, mean, variance, eps=self.norm.eps)
+        else:
+            roots = self.norm(roots)
+        out: torch.Tensor = self.head(roots)
         return out
 
 

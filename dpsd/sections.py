@@ -105,8 +105,9 @@ class TeacherConfig(Section):
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Of the teacher's training; the run's own `seed` leaves the teacher as it is."""
     dataset: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    """The name under which all ensembles of the same people's data share one ledger. Without it a
-    named data set is known by its name, any other by a fingerprint of its content."""
+    """The name under which all ensembles and DP-trained teachers of the same people's data share
+    one ledger. Without it a named data set is known by its name, any other by a fingerprint of its
+    content."""
     shard_steps: int = Field(default=350, ge=1)
     """Updates of each teacher of an ensemble, whatever its shard's size."""
     shard_batch: int = Field(default=16, ge=1)

@@ -9,6 +9,7 @@ from dpsd.errors import UserError
 from dpsd.generator.bank import Bank
 from dpsd.generator.synthesizer import Synthesizer
 from dpsd.privacy.inherited import read_dp_ledger
+from dpsd.privacy.ledger import Ledger
 from dpsd.privacy.oracle import Door
 from dpsd.privacy.plan import Plan
 from dpsd.run import Run, create_run, default_run_folder, refuse_existing, resume_run
@@ -41,10 +42,34 @@ def open_run_folder(
     _check_voters(config, home)
     if config.privacy.route == "inherited":
         read_dp_ledger(home.path, home.uuid)  # so does a guarantee that is not there
+        if home.facts.get("dataset") is None:
+            raise UserError(
+                f"teacher {home.path}: names no data set whose ledger its training is charged to, "
+                "so no guarantee is inherited; train it anew"
+            )
     folder, owner = home.ledger(config.privacy.unit)
     return create_run(
         path, config, home.uuid, home.path, data_is_public=data_is_public,
         ledger=owner, ledger_folder=folder,
+    )  # fmt: skip
+
+
+def enter_elsewhere(run: Run, plan: Plan, home: TeacherFolder) -> None:
+    """Enter a run on a teacher that was trained by DP-SGD in the other ledger too.
+
+    Its answers are entries of that teacher's table, whoever asks next for the unit answer; and they
+    are post-processing of a training that every later claim about the data set's records counts.
+    """
+    if home.facts.get("dataset") is None or (home.facts.get("recipe") or {}).get("shards"):
+        return
+    training = read_dp_ledger(home.path, home.uuid)
+    Ledger(*home.ledger("record")).open_run(
+        run.id, training.event, plan.answers, 1, training.seeded_noise, run.started, "record",
+        teacher=home.uuid,
+    )  # fmt: skip
+    Ledger(*home.ledger("answer")).open_run(
+        run.id, plan.mechanism.event, plan.answers, plan.asks_per_image, plan.seeded_noise,
+        run.started, plan.unit,
     )  # fmt: skip
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from dpsd import parallel
 from dpsd.config import Config
 from dpsd.data import PrivateData, Split, fingerprint, load_data, public_facts
-from dpsd.dataset_home import dataset_home
+from dpsd.dataset_home import dataset_home, read_dataset
 from dpsd.device import pick_device, pick_dtype
 from dpsd.ensemble_folder import check_kind, ensemble_recipe, load_ensemble, train_ensemble
 from dpsd.errors import UserError
@@ -45,12 +45,18 @@ class TeacherFolder:
         """Where releases are charged and whose ledger that is, by UUID.
 
         The data set's for the units record and user, so that all that is released about its
-        records composes; the teacher's own otherwise, and where the data set is not known.
+        records composes; the teacher's own otherwise.
+
+        Raises:
+            UserError: the data set's folder is missing, or another's.
         """
         dataset = self.facts.get("dataset")
         if dataset is None or unit not in ("record", "user"):
             return self.path, self.uuid
-        return self.path.parent / dataset["folder"], str(dataset["uuid"])
+        folder = self.path.parent / dataset["folder"]
+        if read_dataset(folder)["uuid"] != dataset["uuid"]:
+            raise UserError(f"{folder}: is another data set's than {self.path} was trained on")
+        return folder, str(dataset["uuid"])
 
 
 def ensure_teacher(
@@ -75,7 +81,9 @@ def ensure_teacher(
     data = data or load_data(config.data)
     folder = config.teacher.root / _recipe_hash(config, data)
     if (folder / "teacher.json").exists():
-        return read_folder(folder)
+        home = read_folder(folder)
+        _check_dataset(config, home)
+        return home
     number = "" if shards is None else f"{shards} teachers "
     name = f"{number}{config.teacher.model} on {config.data.name}"
     say(f"no teacher of this recipe yet: training {name}")
@@ -196,6 +204,19 @@ def as_logits(answers: Tensor) -> Tensor:
     return (answers / answers.sum(1, keepdim=True)).clamp_min(1e-9).log()
 
 
+def _check_dataset(config: Config, home: TeacherFolder) -> None:
+    """A teacher that is there already charges the data set that it was trained under."""
+    wanted = config.teacher.dataset
+    if wanted is None or home.facts.get("dataset") is None:
+        return
+    found = read_dataset(home.ledger("record")[0])["name"]
+    if found != wanted:
+        raise UserError(
+            f"teacher.dataset: {wanted}, but {home.path} charges the ledger of data set {found}; "
+            f"accepted: {found}, or another teacher.root"
+        )
+
+
 def _recipe(config: Config) -> dict[str, Any]:
     t = config.teacher
     if t.dp.epsilon is not None:
@@ -269,12 +290,7 @@ def read_folder(path: Path) -> TeacherFolder:
     """
     try:
         facts = json.loads((path / "teacher.json").read_text())
-        home = TeacherFolder(path, facts["uuid"], facts)
-        if facts.get("dataset") is not None:
-            folder, owner = home.ledger("record")
-            if json.loads((folder / "dataset.json").read_text())["uuid"] != owner:
-                raise ValueError(f"{folder} is another data set's")
-        return home
+        return TeacherFolder(path, facts["uuid"], facts)
     except (OSError, ValueError, KeyError) as e:
         raise UserError(f"teacher.path: {path} holds no readable teacher.json: {e}") from e
 

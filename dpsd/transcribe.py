@@ -19,7 +19,7 @@ from dpsd.privacy.ledger import Ledger
 from dpsd.privacy.oracle import Door, Oracle, Prior
 from dpsd.privacy.plan import Plan, inherit, make_plan
 from dpsd.run import Run
-from dpsd.start import open_run_folder, prune_releases, restore, share_start
+from dpsd.start import enter_elsewhere, open_run_folder, prune_releases, restore, share_start
 from dpsd.student import Student
 from dpsd.teacher import TeacherFolder, load_teacher, read_folder
 
@@ -200,6 +200,8 @@ def transcribe(
 def _oracle(config: Config, plan: Plan, run: Run) -> Oracle:
     if config.privacy.route == "federated":
         raise UserError("privacy.route: federated; accepted by transcribe: other routes")
-    ledger = Ledger(run.ledger_folder, run.ledger)
-    teacher = load_teacher(config, read_folder(run.teacher_folder))
-    return Oracle(teacher, plan, ledger, run.id, run.started, run.bank, config.seed)
+    home, ledger = read_folder(run.teacher_folder), Ledger(run.ledger_folder, run.ledger)
+    teacher = load_teacher(config, home)
+    oracle = Oracle(teacher, plan, ledger, run.id, run.started, run.bank, config.seed)
+    enter_elsewhere(run, plan, home)
+    return oracle

@@ -66,7 +66,9 @@ def test_plain_torch_code_on_the_card_gives_the_student(finished, card, monkeypa
     assert torch.allclose(names["logits"], load_student(finished)(names["images"]), atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["cnn", "resnet20", "resnet18", "package.module:net"])
+@pytest.mark.parametrize(
+    "name", ["cnn", "resnet20", "scatter-bn", "scatter-linear", "resnet18", "package.module:net"]
+)
 def test_every_model_says_how_to_load_it(finished, tmp_path, name):
     run = copy_of(finished, tmp_path / "run")
     student = run.config.student.model_copy(update={"model": name})

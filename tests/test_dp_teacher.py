@@ -1,6 +1,7 @@
 """DP-SGD: the mechanism that runs is the one that is accounted."""
 
 import copy
+import json
 import math
 
 import numpy as np
@@ -25,9 +26,11 @@ from dpsd.dp_teacher import (
 from dpsd.errors import UserError
 from dpsd.models import build_model
 from dpsd.privacy.inherited import read_dp_ledger
+from dpsd.privacy.ledger import Ledger
 from dpsd.privacy.noise import NoiseSource
 from dpsd.sections import DpConfig
 from dpsd.teacher import ensure_teacher, load_teacher
+from dpsd.transcribe import transcribe
 
 SHAPE = (1, 28, 28)
 
@@ -214,6 +217,37 @@ def test_teacher_folder_holds_the_ledger_and_the_teacher_learns(name, tmp_path, 
     assert logits.shape == (2, 10)
     with pytest.raises(UserError):
         read_dp_ledger(home.path, "another")
+
+
+def test_who_asks_a_dp_trained_teacher_is_in_both_ledgers(tmp_path):
+    """Open answers count for the next reader of the table; the training for the data's records."""
+
+    def run(name, *items):
+        path = tmp_path / "config.yaml"
+        path.write_text(
+            f"data: {{name: digits}}\nteacher: {{model: scatter-linear, root: {tmp_path}/t}}\n"
+            "device: cpu\nstudent: {refit_epochs: 0}\nloop: {rounds: 2}\n"
+        )
+        dp = ["epsilon=50", "batch_size=256", "epochs=1"]
+        items = [*(f"teacher.dp.{item}" for item in dp), "privacy.answers=40", *items]
+        done = transcribe(load_config(path, items), out=tmp_path / name)
+        return json.loads((done.release / "statement.json").read_text())
+
+    gaussian = ["privacy.mechanism=gaussian", "privacy.epsilon=1"]
+    inherited = ["privacy.route=inherited", "privacy.unit=record", "privacy.mechanism=none"]
+    first = run("a", *gaussian)
+    assert first["guarantee"]["composed_epsilon"] == pytest.approx(1, rel=1e-3)
+    second = run("b", *inherited)
+    assert [r["run"] for r in second["earlier_runs"]] == [first["run"]]  # on the data
+    assert second["guarantee"]["composed_epsilon"] == second["guarantee"]["epsilon"]
+    third = run("c", *gaussian)
+    assert [r["run"] for r in third["earlier_runs"]] == [first["run"], second["run"]]
+    assert third["guarantee"]["epsilon"] == pytest.approx(1, rel=1e-3)
+    assert third["guarantee"]["composed_epsilon"] is None  # the same images, unprotected, in b
+    (data,) = (tmp_path / "t/datasets").iterdir()
+    runs = Ledger(data, json.loads((data / "dataset.json").read_text())["uuid"]).runs()
+    assert [r.run for r in runs] == [f["run"] for f in (first, second, third)]
+    assert {type(r.event).__name__ for r in runs} == {"DpSgdRelease"}
 
 
 @pytest.mark.parametrize("item", ["teacher.weights=my.pt", "teacher.model=my.module:net"])

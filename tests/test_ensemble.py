@@ -168,14 +168,20 @@ def test_folder_cache_and_the_ledger_of_the_data_set(tmp_path):
     assert owner not in (home.uuid, other.uuid, again.uuid)
     keys = [load_shards(h.path / "shards.npz").key for h in (home, again)]
     assert keys[0] != keys[1]
-    (tmp_path / "datasets/digits/dataset.json").write_text(json.dumps({"uuid": "x"}))
+    (tmp_path / "datasets/digits/dataset.json").write_text(json.dumps({"uuid": "x", "name": "y"}))
     with pytest.raises(UserError, match="is another data set's"):
-        read_folder(home.path)
+        read_folder(home.path).ledger("record")
+    (tmp_path / "datasets/digits/dataset.json").unlink()
+    with pytest.raises(UserError, match="no home of a data set's ledger"):
+        read_folder(home.path).ledger("user")
 
 
 def test_a_named_data_set_keeps_its_ledger_when_a_record_is_mended(tmp_path):
     c = parse_config(tree(tmp_path, dataset="patients") | {"data": {"name": "digits"}})
     assert ensure_teacher(c, quiet).ledger("record")[0] == tmp_path / "datasets/patients"
+    other = parse_config(tree(tmp_path, dataset="others") | {"data": {"name": "digits"}})
+    with pytest.raises(UserError, match=r"teacher\.dataset: others, but .* data set patients"):
+        ensure_teacher(other, pytest.fail)
 
 
 def test_one_key_gives_one_ensemble(tmp_path):

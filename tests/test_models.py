@@ -67,6 +67,16 @@ def test_own_models(name, shape, norm):
         assert torch.allclose(model(x)[:1], model(x[:1]), atol=1e-5)
 
 
+def test_a_batch_of_one_row_trains_with_the_running_statistics():
+    model = build_model("scatter-bn", (1, 28, 28), 10).train()
+    x = torch.rand(4, 1, 28, 28)
+    model(x)
+    before = model.norm.running_mean.clone()
+    logits = model(x[:1])
+    assert torch.equal(model.norm.running_mean, before) and model.training
+    assert torch.allclose(model.eval()(x[:1]), logits)
+
+
 def test_sizes():
     def count(model: nn.Module) -> int:
         return sum(p.numel() for p in model.parameters())

@@ -59,6 +59,8 @@ def statement_facts(
     if not mine:
         raise UserError(f"ledger: holds no run {run}, so nothing can be claimed for it")
     record, earlier = mine[0], runs[: runs.index(mine[0])]
+    if plan.training is not None and record.event != plan.training.event:
+        raise UserError(f"ledger: run {run} was entered as another release than its teacher's")
     facts: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "run": run,
@@ -134,20 +136,27 @@ def _releases(facts: dict[str, Any]) -> tuple[_Releases, _Releases, _Releases, _
     everything = _whole(facts)
     if facts["scope"] == "total":
         others: _Releases = []
-        trained = {facts["teacher"]} if facts["route"] == "inherited" else set()
+        counted = [_training_of(facts)]
         for r in facts["earlier_runs"]:
-            if r.get("teacher") in trained:
-                continue  # post-processing of a training that is counted
-            trained |= {r["teacher"]} if r.get("teacher") else set()
+            if (training := _training_of(r)) is not None and training in counted:
+                continue  # its answers are post-processing of what is counted
+            counted.append(training)
             fits = _protects(r.get("unit"), facts["unit"]) and not r["seeded_noise"]
             others += _whole(r) if fits else [_OPEN]
         return everything, everything, others, everything + others
     whole = everything + [x for r in facts["earlier_runs"] for x in _whole(r)]
     once: _Releases = [(event_from_facts(facts["release"]), int(facts["asks_per_image"]))]
     earlier: _Releases = [
-        (event_from_facts(r["release"]), int(r["asks_per_image"])) for r in facts["earlier_runs"]
+        _OPEN if _training_of(r) else (event_from_facts(r["release"]), int(r["asks_per_image"]))
+        for r in facts["earlier_runs"]
     ]
     return once, everything, earlier, whole
+
+
+def _training_of(run: dict[str, Any]) -> tuple[Any, Any] | None:
+    """Teacher and release of a run on a training by DP-SGD, None of any other run."""
+    trained = run["release"]["kind"] == "dp_sgd"
+    return (run.get("teacher"), run["release"]) if trained else None
 
 
 def _whole(run: dict[str, Any]) -> _Releases:
@@ -238,6 +247,12 @@ def _contradictions(facts: dict[str, Any]) -> list[str]:
     ]
     if facts["route"] == "inherited" and training.get("teacher_uuid") != facts["teacher"]:
         found.append(f"training is of teacher {training.get('teacher_uuid')}")
+    found += [
+        f"earlier run {r['run']} names {'no' * (r.get('teacher') is None) or 'a'} trained teacher, "
+        f"its release is {r['release']['kind']}"
+        for r in facts["earlier_runs"]
+        if (r.get("teacher") is not None) != (r["release"]["kind"] == "dp_sgd")
+    ]
     kind, route = release["kind"], facts["route"]
     units = _UNITS.get((route if kind in ("votes", "dp_sgd") else "single", kind), ())
     if facts["unit"] not in units or (facts["scope"] == "total") != (kind in ("votes", "dp_sgd")):

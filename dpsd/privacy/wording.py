@@ -195,10 +195,14 @@ def _earlier_on_the_data(facts: dict[str, Any]) -> list[str]:
     )  # fmt: skip
     same = sum(r.get("teacher") == facts["teacher"] for r in earlier)
     nothing = f", of which {same} on the same teacher add nothing" * bool(same)
+    once = " (each training by DP-SGD counted once)" * any(
+        r["release"]["kind"] == "dp_sgd" for r in earlier
+    )
+    relation = " under replace-one" * (facts["route"] == "inherited")
     return [
-        f"Earlier runs on the same data: {len(earlier)}{nothing}. Together with this one "
-        f"they have epsilon {show(g['composed_epsilon'])} for one {unit} at delta "
-        f"{facts['delta']:.3g}{why}."
+        f"Earlier runs on the same data: {len(earlier)}{nothing}. Together with this one they have "
+        f"epsilon {show(g['composed_epsilon'])} for one {unit}{relation} at delta "
+        f"{facts['delta']:.3g}{once}{why}."
     ]
 
 

@@ -42,6 +42,8 @@ def teacher(route):
 @pytest.fixture
 def home(tmp_path):
     (tmp_path / "home").mkdir()
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/dataset.json").write_text(json.dumps({"uuid": "d", "name": "digits"}))
     return TeacherFolder(tmp_path / "home", "t", {"recipe": {"shards": 20}, "dataset": DATASET})
 
 
@@ -119,6 +121,14 @@ def test_a_dp_trained_teacher_and_an_ensemble_of_the_same_data_compose(home, tmp
     path.write_text(json.dumps(facts))
     with pytest.raises(UserError, match="composed_epsilon says"):
         verify_release(second.release)
+
+
+def test_a_dp_trained_teacher_of_no_known_data_set_gives_nothing(home, tmp_path):
+    write_dp_ledger(home.path, DpTraining("t", 1.3, 0.01, 1758, 1.0, 60_000, 1e-5))
+    bare = TeacherFolder(home.path, "t", {"recipe": {}})
+    with pytest.raises(UserError, match=r"names no data set .* no guarantee is inherited"):
+        transcribe(config("inherited"), out=tmp_path / "run", home=bare)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("damage", ["missing", "changed", "another"])

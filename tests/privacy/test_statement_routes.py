@@ -13,6 +13,7 @@ from dpsd.privacy.inherited import DpTraining
 from dpsd.privacy.ledger import Ledger, image_hashes
 from dpsd.privacy.plan import inherit
 from dpsd.privacy.statement import (
+    _contradictions,
     file_hashes,
     guarantee,
     statement_facts,
@@ -167,8 +168,24 @@ def test_runs_on_one_dp_trained_teacher_are_charged_once(tmp_path):
     assert again["guarantee"] == alone
     assert last_line_on_earlier_runs(again) == (
         "Earlier runs on the same data: 1, of which 1 on the same teacher add nothing. Together "
-        "with this one they have epsilon 2.28621 for one record at delta 1e-05."
+        "with this one they have epsilon 2.28621 for one record under replace-one at delta 1e-05 "
+        "(each training by DP-SGD counted once)."
     )
+
+
+def test_what_does_not_fit_a_training_is_no_excuse_to_skip_it(tmp_path):
+    """An earlier run that claims the run's own teacher counts unless it is that very training."""
+    facts = run(tmp_path, "a", inherited())
+    alone = facts["guarantee"]["composed_epsilon"]
+    heavier = {"kind": "dp_sgd", "noise_multiplier": 0.5, "sample_rate": 0.01, "steps": 500}
+    votes = {"kind": "votes", "sigma": 20.0, "cells": 2}
+    for release, problem in ((heavier, False), (votes, True)):
+        earlier = {"run": "x", "release": release, "answers_cap": 9, "answers_made": 9,
+                   "asks_per_image": 1, "seeded_noise": False, "started": "", "unit": "record",
+                   "test": None, "histograms_cap": None, "teacher": "t"}  # fmt: skip
+        forged = facts | {"earlier_runs": [earlier]}
+        assert guarantee(forged)["composed_epsilon"] > alone + 0.01
+        assert any("earlier run x" in p for p in _contradictions(forged)) == problem
 
 
 def test_dp_trained_teachers_and_ensembles_of_the_same_data_compose(tmp_path):
@@ -181,7 +198,7 @@ def test_dp_trained_teachers_and_ensembles_of_the_same_data_compose(tmp_path):
     assert votes["guarantee"]["composed_epsilon"] == both
     assert last_line_on_earlier_runs(votes) == (
         f"Earlier runs on the same data: 2. Together with this one they have epsilon {both:.6g} "
-        "for one record at delta 1e-05."
+        "for one record at delta 1e-05 (each training by DP-SGD counted once)."
     )
     second = run(tmp_path, "d", inherited(replace(TRAINING, teacher_uuid="u")))
     assert second["guarantee"]["epsilon"] == pytest.approx(2.28621, rel=1e-5)
