@@ -1,5 +1,6 @@
 """A real SuperLink with SuperNodes: runs, refuses in one line, calls nobody, leaves nothing."""
 
+import contextlib
 import importlib
 import importlib.metadata
 import re
@@ -45,11 +46,14 @@ deploy(folder / "deployment", make_credentials(folder / "own", 1), [{"client": 0
 
 
 class Listener:
-    """A port that counts who comes, and answers nobody."""
+    """A proxy that keeps what it is asked for, and answers nobody.
+
+    Another test's process that still looks for a server on this port speaks TLS, and is no visit.
+    """
 
     def __init__(self) -> None:
         self.socket = socket.create_server(("127.0.0.1", 0))
-        self.port, self.visits = self.socket.getsockname()[1], 0
+        self.port, self.asked = self.socket.getsockname()[1], list[bytes]()
         threading.Thread(target=self._listen, daemon=True).start()
 
     def _listen(self) -> None:
@@ -58,8 +62,10 @@ class Listener:
                 visitor, _ = self.socket.accept()
             except OSError:
                 return
-            self.visits += 1
-            visitor.close()
+            visitor.settimeout(1)
+            with visitor, contextlib.suppress(OSError):
+                request = visitor.recv(200)
+                self.asked += [request] * request[:1].isalpha()
 
 
 @pytest.fixture
@@ -117,7 +123,7 @@ def test_three_supernodes_give_the_answers_of_one_process_bit_for_bit(
         credentials=credentials.folder,
     )  # fmt: skip
     assert with_mark(str(tmp_path)) == []
-    assert listener.visits == 0
+    assert listener.asked == []
     logs = deployed.private / "deployment"
     names = {"superlink", "run", *(f"node-{i}" for i in range(3))}
     assert {path.stem for path in logs.iterdir()} >= names
@@ -213,7 +219,7 @@ def test_flower_calls_nobody_unless_the_user_says_so(
         subprocess.run(["flower-superexec", "--version"], env=environment, check=True,
                        capture_output=True)  # fmt: skip
         time.sleep(0.1)
-        return listener.visits
+        return len(listener.asked)
 
     for name in OFF:
         monkeypatch.delenv(name, raising=False)
