@@ -199,6 +199,8 @@ def _need_onnx() -> None:
     for name in ("onnx", "onnxscript", "onnxruntime"):
         if importlib.util.find_spec(name) is None:
             raise UserError(f"export onnx: {name} is not installed; pip install dpsd[onnx]")
+    # Read when it is loaded: without this, its checks of the file report to its maker.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
 def _write_torch(model: nn.Module, images: Tensor, path: Path) -> None:

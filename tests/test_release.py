@@ -1,5 +1,6 @@
 import importlib.util
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -135,6 +136,20 @@ def test_export_runs_without_dpsd(finished, tmp_path, format):
             assert np.allclose(out[str(n)], wanted[:n], atol=1e-4)
     here = str(Path(release.__file__).parent).encode()
     assert here not in path.read_bytes()
+
+
+def test_onnxruntime_reports_to_nobody(alone, monkeypatch):
+    """It reads the variable when it is loaded, which is when the file is read again."""
+    monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)
+    seen = []
+
+    def read(path):
+        seen.append(os.environ.get("ORT_DISABLE_TELEMETRY"))
+        return load_student(alone)
+
+    monkeypatch.setattr(release, "_read_onnx", read)
+    export(alone, "onnx")
+    assert seen == ["1"]
 
 
 @pytest.mark.parametrize("format", ["torch", "onnx"])
