@@ -14,7 +14,9 @@ MODELS = {
     # Below: not tuned yet.
     "scatter-cnn": ["batch_size=4096", "epochs=20", "lr=4", "max_grad_norm=0.1"],
     "cnn-tanh": ["batch_size=2048", "epochs=20", "lr=2", "max_grad_norm=0.1"],
-    "cnn-small": ["batch_size=2048", "epochs=20", "lr=2", "max_grad_norm=0.1"],
+    # An epoch takes two minutes on one core. Holdout rows of MNIST at eps 1 per record: one epoch
+    # at lr 2 80.2 %, two at lr 4 92.7 %.
+    "cnn-small": ["batch_size=2048", "epochs=4", "lr=4", "max_grad_norm=0.1"],
 }
 
 

@@ -28,7 +28,8 @@ def test_results_of_an_earlier_configuration_are_named_and_not_shown(monkeypatch
 def test_plain_dpsgd_is_tabled_with_its_unit(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
     known = runpy.run_path(str(ROOT / "scripts" / "bench_dpsgd_cells.py"))
-    render = runpy.run_path(str(ROOT / "scripts" / "render_dpsgd.py"))["dpsgd"]
+    rendering = runpy.run_path(str(ROOT / "scripts" / "render_dpsgd.py"))
+    render, beside = rendering["dpsgd"], rendering["dpsgd_beside"]
     assert render(tmp_path) == []
     name = "dpsgd-mnist-cnn-tanh-eps1"
     for seed, right in ((0, 0.93), (1, 0.95), (2, 0.1)):
@@ -36,6 +37,8 @@ def test_plain_dpsgd_is_tabled_with_its_unit(monkeypatch, tmp_path):
         result = {"cell": name, "seed": seed, "config_hash": found, "seconds": 9.0,
                   "accuracy": {"test": right}}  # fmt: skip
         (tmp_path / f"{name}-seed{seed}.json").write_text(json.dumps(result))
+    assert beside(name, tmp_path) == "94.00 ± 1.41 in 9 s"
+    assert beside("dpsgd-mnist-cnn-tanh-eps2", tmp_path) == beside(None, tmp_path) == "-"
     lines = render(tmp_path)
     assert "| MNIST | cnn-tanh | 1 | 94.00 ± 1.41 | 9 | 2 |" in lines
     assert any("eps per record" in line for line in lines)
@@ -65,3 +68,13 @@ def test_curve_is_drawn_and_tabled(monkeypatch, tmp_path):
     lines = parts["curve"](curves, titles)
     assert "| first | 9.00 | 22.50 | 45.00 | 67.50 | 90.00 | 99.00 | 99.50 |" in lines
     assert parts["curve"]([], titles) == []
+
+
+def test_every_baseline_that_a_cell_names_is_one(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    known = runpy.run_path(str(ROOT / "scripts" / "bench_dpsgd_cells.py"))["cells"]()
+    main = runpy.run_path(str(ROOT / "scripts" / "bench_cells.py"))["main_cells"]()
+    named = {name: cell["dpsgd"] for name, cell in main.items() if "dpsgd" in cell}
+    assert named and set(named.values()) <= known.keys()
+    assert all(known[baseline]["epsilon"] == int(name.rsplit("eps", 1)[1])
+               for name, baseline in named.items())  # fmt: skip
