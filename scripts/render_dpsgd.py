@@ -24,7 +24,7 @@ def dpsgd(results: Path = RESULTS) -> list[str]:
         "`cnn-small` is the students' architecture, with group norm; `cnn-tanh` a small CNN with",
         "bounded activations; `scatter-linear` a linear model on scattering features. Its recipe",
         "was tuned on holdout rows, which would cost privacy in earnest; those of the others in",
-        "two or three trials only, at eps 1 on MNIST, and `cnn-small` makes four epochs at every eps:",
+        "two or three trials only, at eps 1 on MNIST. `cnn-small` makes four epochs at every eps;",
         "more would give more at eps 10. Accuracy is on the test rows; runs had one core.",
         "",
         "| data | model | eps per record | accuracy | seconds | seeds |",
