@@ -21,6 +21,26 @@ are for the unit *answer*: they do not protect a record (see the README, "What e
 """  # noqa: E501
 
 
+def ensemble_speed(path: Path) -> list[str]:
+    """How much faster an ensemble trains together; nothing where the file is missing."""
+    if not path.exists():
+        return []
+    found = json.loads(path.read_text())
+    parts = {how: found[how] for how in ("together", "loop", "vmap")}
+    each = {how: part["seconds"] / part["teachers"] for how, part in parts.items()}
+    right = {how: f"{100 * part['member']:.1f}" for how, part in parts.items()}
+    return [
+        f"`scripts/bench_ensemble speed --whole`: {parts['together']['teachers']} `cnn-tiny` teachers of "
+        f"MNIST train together in {parts['together']['seconds']:.0f} s on "
+        f"{found['machine']['threads']} threads: {each['loop'] / each['together']:.2f} times as fast as "
+        f"one after another (must: 3), {each['vmap'] / each['together']:.2f} times as fast as under "
+        f"`torch.func.vmap`, both timed on {parts['loop']['teachers']} teachers. One teacher is right on "
+        f"{right['together']} % of the holdout rows; of the others {right['loop']} and "
+        f"{right['vmap']} %.",
+        "",
+    ]
+
+
 def speed(path: Path) -> list[str]:
     """The section on speed from speed.json; nothing where it is missing."""
     if not path.exists():
