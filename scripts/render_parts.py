@@ -26,17 +26,17 @@ def ensemble_speed(path: Path) -> list[str]:
     if not path.exists():
         return []
     found = json.loads(path.read_text())
-    parts = {how: found[how] for how in ("together", "loop", "vmap")}
-    each = {how: part["seconds"] / part["teachers"] for how, part in parts.items()}
-    right = {how: f"{100 * part['member']:.1f}" for how, part in parts.items()}
+    together, loop, vmap = (found[how] for how in ("together", "loop", "vmap"))
+    each = together["seconds"] / together["teachers"]
+    by_loop, by_vmap = (part["seconds"] / part["teachers"] / each for part in (loop, vmap))
+    right = [f"{100 * part['member']:.1f}" for part in (together, loop, vmap)]
     return [
-        f"`scripts/bench_ensemble speed --whole`: {parts['together']['teachers']} `cnn-tiny` teachers of "
-        f"MNIST train together in {parts['together']['seconds']:.0f} s on "
-        f"{found['machine']['threads']} threads: {each['loop'] / each['together']:.2f} times as fast as "
-        f"one after another (must: 3), {each['vmap'] / each['together']:.2f} times as fast as under "
-        f"`torch.func.vmap`, both timed on {parts['loop']['teachers']} teachers. One teacher is right on "
-        f"{right['together']} % of the holdout rows; of the others {right['loop']} and "
-        f"{right['vmap']} %.",
+        f"`scripts/bench_ensemble speed --whole`: {together['teachers']} `cnn-tiny` teachers of MNIST",
+        f"train together in {together['seconds']:.0f} s on {found['machine']['threads']} threads, "
+        f"{by_loop:.2f} times as fast as one after another",
+        f"(must: 3) and {by_vmap:.2f} times as fast as under `torch.func.vmap`, both timed on",
+        f"{loop['teachers']} teachers. One teacher is right on {right[0]} % of the holdout rows, "
+        f"of the others {right[1]} and {right[2]} %.",
         "",
     ]
 
