@@ -32,8 +32,8 @@ def ensemble_speed(path: Path) -> list[str]:
     right = [f"{100 * part['member']:.1f}" for part in (together, loop, vmap)]
     return [
         f"`scripts/bench_ensemble speed --whole`: {together['teachers']} `cnn-tiny` teachers of",
-        f"MNIST train together in {together['seconds']:.0f} s on {found['machine']['threads']} threads, "
-        f"{by_loop:.2f} times as fast as one after another",
+        f"MNIST train together in {together['seconds']:.0f} s on "
+        f"{found['machine']['threads']} threads, {by_loop:.2f} times as fast as one after another",
         f"(must: 3) and {by_vmap:.2f} times as fast as under `torch.func.vmap`, both timed on",
         f"{loop['teachers']} teachers. One teacher is right on {right[0]} % of the holdout rows, "
         f"of the others {right[1]} and {right[2]} %.",
