@@ -21,6 +21,8 @@ def add_attack(commands: Any) -> argparse.ArgumentParser:
     added.add_argument("target", metavar="RUN", type=Path, help="a run folder")
     _common(added)
     added.add_argument("--profile", metavar="NAME", help="the split the run was made with")
+    added.add_argument("--beside", type=Path, nargs="+", default=[], metavar="RUN",
+                       help="inversion: other runs, whose students are attacked too")  # fmt: skip
     added.add_argument("--fpr", type=float, metavar="RATE",
                        help="membership: false-positive rate, default 0.01")  # fmt: skip
     return added
@@ -56,6 +58,9 @@ def _attack(args: argparse.Namespace) -> int:
     from dpsd.run import open_run
 
     run, reports = open_run(args.target), dict[str, Any]()
+    others = [open_run(path) for path in args.beside]
+    if others and args.kind == "membership":
+        raise UserError("--beside: inversion alone compares runs; accepted: inversion or all")
     tell = (lambda text: None) if args.json else say
     options = {
         "budget": args.budget, "seed": args.seed, "teacher": args.teacher, "data": args.data,
@@ -65,7 +70,7 @@ def _attack(args: argparse.Namespace) -> int:
         from dpsd.attacks.command import inversion
         from dpsd.attacks.inversion_text import inversion_table
 
-        reports["inversion"] = inversion(run, profile=args.profile, **options)
+        reports["inversion"] = inversion(run, profile=args.profile, beside=others, **options)
         tell("\n" + inversion_table(reports["inversion"]))
     if args.kind in ("membership", "all"):
         from dpsd.attacks.command import membership

@@ -20,6 +20,10 @@ from dpsd.models import build_model
 from dpsd.student import as_input
 
 BATCH, LR, MOMENTUM = 64, 0.05, 0.9
+SMALL, SMALL_BATCH, SMALL_PASSES = 640, 10, 5
+"""Clients with fewer rows than SMALL take smaller batches and at least SMALL_PASSES a round."""
+MOST = 100
+"""Clients of a round, drawn by the strategy."""
 
 
 def network(config: Config) -> torch.nn.Module:
@@ -61,7 +65,7 @@ def fedavg(
 
     grid = InProcessGrid(app, [{"client": i} for i in range(len(rows))])
     weights = ArrayRecord(network(config).state_dict())
-    strategy = FedAvg(fraction_evaluate=0.0)
+    strategy = FedAvg(fraction_train=min(1.0, MOST / len(rows)), fraction_evaluate=0.0)
     result = strategy.start(grid, weights, num_rounds=rounds, train_config=ConfigRecord())
     model = network(config)
     model.load_state_dict(result.arrays.to_torch_state_dict())
@@ -77,8 +81,11 @@ def fit(
     dtype = pick_dtype(config, device)
     model.to(device).to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=MOMENTUM, weight_decay=1e-4)
-    for _ in range(max(1, round(epochs * len(images) / BATCH))):
-        picked = torch.randint(len(images), (min(BATCH, len(images)),), generator=rng)
+    small = len(images) < SMALL
+    size = min(SMALL_BATCH if small else BATCH, len(images))
+    passes = max(epochs, SMALL_PASSES) if small and epochs >= 1 else epochs
+    for _ in range(max(1, round(passes * len(images) / size))):
+        picked = torch.randint(len(images), (size,), generator=rng)
         batch = augment(images[picked], "shift")
         with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
             logits = model(as_input(batch.to(device)))

@@ -11,7 +11,7 @@ from bench_cells import ROOT, config_hash
 from dpsd.config import Config, load_config
 
 RESULTS = ROOT / "docs" / "results" / "federated"
-FEDAVG = {"fedavg-1": (1, 12.0), "fedavg-20": (20, 2.0)}
+FEDAVG = {"fedavg-1": (1, 5.0), "fedavg-20": (20, 1.0)}
 """Rounds and local passes a round."""
 
 

@@ -180,16 +180,18 @@ def inversion(folder: Path) -> list[str]:
         "alone; `gap p` the permutation p-value that they lie nearer to training than to held-out",
         "images; PSNR (dB) and SSIM are to the nearest training image. An advantage speaks of",
         "classes; a small `gap p` would speak of records, but only where the floors that know no",
-        "private image (prior alone, untrained) have none. Every eps is per answer and protects no",
-        "record.",
+        "private image (prior alone, untrained) have none. Every eps names its unit; one answer's",
+        "eps protects no record.",
         "",
     ]
     for cell in found:
         r = cell["report"]
         g, j, b, held = r["guarantee"], r["judges"], r["budget"], r["held_out_likeness"]
         eps = "no guarantee" if g["epsilon"] is None else f"eps {g['epsilon']:g} per {g['unit']}"
+        beside = [f"- {name}: {t['what']}" for name, t in r["targets"].items()
+                  if name not in names and name not in FLOORS]  # fmt: skip
         lines += [
-            f"### {cell['cell']}: {eps}, {cell['answers']:,} answers",
+            f"### {cell['runs'][0]}: {eps}, {cell['answers']:,} answers",
             "",
             f"Budget {r['budget_name']}: {b['seeds']} seeds, {r['images_per_target']} images a "
             f"target, {b['steps']} gradient steps; {r['seconds']['all']:.0f} s. Judges on real "
@@ -197,6 +199,12 @@ def inversion(folder: Path) -> list[str]:
             f"{100 * j['neighbours']:.1f} %, both {100 * j['both']:.1f} %; chance "
             f"{100 * r['chance']:.1f} %. Headline attack: {r['headline_attack']}. "
             f"Held-out real images: PSNR {held['psnr']:.1f}, SSIM {held['ssim']:.2f}.",
+            "",
+            *(
+                f"- {name}: {t['what']}"
+                for name, t in r["targets"].items()
+                if name not in names and name not in FLOORS
+            ),
             "",
             "| attack | model | accuracy | J1 | J2 | both | advantage | knows | gap p | PSNR | "
             "SSIM | verdict |",
@@ -208,7 +216,7 @@ def inversion(folder: Path) -> list[str]:
                 low, high = adv["interval"]
                 from_, to = row["knowledge"]["interval"]
                 lines.append(
-                    f"| {attack} | {names[target]} | "
+                    f"| {attack} | {names.get(target, target)} | "
                     f"{r['targets'][target]['accuracy_holdout']:.3f} | {judged(row['rates'])} | "
                     f"{adv['value']:+.2f} [{low:+.2f}, {high:+.2f}] | "
                     f"{row['knowledge']['accuracy']:.2f} [{from_:.2f}, {to:.2f}] | "

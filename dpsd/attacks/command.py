@@ -1,6 +1,6 @@
 """What `dpsd attack KIND RUN` and `dpsd audit RUN` do: attack, analyse, draw, publish."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ def inversion(
     profile: str | None = None,
     teacher: Path | None = None,
     data: Path | None = None,
+    beside: Sequence[Run] = (),
     analyse_only: bool = False,
     data_is_public: bool = False,
     say: Say = lambda text: None,
@@ -38,6 +39,7 @@ def inversion(
         profile: the split that the run must have been made with.
         teacher: the teacher's folder where it has been moved.
         data: another `data.root`.
+        beside: other runs of the same split, whose students stand in the same table.
         analyse_only: no model is touched; the figures are computed anew from `scores.npz`.
         data_is_public: put a section on the run's card (so does a run whose data were declared
             public).
@@ -49,7 +51,8 @@ def inversion(
     release_folder(run)
     folder = private_folder(run, None)
     if not analyse_only:
-        attack(run, budget=budget, seed=seed, profile=profile, teacher=teacher, data=data, say=say)
+        attack(run, budget=budget, seed=seed, profile=profile, teacher=teacher, data=data,
+               beside=beside, say=say)  # fmt: skip
     report = analyse(folder)
     write_pictures(folder)
     return _published(run, "inversion", report, card_section, data_is_public)

@@ -7,7 +7,7 @@ Every target is searched with the same priors, steps, draws and seeds. The attac
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from dpsd.attacks.priors import Prior, gan_prior, released_prior, smooth_prior
 from dpsd.attacks.profiles import Profile, load_profile
 from dpsd.attacks.scores import Cell, Scores, load_cell, save_cell, save_scores
 from dpsd.attacks.search import BUDGETS, Budget, search
-from dpsd.attacks.targets import Logits, Say, Target, load_targets
+from dpsd.attacks.targets import Logits, Say, Target, guarantee, load_targets, student_of
 from dpsd.data import Split
 from dpsd.run import Run
 
@@ -46,6 +46,7 @@ def attack(
     profile: str | None = None,
     teacher: Path | None = None,
     data: Path | None = None,
+    beside: Sequence[Run] = (),
     say: Say = lambda text: None,
 ) -> Path:
     """Attack a run's teacher and student, and what they are compared with; write `scores.npz`.
@@ -60,13 +61,15 @@ def attack(
         profile: the split that the run must have been made with; default: `attacks.profile`.
         teacher: the teacher's folder where it has been moved.
         data: another `data.root`.
+        beside: other runs of the same split, whose students are attacked in the same way; teacher,
+            noise-free student, control and the released synthesizer are this run's.
         say: receives lines for the user.
 
     Returns:
         The folder.
 
     Raises:
-        UserError: no student, no split, another teacher, missing data or packages.
+        UserError: no student, no split, another teacher or split, missing data or packages.
     """
     name = budget or run.config.attacks.budget
     b = BUDGETS[name]
@@ -76,8 +79,9 @@ def attack(
     say(f"inversion, budget {name}: {_budget_line(b, known)}")
     targets = load_targets(
         run, known, folder / "models", answers=b.noise_free_answers, seed=seed, teacher=teacher,
-        say=say,
+        beside=beside, say=say,
     )  # fmt: skip
+    others = {student_of(other): other.id for other in beside}
     made = time.perf_counter()
     private = known.private
     judges = train_judges(known.config, private.holdout, known.real, steps=b.judge_steps, seed=seed)
@@ -92,7 +96,7 @@ def attack(
         prior_seconds = time.perf_counter() - start
         for target in [None, *targets]:
             label = DRAWS if target is None else target.name
-            key = _key(run, known, b, seed, attack_name, label)
+            key = _key(run, known, b, seed, attack_name, others.get(label, label))
             path = folder / "cells" / f"{attack_name}-{label}.npz"
             cell = load_cell(path, key)
             if cell is None:
@@ -123,7 +127,7 @@ def attack(
             "measured_on": "train" if private.test is None else "test",
             "rows": len(known.real),
         },
-        "guarantee": _guarantee(run),
+        "guarantee": guarantee(run),
         "costs": costs,
         "seconds": {"models": made - began, "all": time.perf_counter() - began},
     }
@@ -233,11 +237,6 @@ def _key(run: Run, profile: Profile, b: Budget, seed: int, attack_name: str, tar
 
 def _answers(run: Run) -> int:
     return int(run.report()["answers"])
-
-
-def _guarantee(run: Run) -> dict[str, Any]:
-    privacy = run.report()["privacy"]
-    return {k: privacy[k] for k in ("unit", "mechanism", "epsilon", "delta")}
 
 
 def _budget_line(b: Budget, profile: Profile) -> str:

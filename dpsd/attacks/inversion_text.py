@@ -8,8 +8,8 @@ import numpy as np
 
 from dpsd.attacks.report import FLOORS, NO_CLAIM, NO_POWER
 from dpsd.attacks.scores import Scores, load_scores
+from dpsd.attacks.targets import guarantee_line
 
-_ROWS = ("teacher", "student", "noise_free", "control", *FLOORS)
 _NAMES = {
     "teacher": "teacher", "student": "student", "noise_free": "noise-free student",
     "control": "control, no defence", "draws": "floor: prior alone",
@@ -20,14 +20,19 @@ _NAMES = {
 _MOST_CLASSES = 10
 
 
+def _name(target: str) -> str:
+    return _NAMES.get(target, target)
+
+
 def inversion_table(report: dict[str, Any]) -> str:
     """The figures of `dpsd.attacks.report.report` as plain text."""
     j, b = report["judges"], report["budget"]
+    width = max(24, *(len(_name(target)) + 1 for target in report["targets"]))
     lines = [
         f"inversion on profile {report['profile']}, budget {report['budget_name']}: "
         f"{b['seeds']} seeds, {report['images_per_target']} images a target, {b['steps']} steps, "
         f"{b['draws']} draws each",
-        f"student: {guarantee_line(report)}",
+        f"student: {guarantee_line(report['guarantee'])}",
         f"judges on real private images ({j['measured_on']}): J1 network {j['network']:.1%}, "
         f"J2 neighbours {j['neighbours']:.1%}, both {j['both']:.1%}; chance {report['chance']:.1%}",
     ]
@@ -37,33 +42,24 @@ def inversion_table(report: dict[str, Any]) -> str:
         lines += [
             "",
             f"{_NAMES[name]} ({cost:.0f} s{cached})",
-            f"{'':<24}{'J1':>7}{'J2':>7}{'both':>7}{'advantage [95 %]':>26}{'knows':>8}"
+            f"{'':<{width}}{'J1':>7}{'J2':>7}{'both':>7}{'advantage [95 %]':>26}{'knows':>8}"
             f"{'gap p':>8}  verdict",
         ]
         for target, row in a["targets"].items():
             r = row["rates"]
             lines.append(
-                f"{_NAMES[target]:<24}{r['network']['rate']:>7.2f}{r['neighbours']['rate']:>7.2f}"
-                f"{r['both']['rate']:>7.2f}"
-                f"{_advantage(row):>26}"
+                f"{_name(target):<{width}}{r['network']['rate']:>7.2f}"
+                f"{r['neighbours']['rate']:>7.2f}{r['both']['rate']:>7.2f}{_advantage(row):>26}"
                 f"{row['knowledge']['accuracy']:>8.2f}{row['memorisation']['p_value']:>8.3f}"
                 f"  {row['verdict']}"
             )
         for target, r in a["floors"].items():
             lines.append(
-                f"{_NAMES[target]:<24}{r['network']['rate']:>7.2f}{r['neighbours']['rate']:>7.2f}"
+                f"{_name(target):<24}{r['network']['rate']:>7.2f}{r['neighbours']['rate']:>7.2f}"
                 f"{r['both']['rate']:>7.2f}{'':>34}{r['memorisation']['p_value']:>8.3f}"
             )
     lines += ["", _summary(report), *(f"note: {n}" for n in report["notes"])]
     return "\n".join(lines)
-
-
-def guarantee_line(report: dict[str, Any]) -> str:
-    """What the run states, with its unit."""
-    g = report["guarantee"]
-    if g["epsilon"] is None:
-        return f"no guarantee (mechanism {g['mechanism']})"
-    return f"eps {g['epsilon']:g} for one {g['unit']} at delta {g['delta']:g} ({g['mechanism']})"
 
 
 def card_section(report: dict[str, Any]) -> str:
@@ -75,7 +71,7 @@ def card_section(report: dict[str, Any]) -> str:
     for name, a in report["attacks"].items():
         for target, row in a["targets"].items():
             rows.append(
-                f"| {_NAMES[name]} | {_NAMES[target]} | {row['rates']['both']['rate']:.2f} | "
+                f"| {_NAMES[name]} | {_name(target)} | {row['rates']['both']['rate']:.2f} | "
                 f"{_advantage(row)} | {row['verdict']} |"
             )
     return (
@@ -103,13 +99,18 @@ def _advantage(row: dict[str, Any]) -> str:
     return f"{found['value']:+.2f} [{low:+.2f}, {high:+.2f}]"
 
 
+def _models(scores: Scores) -> list[str]:
+    """The attacked models that are no floors, in their order."""
+    return [name for name in scores.facts["targets"] if name not in FLOORS]
+
+
 def _sheet(scores: Scores, attack: str, path: Path) -> None:
     classes = scores.facts["classes"][:_MOST_CLASSES]
     rows = [("private image", scores.real)]
-    for name in _ROWS:
+    for name in (*_models(scores), *FLOORS):
         cell = scores.cells[attack, name]
         first = [int(np.flatnonzero(cell.labels == c)[0]) for c in range(len(classes))]
-        rows.append((_NAMES[name], cell.images[first]))
+        rows.append((_name(name), cell.images[first]))
     height, width = scores.real.shape[2:]
     figure, _ = _figure((2.2 + len(classes) * width / height, len(rows) + 0.5))
     panels = figure.subplots(len(rows), len(classes), squeeze=False)
@@ -132,11 +133,11 @@ def _gaps(scores: Scores, path: Path) -> None:
     for axes, attack in zip(
         figure.subplots(1, len(attacks), squeeze=False)[0], attacks, strict=True
     ):
-        for name in _ROWS[:4]:
+        for name in _models(scores):
             d = scores.cells[attack, name].distances
             size = d.shape[1] // 2
             axes.hist(d[:, :size].min(1) - d[:, size:].min(1), bins=20, histtype="step",
-                      label=_NAMES[name])  # fmt: skip
+                      label=_name(name))  # fmt: skip
         axes.axvline(0, color="black", linewidth=0.5)
         axes.set(title=_NAMES[attack], xlabel="nearest training - nearest held-out")
         axes.legend(fontsize=6)

@@ -8,9 +8,10 @@ charged or reaches a release; the noise-free student is made in a run folder of 
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +29,7 @@ from dpsd.frozen import Teacher, logits_of
 from dpsd.imports import brief
 from dpsd.models import build_model
 from dpsd.privacy.plan import make_plan
-from dpsd.release import load_student
+from dpsd.release import load_student, release_folder
 from dpsd.run import Run, write_json
 from dpsd.sections import PrivacyConfig, TeacherConfig
 from dpsd.student import as_input
@@ -67,9 +68,9 @@ class Target:
 
 def load_targets(
     run: Run, profile: Profile, folder: Path, *, answers: int, seed: int,
-    teacher: Path | None = None, say: Say = lambda text: None,
+    teacher: Path | None = None, beside: Sequence[Run] = (), say: Say = lambda text: None,
 ) -> list[Target]:  # fmt: skip
-    """Teacher, student, noise-free student, utility-matched control, and the floors' models.
+    """Teacher, students, noise-free student, utility-matched control, and the floors' models.
 
     A run whose teachers are an ensemble or were trained by DP-SGD has no undefended teacher; then
     `teacher` is one model of the student's architecture, trained on the same rows without defence.
@@ -81,15 +82,19 @@ def load_targets(
         answers: at most so many for the noise-free student.
         seed: of the models that are made here.
         teacher: the teacher's folder where it has been moved.
+        beside: other runs of the same split, whose students are attacked too.
         say: receives lines for the user.
 
     Raises:
-        UserError: no student, no teacher, or a teacher that gives no gradient.
+        UserError: no student, no teacher, a teacher that gives no gradient, or a run beside this
+            one that is of other data or has the name of another.
     """
     student = load_student(run)
+    others = _beside(run, beside)
     folder.mkdir(parents=True, exist_ok=True)
     config, home = find_teacher(profile.config, run, teacher)
-    what = dict(_WHAT)
+    what = _WHAT | {name: f"the student of another run, {guarantee_line(guarantee(other))}"
+                    for name, other in others.items()}  # fmt: skip
     if (home.facts.get("recipe") or {}).keys() & {"shards", "dp"}:
         say("the run's teachers are defended; an undefended one is trained for comparison")
         config, home = _reference(profile, folder)
@@ -98,6 +103,7 @@ def load_targets(
     made: dict[str, nn.Module] = {
         "teacher": _Open(frozen_teacher(config, home)),
         "student": student,
+        **{name: load_student(other) for name, other in others.items()},
         "noise_free": _noise_free(profile, config, home, folder, answers),
     }
     holdout = profile.private.holdout
@@ -116,6 +122,44 @@ def load_targets(
         _check_gradient(name, logits, profile)
         targets.append(Target(name, logits, accuracy(logits, holdout), what[name]))
     return targets
+
+
+def guarantee(run: Run) -> dict[str, Any]:
+    """Unit, mechanism, epsilon and delta that a run's statement claims."""
+    privacy = run.report()["privacy"]
+    return {k: privacy[k] for k in ("unit", "mechanism", "epsilon", "delta")}
+
+
+def guarantee_line(g: dict[str, Any]) -> str:
+    """`guarantee` in words, with its unit."""
+    if g["epsilon"] is None:
+        return f"no guarantee (mechanism {g['mechanism']})"
+    return f"eps {g['epsilon']:g} for one {g['unit']} at delta {g['delta']:g} ({g['mechanism']})"
+
+
+def student_of(run: Run) -> str:
+    """The name, among the targets, of the student of another run: that of its folder."""
+    return f"student of {run.path.resolve().name}"
+
+
+def _beside(run: Run, beside: Sequence[Run]) -> dict[str, Run]:
+    """The other runs by the name of their student."""
+    mine, found = run.config.data, dict[str, Run]()
+    for other in beside:
+        release_folder(other)
+        data, name = other.config.data, student_of(other)
+        if (data.name, data.split) != (mine.name, mine.split):
+            raise UserError(
+                f"beside: {other.path} is of {data.name} with other private classes or rows; "
+                f"accepted: a run of {mine.name} made with the same data.split"
+            )
+        if other.id == run.id or name in found:
+            raise UserError(
+                f"beside: {other.path} is there twice or shares its folder's name; accepted: "
+                "other runs, each folder named once"
+            )
+        found[name] = other
+    return found
 
 
 def accuracy(logits: Logits, split: Split) -> float:

@@ -116,6 +116,47 @@ def test_a_stopped_attack_goes_on_and_gives_the_same(copy, monkeypatch):
         assert np.array_equal(cell.images, new.cells[key].images), key
 
 
+def test_students_of_other_runs_stand_in_the_same_table(attacked, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(BUDGETS, "fast", replace(TINY, attacks=("released",), draws=16))
+    config = tree(tmp_path, split="digits")
+    config["privacy"]["epsilon"] = 2.0
+    other = transcribe(parse_config(config), out=tmp_path / "other")
+    home = tmp_path / "run"
+    shutil.copytree(attacked[0].path, home)
+    assert main(["attack", "inversion", str(home), "--fast", "--beside", str(other.path)]) == 0
+    found = json.loads((home / "private/attacks/inversion/report.json").read_text())
+    name = "student of other"
+    assert name in capsys.readouterr().out and "another run" in found["targets"][name]["what"]
+    rows = found["attacks"]["released"]["targets"]
+    assert list(rows) == ["teacher", "student", name, "noise_free", "control"]
+    cells = load_scores(home / "private/attacks/inversion/scores.npz").cells
+    assert (cells["released", name].images != cells["released", "student"].images).any()
+    assert not (other.private / "attacks").exists()
+
+
+def test_runs_beside_must_be_of_the_same_split_and_finished(copy, tmp_path, capsys):
+    def says(*beside):
+        args = ["attack", "inversion", str(copy.path), "--fast", "--beside", *map(str, beside)]
+        assert main(args) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        return error
+
+    assert "there twice" in says(copy.path)
+    other = tmp_path / "other"
+    shutil.copytree(copy.path, other)
+    path = other / "private" / "run.json"
+    facts = json.loads(path.read_text())
+    split = facts["config"]["data"]["split"]
+    facts["config"]["data"]["split"] = split | {"public": split["public"][1:]}
+    path.write_text(json.dumps(facts))
+    assert "other private classes or rows" in says(other)
+    (other / "release" / "student.safetensors").unlink()
+    assert "no finished run" in says(other)
+    assert main(["attack", "membership", str(copy.path), "--beside", str(other)]) == 2
+    assert "inversion alone" in capsys.readouterr().err
+
+
 def test_public_data_puts_a_section_on_the_card_that_evaluate_keeps(copy, capsys):
     assert main(["attack", "inversion", str(copy.path), "--analyse-only", "--data-is-public"]) == 0
     card = (copy.release / "README.md").read_text()
