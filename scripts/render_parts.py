@@ -200,12 +200,7 @@ def inversion(folder: Path) -> list[str]:
             f"{100 * r['chance']:.1f} %. Headline attack: {r['headline_attack']}. "
             f"Held-out real images: PSNR {held['psnr']:.1f}, SSIM {held['ssim']:.2f}.",
             "",
-            *(
-                f"- {name}: {t['what']}"
-                for name, t in r["targets"].items()
-                if name not in names and name not in FLOORS
-            ),
-            "",
+            *([*beside, ""] if beside else []),
             "| attack | model | accuracy | J1 | J2 | both | advantage | knows | gap p | PSNR | "
             "SSIM | verdict |",
             "|---|---|---|---|---|---|---|---|---|---|---|---|",
