@@ -20,8 +20,8 @@ from dpsd.models import build_model
 from dpsd.student import as_input
 
 BATCH, LR, MOMENTUM = 64, 0.05, 0.9
-SMALL, SMALL_BATCH, SMALL_PASSES = 640, 10, 5
-"""Clients with fewer rows than SMALL take smaller batches and at least SMALL_PASSES a round."""
+SMALL, SMALL_BATCH, SMALL_PASSES = 2_000, 10, 5
+"""Where clients have fewer rows than SMALL on average, a batch is smaller and passes are more."""
 MOST = 100
 """Clients of a round, drawn by the strategy."""
 
@@ -50,6 +50,9 @@ def fedavg(
         The averaged model, and the bytes of its weights, which each client gets and sends a round.
     """
     app = ClientApp()
+    small = sum(map(len, rows)) < SMALL * len(rows)
+    batch = SMALL_BATCH if small else BATCH
+    passes = max(epochs, SMALL_PASSES) if small and epochs >= 1 else epochs
 
     @app.train()
     def train(message: Message, context: object) -> Message:
@@ -57,7 +60,7 @@ def fedavg(
         model, number = network(config), int(records["config"]["server-round"])
         model.load_state_dict(records["arrays"].to_torch_state_dict())
         rng = torch.Generator().manual_seed(1000 * number + node_number(context))
-        fit(config, model, data.train.images[mine], data.train.labels[mine], epochs,
+        fit(config, model, data.train.images[mine], data.train.labels[mine], passes, batch,
             LR * (1 + math.cos(math.pi * (number - 1) / rounds)) / 2, rng)  # fmt: skip
         content = RecordDict({"arrays": ArrayRecord(model.state_dict()),
                               "metrics": MetricRecord({"num-examples": len(mine)})})  # fmt: skip
@@ -73,22 +76,20 @@ def fedavg(
 
 
 def fit(
-    config: Config, model: torch.nn.Module, images: Tensor, labels: Tensor, epochs: float,
-    lr: float, rng: torch.Generator,
+    config: Config, model: torch.nn.Module, images: Tensor, labels: Tensor, passes: float,
+    batch: int, lr: float, rng: torch.Generator,
 ) -> None:  # fmt: skip
     """SGD with momentum, one learning rate a round."""
     device = pick_device(config.device)
     dtype = pick_dtype(config, device)
     model.to(device).to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=MOMENTUM, weight_decay=1e-4)
-    small = len(images) < SMALL
-    size = min(SMALL_BATCH if small else BATCH, len(images))
-    passes = max(epochs, SMALL_PASSES) if small and epochs >= 1 else epochs
+    size = min(batch, len(images))
     for _ in range(max(1, round(passes * len(images) / size))):
         picked = torch.randint(len(images), (size,), generator=rng)
-        batch = augment(images[picked], "shift")
+        shifted = augment(images[picked], config.teacher.augment)
         with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
-            logits = model(as_input(batch.to(device)))
+            logits = model(as_input(shifted.to(device)))
         loss = F.cross_entropy(logits.float(), labels[picked].to(device))
         optimizer.zero_grad()
         loss.backward()

@@ -5,10 +5,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 from bench_cells import ROOT, config_hash
 
 from dpsd.config import Config, load_config
+from dpsd.sections import DataConfig
+from dpsd.sources import read_cifar10_jpeg
 
 RESULTS = ROOT / "docs" / "results" / "federated"
 FEDAVG = {"fedavg-1": (1, 5.0), "fedavg-20": (20, 1.0)}
@@ -34,6 +37,9 @@ def configure(cell: dict, seed: int, teachers: Path, shrink: int = 1) -> Config:
         last[key] = value
     last |= {"seed": seed, "federated.seed": seed, "teacher.root": teachers,
              "privacy.insecure_seeded_noise": "true"}  # fmt: skip
+    if "rows" in cell:
+        last |= {"data.name": "npz", "data.root": teachers / f"cifar10-{cell['rows']}.npz",
+                 "data.classes": 10, "data.shape": "[3,32,32]"}  # fmt: skip
     if "alpha" in cell:
         last["federated.alpha"] = cell["alpha"]
     if "rounds" in cell:
@@ -46,6 +52,17 @@ def configure(cell: dict, seed: int, teachers: Path, shrink: int = 1) -> Config:
     return load_config(ROOT / "configs" / cell["config"], [f"{k}={v}" for k, v in last.items()])
 
 
+def write_rows(cell: dict, teachers: Path) -> None:
+    """The file of a cell that takes the first `rows` training rows of CIFAR-10 (JPEG archive)."""
+    path = teachers / f"cifar10-{cell['rows']}.npz"
+    if path.exists():
+        return
+    (images, labels), test = read_cifar10_jpeg(DataConfig().folder() / "cifar10_jpeg.npz")
+    kept = cell["rows"]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(path, x=images[:kept], y=labels[:kept], test_x=test[0], test_y=test[1])
+
+
 def current_hash(cell: dict, seed: int) -> str:
     """`config_hash` of what the cell runs now."""
     return config_hash(configure(cell, seed, Path("teachers")))
@@ -56,7 +73,9 @@ def baseline_name(config: Config) -> str:
     f = config.federated
     clients = f"{f.clients}-" if f.clients != 5 else ""
     part = "iid" if f.partition == "iid" else f"alpha{f.alpha:g}"
-    return f"baselines-{config.data.name}-{clients}{part}-seed{f.seed}"
+    root = config.data.root
+    data = root.stem if config.data.name == "npz" and root else config.data.name
+    return f"baselines-{data}-{clients}{part}-seed{f.seed}"
 
 
 def baseline_facts(config: Config) -> dict[str, Any]:
