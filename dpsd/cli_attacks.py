@@ -66,18 +66,18 @@ def _attack(args: argparse.Namespace) -> int:
         "budget": args.budget, "seed": args.seed, "teacher": args.teacher, "data": args.data,
         "analyse_only": args.analyse_only, "data_is_public": args.data_is_public, "say": tell,
     }  # fmt: skip
-    if args.kind in ("inversion", "all"):
-        from dpsd.attacks.command import inversion
-        from dpsd.attacks.inversion_text import inversion_table
-
-        reports["inversion"] = inversion(run, profile=args.profile, beside=others, **options)
-        tell("\n" + inversion_table(reports["inversion"]))
     if args.kind in ("membership", "all"):
         from dpsd.attacks.command import membership
         from dpsd.attacks.membership_report import report_text
 
         reports["membership"] = membership(run, fpr=args.fpr, **options)
         tell("\n" + report_text(reports["membership"]))
+    if args.kind in ("inversion", "all"):
+        from dpsd.attacks.command import inversion
+        from dpsd.attacks.inversion_text import inversion_table
+
+        reports["inversion"] = inversion(run, profile=args.profile, beside=others, **options)
+        tell("\n" + inversion_table(reports["inversion"]))
     if args.kind == "all":
         from dpsd.attacks.audit_report import report_text as audit_text
         from dpsd.attacks.command import audit

@@ -14,17 +14,19 @@ from dpsd.errors import UserError
 from dpsd.run import write_json
 
 
-def dataset_home(config: Config, data: PrivateData) -> dict[str, str]:
+def dataset_home(config: Config, data: PrivateData | None) -> dict[str, str]:
     """The home of the data set's ledger, made on first use: its `folder` and `uuid`.
 
     The same people's data must always find the same ledger. `teacher.dataset` names it; a named
     data set is known by its name wherever it lies; any other by a private fingerprint of all its
-    rows, which a single changed row changes: who mends or extends data must name them.
+    rows, which a single changed row changes: who mends or extends data must name them. `data` is
+    read for those alone.
     """
     t = config.teacher
-    name = t.dataset or (
-        config.data.name if config.data.name in NAMED else dataset_fingerprint(data)
-    )
+    name = t.dataset or (config.data.name if config.data.name in NAMED else None)
+    if name is None:
+        assert data is not None
+        name = dataset_fingerprint(data)
     home = t.root / "datasets" / name
     home.mkdir(parents=True, exist_ok=True)
     for path in (home, home.parent):

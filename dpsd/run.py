@@ -176,16 +176,34 @@ def refuse_existing(path: Path) -> None:
 def resume_run(path: Path, config: Config) -> Run:
     """Open a run that was stopped.
 
+    How many clients must answer and how long they have may be changed: no answer and no noise
+    depends on either, and a federation may have lost a client for good.
+
     Raises:
         UserError: no run there, or one with another configuration; says which keys differ.
     """
     run = open_run(path)
+    if free := {k: getattr(config.federated, k) for k in ("quorum", "deadline_s")
+                if getattr(config.federated, k) != getattr(run.config.federated, k)}:  # fmt: skip
+        run = _with_federated(run, free)
     old, new = (flatten(c.model_dump(mode="json")) for c in (run.config, config))
     differ = [f"{k} ({old.get(k)} -> {new.get(k)})" for k in sorted(old.keys() | new.keys())
               if old.get(k) != new.get(k)]  # fmt: skip
     if differ:
         raise UserError(f"--resume {path}: another configuration: {', '.join(differ)}")
     return run
+
+
+def _with_federated(run: Run, changed: dict[str, Any]) -> Run:
+    """The run with other values in the section `federated` of its configuration."""
+    facts = _read_json(run.private / "run.json")
+    facts["config"]["federated"] |= changed
+    released = run.release / "config.yaml"
+    plain = yaml.safe_load(released.read_text())
+    plain["federated"] |= changed
+    released.write_text(yaml.safe_dump(plain, sort_keys=False))
+    write_json(run.private / "run.json", facts)
+    return Run(run.path)
 
 
 def open_run(path: Path | str) -> Run:

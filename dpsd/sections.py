@@ -268,8 +268,8 @@ class FederatedConfig(Section):
     nodes: int | None = Field(default=None, ge=1)
     """Processes or threads that host the clients, evenly; null: one each. Unit client alone."""
     runs: int | None = Field(default=None, ge=1)
-    """Runs at most that a client answers with its teacher, against a server that is not trusted;
-    null: any number, all composed in its ledger."""
+    """Runs at most that a client answers with its teacher, against a server that is not trusted.
+    Null: one with partition own, else any number; all compose in its ledger."""
 
 
 class AttacksConfig(Section):

@@ -139,8 +139,11 @@ def membership_rows(report):
             f"| {c['target']} | {c['rows']} | {c['attack']} | {c['members']} / {c['non_members']} "
             f"| {c['auc']:.3f} ({low:.3f} to {high:.3f}) | {tpr} | {said} |"
         )
+    answers = report.get("student_answers")
+    made = "" if answers is None else f", from {answers:,} answers"
     for name, t in report["targets"].items():
         rows += [""] if name == next(iter(report["targets"])) else []
         rows.append(f"- {name}: accuracy {100 * t['accuracy']:.1f} % on non-members, "
-                    f"{100 * t['accuracy_on_members']:.1f} % on members")  # fmt: skip
+                    f"{100 * t['accuracy_on_members']:.1f} % on members"
+                    + (made if name == "profile student" else ""))  # fmt: skip
     return rows

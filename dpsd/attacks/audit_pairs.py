@@ -14,7 +14,7 @@ from dpsd.data import PrivateData, Split, public_facts
 from dpsd.device import pick_device, pick_dtype
 from dpsd.ensemble import Members, member_choices, train_members
 from dpsd.errors import UserError
-from dpsd.sections import TeacherConfig
+from dpsd.sections import DpConfig, TeacherConfig
 from dpsd.sharding import load_shards
 from dpsd.teacher import TeacherFolder, load_teacher, read_folder, train_teacher
 
@@ -57,6 +57,8 @@ def recipe_config(config: Config, home: TeacherFolder) -> Config:
     if recipe.get("shards") is not None and "steps" in recipe:
         found |= {"shard_steps": recipe["steps"], "shard_batch": recipe["batch_size"]}
         found.pop("batch_size", None)
+    if recipe.get("dp"):  # a teacher by path: its configuration says nothing of its training
+        found["dp"] = {k: v for k, v in recipe["dp"].items() if k in DpConfig.model_fields}
     teacher = TeacherConfig(**(config.teacher.model_dump() | found | {"path": None}))
     return config.model_copy(update={"teacher": teacher})
 

@@ -19,21 +19,22 @@ def report_of(arrays: Arrays, facts: dict[str, Any]) -> dict[str, Any]:
     """
     claim, levels = facts["claim"], dict[str, Any]()
     alpha = ALPHA / max(1, _claims(arrays, facts))
-    bounds: list[Bound] = []
+    bounds: dict[str, list[Bound]] = {"mechanism": [], "record": []}
     if "mechanism0" in arrays:
-        found = _mechanism(arrays, claim, alpha)
-        levels["mechanism"], bounds = [b.facts() for b in found], bounds + found
+        bounds["mechanism"] = _mechanism(arrays, claim, alpha)
+        levels["mechanism"] = [b.facts() for b in bounds["mechanism"]]
     pairs, shared = [], ALPHA if claim["record_epsilon"] is None else alpha
     for i, pair in enumerate(facts.get("pairs", [])):
         one = _pair(arrays, claim, i, len(facts["pairs"]), shared)
         pairs.append(pair | {"bound": one.facts()})
-        bounds.append(one)
+        bounds["record"].append(one)
     if pairs:
         levels["transcript"] = {"pairs": pairs} | _record(pairs, claim, shared)
     if "canary_coins" in arrays:
         found = _one_run(arrays, facts, alpha)
         levels["one_run"] = facts["one_run"] | {"bounds": [b.facts() for b in found]}
-        bounds += found
+        bounds["record"] += found
+    verdicts = {of: _verdict(found) for of, found in bounds.items() if found}
     return {
         "schema_version": SCHEMA_VERSION,
         "attack": "audit",
@@ -44,9 +45,10 @@ def report_of(arrays: Arrays, facts: dict[str, Any]) -> dict[str, Any]:
         "claim": claim,
         "levels": levels,
         "skipped": facts["skipped"],
-        "verdict": _overall(bounds),
+        "verdicts": verdicts,
+        "verdict": _overall(list(verdicts.values())),
         "seconds": facts["seconds"],
-        "lines": [b.text() for b in bounds],
+        "lines": [b.text() for found in bounds.values() for b in found],
     }
 
 
@@ -70,7 +72,7 @@ def report_text(report: dict[str, Any]) -> str:
     lines += [f"{level:<12} skipped: {reason}" for level, reason in report["skipped"].items()]
     if claim["seeded_noise"]:
         lines.append("the run's noise was seeded, so it is NOT PRIVATE whatever the bounds say")
-    return "\n".join([*lines, "", f"verdict: {report['verdict']}"])
+    return "\n".join([*lines, "", f"verdict: {_by_claim(report)}"])
 
 
 def _claims(arrays: Arrays, facts: dict[str, Any]) -> int:
@@ -134,14 +136,25 @@ def _one_run(arrays: Arrays, facts: dict[str, Any], alpha: float) -> list[Bound]
     ]  # fmt: skip
 
 
-def _overall(bounds: list[Bound]) -> str:
-    found = [b.verdict for b in bounds]
-    if "violated" in found:
-        return "violated"
-    claimed = [v for v in found if v != "not claimed"]
-    if not claimed:
-        return "nothing claimed"
-    return "consistent" if "consistent" in claimed else "no power"
+def _verdict(bounds: list[Bound]) -> str:
+    """Of all bounds on one claim: one that could have refuted it and did not is enough."""
+    found = {b.verdict for b in bounds}
+    order = ("violated", "consistent", "no power")
+    return next((v for v in order if v in found), "not claimed")
+
+
+def _overall(verdicts: list[str]) -> str:
+    """Consistent only where each claim was put to a test that could have refuted it."""
+    claimed = {v for v in verdicts if v != "not claimed"}
+    order = ("violated", "no power", "consistent")
+    return next((v for v in order if v in claimed), "nothing claimed")
+
+
+def _by_claim(report: dict[str, Any]) -> str:
+    """The verdict, and where there are two claims the verdict on each."""
+    parts = report["verdicts"]
+    each = ", ".join(f"{of} {verdict}" for of, verdict in parts.items())
+    return f"{report['verdict']} ({each})" if len(parts) > 1 else str(report["verdict"])
 
 
 def _line(bound: dict[str, Any]) -> str:
@@ -175,5 +188,5 @@ def card_section(report: dict[str, Any]) -> str:
         f"seed {report['seed']}; a bound "
         "below the claim proves nothing. The ceiling is what a perfect attack could show.\n\n"
         + "\n".join(rows)
-        + f"\n\nVerdict: {report['verdict']}."
+        + f"\n\nVerdict: {_by_claim(report)}."
     )

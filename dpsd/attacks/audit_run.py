@@ -24,10 +24,12 @@ from dpsd.attacks.audit_canaries import canary_run
 from dpsd.attacks.audit_files import Arrays, attack_folder, load_scores, save_scores
 from dpsd.attacks.audit_pairs import retrainable, teacher_pairs
 from dpsd.attacks.audit_report import report_of
+from dpsd.attacks.profiles import own_teacher
 from dpsd.attacks.transcripts import draw_transcripts, exact_epsilon, merged, pair_loss
 from dpsd.config import Config
 from dpsd.data import PrivateData, load_data
 from dpsd.errors import UserError
+from dpsd.federated.plan import Combined
 from dpsd.privacy.accounting import GaussianRelease, OpenRelease, compose_epsilon, total_mu
 from dpsd.privacy.inherited import read_dp_ledger
 from dpsd.privacy.ledger import event_facts
@@ -36,7 +38,6 @@ from dpsd.privacy.oracle import load_release
 from dpsd.privacy.plan import Plan, inherit, make_plan
 from dpsd.privacy.votes import NoisyVotes
 from dpsd.run import Run, write_json
-from dpsd.teacher import read_folder
 
 Say = Callable[[str], None]
 BudgetName = Literal["fast", "standard", "full"]
@@ -125,11 +126,9 @@ def collect(
     config = run.config
     if data is not None:
         config = config.model_copy(update={"data": config.data.model_copy(update={"root": data})})
-    home = read_folder(teacher or run.teacher_folder)
-    if home.uuid != run.teacher:
-        raise UserError(f"teacher {home.path}: is teacher {home.uuid}, the run's is {run.teacher}")
+    home = own_teacher(run, teacher)
     plan = make_plan(config)
-    if plan.route == "inherited":
+    if plan.route == "inherited" and home is not None:
         plan = inherit(plan, read_dp_ledger(home.path, home.uuid))
     facts: dict[str, Any] = {
         "budget": budget, "spend": asdict(spend), "seed": seed, "run": run.id,
@@ -150,9 +149,11 @@ def collect(
     start = _lap(facts, "mechanism", start)
 
     reason = "there are no data to train on" if config.data.name == "none" else None
-    reason = reason or retrainable(home)
+    reason = reason or (
+        "the clients' teachers stay at their homes" if home is None else retrainable(home)
+    )
     private = load_data(config.data) if config.data.name != "none" else None
-    if reason is None and private is not None:
+    if reason is None and private is not None and home is not None:
         facts["pairs"] = []
         pairs = teacher_pairs(
             config, home, private, pairs=spend.pairs, seed=seed, folder=folder / "teachers", say=say
@@ -171,8 +172,7 @@ def collect(
         facts["skipped"]["transcript"] = reason
     start = _lap(facts, "transcript", start)
 
-    own = home.facts.get("recipe") is None
-    if private is None or own:
+    if private is None or home is None or home.facts.get("recipe") is None:
         facts["skipped"]["one_run"] = reason
     else:
         found, facts["one_run"] = _canaries(config, home, private, spend, seed, folder, say)
@@ -204,7 +204,9 @@ def claim(plan: Plan) -> dict[str, Any]:
 
 def mechanism_scores(plan: Plan, draws: int) -> tuple[Scores, Scores]:
     """Scores of one image's answers in two worlds, float64 [draws] each; fresh noise."""
-    mechanism, asks = plan.mechanism, plan.asks_per_image if plan.scope == "per_answer" else 1
+    asks = plan.asks_per_image if plan.scope == "per_answer" else 1
+    whole = plan.mechanism
+    mechanism = whole.inner if isinstance(whole, Combined) else whole  # what one client releases
     world0, world1, prior = farthest_worlds(mechanism)
     found = audit_mechanism(mechanism, world0, world1, prior, draws=draws * asks)
     scores0, scores1 = (s.reshape(draws, asks).sum(1) for s in (found.world0, found.world1))

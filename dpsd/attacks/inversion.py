@@ -18,12 +18,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dpsd.attacks.gan import GanConfig
-from dpsd.attacks.judges import Judges, train_classifier, train_judges
+from dpsd.attacks.judges import Judges, need_judges, train_classifier, train_judges
 from dpsd.attacks.kedmi import kedmi_prior
 from dpsd.attacks.lomma import helpers, logit_loss
 from dpsd.attacks.memorisation import Pools, equal_pools, nearest, pool_distances
 from dpsd.attacks.priors import Prior, gan_prior, released_prior, smooth_prior
-from dpsd.attacks.profiles import Profile, load_profile
+from dpsd.attacks.profiles import Profile, load_profile, own_teacher
 from dpsd.attacks.scores import Cell, Scores, load_cell, save_cell, save_scores
 from dpsd.attacks.search import BUDGETS, Budget, search
 from dpsd.attacks.targets import Logits, Say, Target, guarantee, load_targets, student_of
@@ -73,6 +73,7 @@ def attack(
     """
     name = budget or run.config.attacks.budget
     b = BUDGETS[name]
+    need_judges()
     known = load_profile(run, data, profile)
     began = time.perf_counter()
     folder = private_folder(run, out)
@@ -84,7 +85,8 @@ def attack(
     others = {student_of(other): other.id for other in beside}
     made = time.perf_counter()
     private = known.private
-    judges = train_judges(known.config, private.holdout, known.real, steps=b.judge_steps, seed=seed)
+    used = _architectures(run, beside, teacher)
+    judges = train_judges(used, private.holdout, known.real, steps=b.judge_steps, seed=seed)
     say(f"judges on real private images: J1 {judges.network_accuracy:.1%}, "
         f"J2 {judges.neighbours_accuracy:.1%}")  # fmt: skip
     pools = equal_pools(private, _POOL_SIZE, seed)
@@ -233,6 +235,14 @@ def _pool_labels(pools: Pools) -> Tensor:
 def _key(run: Run, profile: Profile, b: Budget, seed: int, attack_name: str, target: str) -> str:
     what = [run.id, run.teacher, profile.name, asdict(b), seed, attack_name, target]
     return hashlib.blake2b(json.dumps(what).encode(), digest_size=16).hexdigest()
+
+
+def _architectures(run: Run, beside: Sequence[Run], teacher: Path | None) -> set[str]:
+    """Those of teacher and students, by their names in the configuration."""
+    home = own_teacher(run, teacher)
+    recipe = (home.facts.get("recipe") or {}) if home is not None else {}
+    named = {r.config.student.model for r in (run, *beside)}
+    return named | {recipe.get("model", run.config.teacher.model)}
 
 
 def _answers(run: Run) -> int:

@@ -5,7 +5,7 @@ could follow: k nearest neighbours of the principal components. Both learn from 
 the teacher never saw.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dpsd.config import Config
 from dpsd.data import Split
 from dpsd.errors import UserError
 from dpsd.fitting import augment
@@ -39,23 +38,43 @@ class Judges:
     both_accuracy: float
 
 
-def train_judges(config: Config, holdout: Split, real: Split, *, steps: int, seed: int) -> Judges:
+def train_judges(
+    used: Collection[str], holdout: Split, real: Split, *, steps: int, seed: int
+) -> Judges:
     """Train J1 and J2 on the holdout and measure them on other real rows of the same classes.
+
+    Args:
+        used: architectures of the attacked models, of which J1 is none.
+        holdout: private rows that no attacked model saw.
+        real: other private rows.
+        steps: of J1's training.
+        seed: of J1.
 
     Raises:
         UserError: scikit-learn is missing.
     """
-    network = network_judge(config, holdout, steps=steps, seed=seed)
+    network = network_judge(used, holdout, steps=steps, seed=seed)
     neighbours = neighbours_judge(holdout)
     first, second = network(real.images) == real.labels, neighbours(real.images) == real.labels
     shares = [float(hits.double().mean()) for hits in (first, second, first & second)]
     return Judges(network, neighbours, *shares)
 
 
-def network_judge(config: Config, split: Split, *, steps: int, seed: int) -> Judge:
-    """J1: a small network of another architecture than teacher and student, trained with shifts."""
-    used = {config.teacher.model, config.student.model}
-    name = next(n for n in ("cnn-tiny", "cnn-small", "cnn") if n not in used)
+def need_judges() -> None:
+    """Say at once, before anything is trained, that scikit-learn is missing.
+
+    Raises:
+        UserError: it is.
+    """
+    try:
+        import sklearn  # noqa: F401
+    except ImportError as e:
+        raise UserError(f"judge J2: needs scikit-learn ({e}); pip install scikit-learn") from e
+
+
+def network_judge(used: Collection[str], split: Split, *, steps: int, seed: int) -> Judge:
+    """J1: a small network of another architecture than those used, trained with shifts."""
+    name = next(n for n in ("cnn-tiny", "cnn-small", "cnn", "resnet20") if n not in used)
     shape = tuple(split.images.shape[1:])
     model = train_classifier(
         split, name, (shape[0], shape[1], shape[2]), int(split.labels.max()) + 1, steps=steps,
@@ -95,12 +114,11 @@ def neighbours_judge(split: Split) -> Judge:
     Raises:
         UserError: scikit-learn is missing.
     """
-    try:
-        from sklearn.decomposition import PCA
-        from sklearn.neighbors import KNeighborsClassifier
-        from sklearn.pipeline import make_pipeline
-    except ImportError as e:
-        raise UserError(f"judge J2: needs scikit-learn ({e}); pip install scikit-learn") from e
+    need_judges()
+    from sklearn.decomposition import PCA
+    from sklearn.neighbors import KNeighborsClassifier
+    from sklearn.pipeline import make_pipeline
+
     rows = int(split.labels.bincount().min())
     components = min(_COMPONENTS, len(split) - 1, split.images[0].numel())
     pipeline = make_pipeline(

@@ -30,13 +30,14 @@ from dpsd.attacks.membership_game import (
     train_teachers,
 )
 from dpsd.attacks.membership_report import check_rate, draw_roc, report_of
+from dpsd.attacks.profiles import own_teacher
 from dpsd.config import Config
 from dpsd.data import load_data, public_facts
 from dpsd.device import pick_device
 from dpsd.errors import UserError
 from dpsd.release import Labeller, load_student
 from dpsd.run import Run, write_json
-from dpsd.teacher import as_logits, load_teacher, read_folder
+from dpsd.teacher import as_logits, load_teacher
 
 Say = Callable[[str], None]
 NAME = "membership"
@@ -64,7 +65,7 @@ class MembershipBudget:
 
 BUDGETS = {
     "fast": MembershipBudget("cnn-tiny", 500, 8, 4, 4, 6_000),
-    "standard": MembershipBudget("cnn-small", 1500, 16, 4, 8, 50_000),
+    "standard": MembershipBudget("cnn-small", 1500, 32, 4, 8, 50_000),
     "full": MembershipBudget("cnn-small", 2500, 32, 4, 32, None),
 }
 
@@ -142,9 +143,7 @@ def collect(
         raise UserError("data.name: none; an attack on membership needs the private data")
     if data is not None:
         config = config.model_copy(update={"data": config.data.model_copy(update={"root": data})})
-    home = read_folder(teacher or run.teacher_folder)
-    if home.uuid != run.teacher:
-        raise UserError(f"teacher {home.path}: is teacher {home.uuid}, the run's is {run.teacher}")
+    home = own_teacher(run, teacher)
     classes = public_facts(config.data).classes
     game = make_game(load_data(config.data), classes, shadows=spend.shadows, seed=seed)
     if fpr is not None:
@@ -182,9 +181,12 @@ def collect(
         _score(arrays, facts, "profile student", game, said, beyond, spend)
     start = _lap(facts, "students", start)
 
-    own = load_teacher(config, home)
-    _run_target(arrays, facts, "run teacher", game, lambda x: as_logits(own(x).cpu()), teachers,
-                population, spend)  # fmt: skip
+    if home is None:
+        facts["skipped"]["run teacher"] = "the clients' teachers stay at their homes"
+    else:
+        own = load_teacher(config, home)
+        _run_target(arrays, facts, "run teacher", game, lambda x: as_logits(own(x).cpu()), teachers,
+                    population, spend)  # fmt: skip
     predict = Labeller(load_student(run), pick_device(config.device)).predict
     _run_target(arrays, facts, "run student", game, lambda x: predict(x).clamp_min(1e-12).log(),
                 teachers, population, spend)  # fmt: skip
@@ -277,6 +279,8 @@ def _own(logits: Floats, labels: Any) -> Floats:
 def _no_students(config: Config) -> str | None:
     if config.privacy.route == "ensemble":
         return "one overfit teacher casts no votes of an ensemble; see the run's own student"
+    if config.privacy.route == "federated":
+        return "one overfit teacher is no federation; see the run's own student"
     if config.privacy.route == "inherited":
         return "an overfit teacher has no DP training to inherit; see the run's own student"
     return None

@@ -175,7 +175,13 @@ def report_text(report: dict[str, Any]) -> str:
             f"{100 * target['accuracy_on_members']:.1f} % on members"
         )
     lines += [f"{name}: skipped: {why}" for name, why in report["skipped"].items()]
-    return "\n".join(lines)
+    return "\n".join([*lines, *_answers(report)])
+
+
+def _answers(report: dict[str, Any]) -> list[str]:
+    """How much the profile's students learned from, which may be less than the run's did."""
+    n = report["student_answers"]
+    return [] if n is None else [f"profile student and its shadows: {n:,} answers each"]
 
 
 def draw_roc(arrays: Arrays, facts: dict[str, Any], path: Path) -> None:
@@ -276,5 +282,5 @@ def card_section(report: dict[str, Any]) -> str:
         f"## Membership inference\n\nUnit: one record. Budget {report['budget']}, seed "
         f"{report['seed']}, {report['spend']['shadows']} shadow teachers. Positive control: AUC "
         f"{control['auc']:.3f} on the canaries of an overfit teacher, {control['needed']} needed."
-        "\n\n" + "\n".join(rows)
+        "\n\n" + "\n".join([*rows, "", *_answers(report)]).rstrip()
     )

@@ -8,6 +8,7 @@ from dpsd.data import PrivateData, PublicFacts, Split, load_data, load_public_cl
 from dpsd.errors import UserError
 from dpsd.run import Run
 from dpsd.splits import named_splits
+from dpsd.teacher import TeacherFolder, read_folder
 
 
 @dataclass(frozen=True)
@@ -68,3 +69,17 @@ def load_profile(run: Run, data: Path | None = None, profile: str | None = None)
         name, config, public_facts(config.data), load_data(config.data),
         load_public_classes(config.data),
     )  # fmt: skip
+
+
+def own_teacher(run: Run, moved: Path | None = None) -> TeacherFolder | None:
+    """The run's teacher, where it was or where it has been moved; None: the teachers are clients'.
+
+    Raises:
+        UserError: there is none, or it is another one.
+    """
+    if run.config.privacy.route == "federated":
+        return None
+    home = read_folder(moved or run.teacher_folder)
+    if home.uuid != run.teacher:
+        raise UserError(f"teacher {home.path}: is teacher {home.uuid}, the run's is {run.teacher}")
+    return home

@@ -188,6 +188,8 @@ def _notes(facts: dict[str, Any], unlike: list[str]) -> list[str]:
         "white-box attacks: the attacker holds the model, not its answers alone",
         "the headline is about classes; only the memorisation gap is about records",
     ]
+    if any(name.startswith("student of ") for name in facts["targets"]):
+        notes.append("the control is stopped at the accuracy of the run's own student, not others'")
     if len(facts["classes"]) < 10:
         notes.append(
             f"{len(facts['classes'])} classes are few clusters: intervals from a bootstrap over "

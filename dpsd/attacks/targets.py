@@ -72,8 +72,9 @@ def load_targets(
 ) -> list[Target]:  # fmt: skip
     """Teacher, students, noise-free student, utility-matched control, and the floors' models.
 
-    A run whose teachers are an ensemble or were trained by DP-SGD has no undefended teacher; then
-    `teacher` is one model of the student's architecture, trained on the same rows without defence.
+    A run whose teachers are an ensemble, were trained by DP-SGD or are the clients' of a federation
+    has no undefended teacher; then `teacher` is one model of the student's architecture, trained on
+    the same rows without defence.
 
     Args:
         run: a finished run.
@@ -91,14 +92,16 @@ def load_targets(
     """
     student = load_student(run)
     others = _beside(run, beside)
+    clients = run.config.privacy.route == "federated"  # whose teachers stay at their homes
     folder.mkdir(parents=True, exist_ok=True)
-    config, home = find_teacher(profile.config, run, teacher)
     what = _WHAT | {name: f"the student of another run, {guarantee_line(guarantee(other))}"
                     for name, other in others.items()}  # fmt: skip
-    if (home.facts.get("recipe") or {}).keys() & {"shards", "dp"}:
-        say("the run's teachers are defended; an undefended one is trained for comparison")
-        config, home = _reference(profile, folder)
+    found = None if clients else find_teacher(profile.config, run, teacher)
+    if found is None or (found[1].facts.get("recipe") or {}).keys() & {"shards", "dp"}:
+        say("the run has no undefended teacher of its own; one is trained for comparison")
+        found = _reference(profile, folder)
         what["teacher"] = "an undefended model of the student's architecture on the same rows"
+    config, home = found
     say("making the noise-free student, the control and the floors' models where they are missing")
     made: dict[str, nn.Module] = {
         "teacher": _Open(frozen_teacher(config, home)),

@@ -17,11 +17,12 @@ from torch import Tensor
 from dpsd.attacks.audit_bounds import Scores
 from dpsd.privacy.accounting import VotesRelease, compose_epsilon, gaussian_epsilon
 from dpsd.privacy.gaussian import Gaussian
+from dpsd.privacy.graded_response import GradedResponse
 from dpsd.privacy.group_response import GroupResponse
 from dpsd.privacy.mechanisms import Answers, Mechanism
 from dpsd.privacy.noise import NoiseSource
-from dpsd.privacy.randomized_response import PureResponse, counted
-from dpsd.privacy.votes import NoisyVotes
+from dpsd.privacy.randomized_response import PureResponse, counted, other_width
+from dpsd.privacy.votes import NoisyVotes, released
 
 Floats = NDArray[np.float64]
 _CELLS = 2**20
@@ -79,12 +80,16 @@ def pair_loss(mechanism: Mechanism, asked: Answers, world0: Tensor, world1: Tens
     if isinstance(mechanism, NoisyVotes):
         if asked.support is not None:
             world0, world1 = (w.gather(1, asked.support) for w in (world0, world1))
+        # Histograms that a threshold withheld tell nothing; its tests are not scored.
+        world0, world1 = (w[released(asked)] for w in (world0, world1))
         moved = (world0 - world1).abs().sum(1)
         two = int((moved == 2).sum())
         return PairLoss(
             rows, int((moved > 0).sum()), cells=int(moved.sum()), two_cells=two,
             sigma=mechanism.sigma,
         )  # fmt: skip
+    if isinstance(mechanism, GradedResponse):
+        return _graded_loss(mechanism, rows, mechanism.code(world0), mechanism.code(world1))
     if isinstance(mechanism, PureResponse):
         return _pure_loss(mechanism, asked, world0.argmax(1), world1.argmax(1))
     differ = int((world0 != world1).any(1).sum())
@@ -171,6 +176,18 @@ def _pure_loss(mechanism: Mechanism, asked: Answers, class0: Tensor, class1: Ten
         if not np.array_equal(p[0], p[1]):
             outcomes.append((p[0], p[1], n))
     return PairLoss(rows, sum(n for *_, n in outcomes), outcomes=tuple(outcomes))
+
+
+def _graded_loss(mechanism: GradedResponse, rows: int, code0: Tensor, code1: Tensor) -> PairLoss:
+    """Answers whose true codes differ: either code, or one of the others."""
+    m = int((code0 != code1).sum())
+    if not m:
+        return PairLoss(rows, 0)
+    lie = other_width(mechanism.epsilon, mechanism.size) / 2**62
+    others = (mechanism.size - 2) * lie
+    told = 1 - lie - others
+    p0, p1 = np.array([told, lie, others]), np.array([lie, told, others])
+    return PairLoss(rows, m, outcomes=((p0, p1, m),))
 
 
 def outcome_probabilities(mechanism: Mechanism, asked: Answers, classes: Tensor) -> Floats:

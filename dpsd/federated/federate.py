@@ -1,6 +1,7 @@
 """`dpsd federate`: `transcribe()` with an oracle whose `answer()` goes over Flower's grid."""
 
 import importlib.util
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from dpsd.errors import UserError
 from dpsd.federated.answering import Node
 from dpsd.federated.app import make_client_app, node_number
 from dpsd.federated.grid import InProcessGrid
-from dpsd.federated.home import federation_folder, folder_uuid
+from dpsd.federated.home import dealt_dataset, federation_folder, folder_uuid
 from dpsd.federated.oracle import FederatedOracle
 from dpsd.privacy.plan import Plan
 from dpsd.run import Run
@@ -107,11 +108,22 @@ def serve(
 
 
 def server_home(config: Config) -> TeacherFolder:
-    """Where the server keeps the federation's ledger; it holds no teacher."""
+    """Where the server keeps the federation's ledger; it holds no teacher.
+
+    Where the rows of one data set are dealt to clients, releases about records are charged to the
+    ledger of that data set, so that they compose with those of other partitions and of ensembles.
+
+    Raises:
+        UserError: the data set has no name and cannot be read to know it by its content.
+    """
     folder = federation_folder(config)
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)
-    return TeacherFolder(folder, folder_uuid(folder), {})
+    facts = {}
+    if config.privacy.unit == "record" and config.federated.partition != "own":
+        found = dealt_dataset(config)
+        facts["dataset"] = found | {"folder": os.path.join("..", found["folder"])}
+    return TeacherFolder(folder, folder_uuid(folder), facts)
 
 
 def check_route(config: Config) -> None:

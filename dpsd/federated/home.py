@@ -17,7 +17,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dpsd.config import Config
-from dpsd.data import PrivateData, Split, load_data, public_facts
+from dpsd.data import NAMED, PrivateData, Split, dataset_fingerprint, load_data, public_facts
+from dpsd.dataset_home import dataset_home
 from dpsd.device import pick_device, pick_dtype
 from dpsd.ensemble import KINDS, Members, Weights, chunks, member_choices, train_members
 from dpsd.errors import UserError
@@ -63,11 +64,33 @@ def federation_folder(config: Config) -> Path:
     With partition own it depends on the data's name alone: a client that takes part in another
     federation, under the same number, has the same teacher and the same ledger there.
     """
-    f = config.federated.model_dump()
-    kept = ("partition",) if config.federated.partition == "own" else _PARTITION
-    facts = {k: f[k] for k in kept} | {"data": config.data.name}
+    f, d = config.federated.model_dump(), config.data
+    facts = {k: f[k] for k in _PARTITION} | {"data": d.name}
+    if config.federated.partition == "own":
+        facts = {"partition": "own", "data": d.name}
+    else:  # whose rows are dealt; a data set with a name is the same wherever it lies
+        unnamed = d.root is not None and d.name not in NAMED
+        facts |= {"root": str(d.root.absolute())} if unnamed and d.root is not None else {}
+        facts |= {"split": d.split.model_dump_json()} if d.split is not None else {}
+        facts |= {k: str(v) for k in ("rows", "user_ids") if (v := getattr(d, k)) is not None}
     name = hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=8).hexdigest()
     return config.teacher.root / "federated" / name
+
+
+def dealt_dataset(config: Config) -> dict[str, str]:
+    """The home of the data set whose rows are dealt: `folder` under teacher.root, and `uuid`.
+
+    Raises:
+        UserError: it has no name and cannot be read.
+    """
+    if config.teacher.dataset or config.data.name in NAMED:
+        return dataset_home(config, None)
+    try:
+        data = _cached_data(config)
+    except UserError as e:
+        raise UserError(f"teacher.dataset: null, and its data cannot be read ({e}); accepted: the "
+                        "name of the data set whose rows the clients hold") from e  # fmt: skip
+    return dataset_home(config, data)
 
 
 def hosted(config: Config, node: int) -> list[int]:
@@ -84,18 +107,22 @@ def hosted(config: Config, node: int) -> list[int]:
 
 
 def client_rows(config: Config, data: PrivateData) -> list[Tensor]:
-    """Row numbers of each client, from the federation's index file, which is made on first use."""
+    """Row numbers of each client, from the federation's index file, which is made on first use.
+
+    Raises:
+        UserError: the file was made for other data.
+    """
     folder = federation_folder(config)
     with _LOCK:
-        path = folder / "partition.npz"
+        path, dealt = folder / "partition.npz", dataset_fingerprint(data)
         if not path.exists():
             rows = partition(config, data)
             folder.mkdir(parents=True, exist_ok=True)
             os.chmod(folder, 0o700)
             counts = histograms(rows, data.train.labels, public_facts(config.data).classes)
             draw_partition(folder / "partition.png", counts)
-            save_partition(path, rows)
-        return load_partition(path)
+            save_partition(path, rows, dealt)
+        return load_partition(path, dealt)
 
 
 def open_home(config: Config, node: int, say: Say = lambda text: None) -> Home:

@@ -60,6 +60,7 @@ class FederatedOracle(Oracle):
         self.table = Table(run)
         self._roster = Roster(grid, config)
         self._labels: dict[int, Tensor] = {}
+        self._unlabelled: dict[int, str] = {}  # nodes without a label histogram, and why
         self._pending = self._read_pending()
         if self._pending is not None and self._pending.position == self.position:
             self.position += len(self._pending)
@@ -117,7 +118,7 @@ class FederatedOracle(Oracle):
             return read_answers(content, home, len(request), frame)
 
         collected = self._ask_everybody(request, read)
-        self.table.add(request, self._roster, collected, self._down)
+        self.table.add(request, self._roster, collected, self._down, self._unlabelled)
         self._check_quorum(request, collected)
         self.seconds["clients"] += time.perf_counter() - start
         hashes = image_hashes(request.images)
@@ -155,9 +156,11 @@ class FederatedOracle(Oracle):
             for node in others:
                 self._down[node] += messages.size_of(content)
                 del collected.failures[node]
-            for mine, more in ((collected.found, again.found), (collected.up, again.up),
-                               (collected.failures, again.failures)):  # fmt: skip
-                mine.update(more)  # type: ignore[arg-type]
+                collected.up[node] = collected.up.get(node, 0) + again.up.get(node, 0)
+                collected.seconds[node] += again.seconds.get(node, f.deadline_s)
+            collected.found.update(again.found)
+            collected.failures.update(again.failures)
+            collected.twice.extend(again.twice)
         return collected
 
     def _check_quorum(self, request: Request, collected: Collected[Any]) -> None:
@@ -209,13 +212,14 @@ class FederatedOracle(Oracle):
                 if not self._ledger.charged(name):
                     line = np.frombuffer(b"label histogram ", f"V{HASH_BYTES}")
                     self._ledger.charge(name, 0, line)
-            found = collect(
+            came = collect(
                 self._grid, dict.fromkeys(new, content), messages.LABELS,
                 deadline=self._config.federated.deadline_s,
                 read=lambda node, c: torch.from_numpy(read_labels(c, mechanism.classes, sigma)),
-            ).found  # fmt: skip
-            self._labels |= found
-            for node in set(new) - set(found):
+            )  # fmt: skip
+            self._labels |= came.found
+            for node, why in came.failures.items():
+                self._unlabelled[node] = f"no label histogram: {why}"
                 self._labels[node] = torch.zeros(mechanism.classes, dtype=torch.int64)
         return self._labels
 

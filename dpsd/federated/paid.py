@@ -136,7 +136,8 @@ def _labels_noise(config: Config, home: Home, plan: Plan, run: str) -> Tensor:
 
 def _check_runs(config: Config, ledger: Ledger, run: str) -> None:
     """Refuse one run more than the client wants to take part in."""
-    most = config.federated.runs
+    f = config.federated
+    most = f.runs or (1 if f.partition == "own" else None)
     others = {r.run.split()[0] for r in ledger.runs()} - {run}
     if most is not None and len(others) >= most:
         raise BudgetError(f"federated.runs: {len(others)} runs were answered; accepted: {most}")

@@ -128,22 +128,33 @@ def _by_user(
     return owner
 
 
-def save_partition(path: Path, rows: list[Tensor]) -> None:
-    """Write the index file: `rows`, the clients' row numbers one after another, and `sizes`."""
-    np.savez_compressed(path, rows=torch.cat(rows).numpy(), sizes=np.array([len(r) for r in rows]))
+def save_partition(path: Path, rows: list[Tensor], dealt: str) -> None:
+    """Write the index file: `rows`, the clients' row numbers one after another, and `sizes`.
+
+    Args:
+        path: of the file.
+        rows: of each client.
+        dealt: private fingerprint of the data whose rows they are.
+    """
+    sizes = np.array([len(r) for r in rows])
+    np.savez_compressed(path, rows=torch.cat(rows).numpy(), sizes=sizes, dealt=np.array(dealt))
 
 
-def load_partition(path: Path) -> list[Tensor]:
+def load_partition(path: Path, dealt: str) -> list[Tensor]:
     """The inverse of `save_partition`.
 
     Raises:
-        UserError: missing or damaged.
+        UserError: missing, damaged, or made for other data.
     """
     try:
         with np.load(path, allow_pickle=False) as archive:
-            return list(torch.from_numpy(archive["rows"]).split(archive["sizes"].tolist()))
+            rows = list(torch.from_numpy(archive["rows"]).split(archive["sizes"].tolist()))
+            found = str(archive["dealt"])
     except Exception as e:
         raise UserError(f"{path}: not a readable partition ({brief(e)})") from e
+    if found != dealt:
+        raise UserError(f"{path}: deals the rows of other data; accepted: another teacher.root")
+    return rows
 
 
 def histograms(rows: list[Tensor], labels: Tensor, classes: int) -> Tensor:

@@ -155,18 +155,21 @@ def _earlier(facts: dict[str, Any]) -> str:
     from dpsd.federated.paid import is_labels_run
     from dpsd.privacy.wording import show
 
-    g = facts["guarantee"]
+    g, f = facts["guarantee"], facts["federation"]
+    clients = "clients" if f["partition"] == "own" or facts["unit"] != "record" else "data"
     count = sum(not is_labels_run(r["run"]) for r in facts["earlier_runs"])
     own = "" if facts["unit"] == "client" else (
         " Each client's own ledger also holds what other servers asked."
     )  # fmt: skip
+    if clients == "clients" and f["partition"] != "own" and facts["unit"] != "none":
+        own += " Another partition of the same data makes other clients, and is not counted here."
     if not count:
-        return f"Earlier runs on the same clients: none in the server's ledger.{own}"
+        return f"Earlier runs on the same {clients}: none in the server's ledger.{own}"
     if facts["scope"] == "total":
         return (
-            f"Earlier runs on the same clients: {count} in the server's ledger. Together with this "
-            f"one they have epsilon {show(g['composed_epsilon'])} for one {facts['unit']} at delta "
-            f"{facts['delta']:.3g}.{own}"
+            f"Earlier runs on the same {clients}: {count} in the server's ledger. Together with "
+            f"this one they have epsilon {show(g['composed_epsilon'])} for one {facts['unit']} at "
+            f"delta {facts['delta']:.3g}.{own}"
         )
     return (
         f"Earlier runs on the same clients: {count} in the server's ledger. An image that all of "

@@ -33,11 +33,12 @@ class Table:
         roster: Roster,
         collected: Collected[Any],
         down: Mapping[int, int],
+        unlabelled: Mapping[int, str],
     ) -> None:
-        """Enter one attempt at a round."""
+        """Enter one attempt at a round; `unlabelled` says who gave no label histogram, and why."""
         with self._lines.open("a") as f:
             for node, clients in roster.clients.items():
-                failure = collected.failures.get(node, "")
+                failure = collected.failures.get(node, unlabelled.get(node, ""))
                 if node in collected.twice:
                     failure = failure or "answered twice; the first counts"
                 row = {

@@ -37,12 +37,17 @@ class GradedResponse(PureResponse):
         return min(_MOST_GRADES, int(most / self._pairs))
 
     @property
+    def size(self) -> int:
+        """Answers that there are."""
+        return self._pairs * self.grades
+
+    @property
     def _pairs(self) -> int:
         return self.classes * (self.classes - 1)
 
     def facts(self) -> dict[str, object]:
         """Parameters and derivation, for plan and statement."""
-        size = self._pairs * self.grades
+        size = self.size
         return {
             "mechanism": self.name,
             "kind": f"first and second class and one of {self.grades} grades of their distance",
@@ -60,7 +65,7 @@ class GradedResponse(PureResponse):
         `values` numbers an answer: (first (K - 1) + second) grades + grade, where second skips
         first.
         """
-        size = np.full(len(teacher), self._pairs * self.grades)
+        size = np.full(len(teacher), self.size)
         place = respond(self.code(teacher).numpy(), size, self.epsilon, draws62(noise, len(size)))
         return Answers(torch.from_numpy(place))
 
@@ -90,9 +95,8 @@ class GradedResponse(PureResponse):
         All answers count as equally likely beforehand, which makes the classes so too: it is also
         the exact log P(answer | c) up to a constant where c is drawn from the teacher's vector.
         """
-        size = self._pairs * self.grades
-        lie = other_width(self.epsilon, size) / 2**62
-        told = 1 - size * lie  # that the answer is the true one, above one that was drawn
+        lie = other_width(self.epsilon, self.size) / 2**62
+        told = 1 - self.size * lie  # that the answer is the true one, above one that was drawn
         return (told * self.vectors(answers.values) + (1 - told) / self.classes).log().float()
 
 

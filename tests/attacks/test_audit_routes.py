@@ -9,7 +9,7 @@ from dpsd.attacks.audit_report import report_of, report_text
 from dpsd.attacks.audit_run import AuditBudget, audit
 from dpsd.config import parse_config
 from dpsd.data import load_data
-from dpsd.teacher import TeacherFolder, read_folder
+from dpsd.teacher import TeacherFolder, ensure_teacher, read_folder
 from dpsd.transcribe import transcribe
 
 TINY = AuditBudget(draws=1500, pairs=2, questions=100, trials=400, slots=20, answers=None)
@@ -67,6 +67,18 @@ def test_a_broken_count_of_votes_is_violated(votes, monkeypatch):
     assert report_of(arrays, facts)["levels"]["transcript"]["verdict"] == "violated"
 
 
+def test_the_verdict_is_consistent_only_where_each_claim_could_be_refuted(votes, monkeypatch):
+    """A claim on records beyond all ceilings, beside a histogram whose own claim is tested."""
+    monkeypatch.setitem(audit_run.BUDGETS, "fast", TINY)
+    audit(votes, budget="fast")
+    arrays, facts = load_scores(votes.private / "attacks" / "audit")
+    facts["claim"]["record_epsilon"] = 50.0
+    report = report_of(arrays, facts)
+    assert report["verdicts"] == {"mechanism": "consistent", "record": "no power"}
+    assert report["verdict"] == "no power"
+    assert "no power (mechanism consistent, record no power)" in report_text(report)
+
+
 def test_only_the_shard_of_the_record_is_trained_again(votes, tmp_path):
     config, home = votes.config, read_folder(votes.teacher_folder)
     data = load_data(config.data)
@@ -92,14 +104,23 @@ def test_teachers_that_cannot_be_paired(tmp_path, facts, reason):
     assert (found is None) if reason is None else (reason in found)
 
 
-def test_an_inherited_guarantee_is_audited_by_canaries_alone(tmp_path, monkeypatch):
+@pytest.mark.parametrize("by_path", [False, True])
+def test_an_inherited_guarantee_is_audited_by_canaries_alone(tmp_path, monkeypatch, by_path):
     monkeypatch.setitem(audit_run.BUDGETS, "fast", TINY)
     dp = {"epsilon": 3.0, "epochs": 2, "batch_size": 200}
+    teacher = {"model": "cnn-tanh", "dp": dp, "root": str(tmp_path)}
+    if by_path:  # then the configuration does not say how it was trained
+        trained = parse_config(
+            {"device": "cpu", "precision": "float32", "teacher": teacher,
+             "privacy": {"route": "inherited", "unit": "record", "mechanism": "none"}}
+        )  # fmt: skip
+        home = ensure_teacher(trained, lambda text: None)
+        teacher = {"path": str(home.path), "root": str(tmp_path)}
     config = parse_config(
         {
             "device": "cpu",
             "precision": "float32",
-            "teacher": {"model": "cnn-tanh", "dp": dp, "root": str(tmp_path)},
+            "teacher": teacher,
             "student": {"refit_epochs": 1},
             "loop": {"rounds": 2},
             "privacy": {"route": "inherited", "unit": "record", "mechanism": "none",

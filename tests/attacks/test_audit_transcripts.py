@@ -10,6 +10,7 @@ import torch
 from dpsd.attacks.transcripts import draw_transcripts, exact_epsilon, merged, pair_loss
 from dpsd.privacy.accounting import PureRelease, VotesRelease, compose_epsilon, gaussian_epsilon
 from dpsd.privacy.gaussian import Gaussian
+from dpsd.privacy.graded_response import GradedResponse
 from dpsd.privacy.group_response import GroupResponse
 from dpsd.privacy.mechanisms import Answers, NoMechanism
 from dpsd.privacy.noise import NoiseSource
@@ -143,3 +144,38 @@ def test_open_answers_hide_nothing():
     assert exact_epsilon(loss, DELTA) == math.inf
     world0, world1 = draw_transcripts(loss, 10, 0)
     assert world0.max() < 0 < world1.min()
+
+
+def test_withheld_histograms_tell_nothing():
+    """With a threshold only the histograms that were released count."""
+    mechanism = NoisyVotes(K, voters=50, sigma=5.0, threshold=40.0, test_sigma=5.0, histograms=50)
+    votes = torch.zeros(200, K, dtype=torch.int64)
+    votes[:, 0], votes[::2, 0], votes[::2, 1] = 50, 30, 20
+    answers = mechanism.release(votes, None, NoiseSource(b"threshold"))
+    given = int(answers.size.sum())
+    assert 0 < given < 200
+    moved = votes + torch.tensor([-1, 1, 0, 0])
+    loss = pair_loss(mechanism, answers, votes, moved)
+    assert (loss.answers, loss.differing, loss.cells) == (200, given, 2 * given)
+    expected = compose_epsilon([(mechanism.event, given)], DELTA)
+    assert exact_epsilon(loss, DELTA) == pytest.approx(expected, rel=1e-6)
+
+
+def test_graded_answers_differ_by_their_whole_code():
+    """The same first class and another second is a difference, worth the whole epsilon."""
+    mechanism = GradedResponse(K, 8.0)
+    world0 = torch.tensor([[0.6, 0.3, 0.06, 0.04]], dtype=torch.float64).repeat(20, 1)
+    world1 = world0[:, [0, 2, 1, 3]].clone()
+    world1[10:] = world0[10:]
+    answers = mechanism.release(world0, None, NoiseSource(b"graded"))
+    loss = pair_loss(mechanism, answers, world0, world1)
+    assert (loss.answers, loss.differing) == (20, 10)
+    expected = compose_epsilon([(PureRelease(8.0), 10)], DELTA)
+    assert exact_epsilon(loss, DELTA) == pytest.approx(expected, rel=1e-3)
+    (p0, p1, _), = loss.outcomes  # fmt: skip
+    assert p0.sum() == pytest.approx(1) and p1.sum() == pytest.approx(1)
+    truth = int(mechanism.code(world0)[0])
+    many = mechanism.release(world0[:1].repeat(20_000, 1), None, NoiseSource(b"many")).values
+    assert float((many == truth).double().mean()) == pytest.approx(p0[0], abs=0.01)
+    same = pair_loss(mechanism, answers, world0, world0)
+    assert exact_epsilon(same, DELTA) == 0

@@ -98,11 +98,13 @@ def facts(unit, partition="iid", aggregate="plain", earlier=()):
         ),
         (facts("record", "dirichlet"), "Who holds which row was drawn by its label", "histogram"),
         (
-            facts("record", aggregate="labels", earlier=["a", "a labels"]),
-            "Earlier runs on the same clients: 1 in the server's ledger. Together with this one "
+            facts("record", "iid", aggregate="labels", earlier=["a", "a labels"]),
+            "Earlier runs on the same data: 1 in the server's ledger. Together with this one "
             "they have epsilon 0.75 for one record",
-            "clients: 2",
+            "data: 2",
         ),
+        (facts("client", "iid"), "Another partition of the same data makes other clients", "own l"),
+        (facts("client", "own"), "Earlier runs on the same clients: none", "Another partition"),
         (
             facts("client"),
             "its votes enter up to 400 sums, which compose to epsilon 0.5 for one client",

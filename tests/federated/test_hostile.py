@@ -154,6 +154,21 @@ def test_a_server_that_asks_in_two_runs_at_once_gets_one(tmp_path):
     assert charged(tmp_path, 0) == QUERIES
 
 
+def test_data_of_ones_own_answer_one_run_unless_their_owner_says_more(tmp_path):
+    own = FAST | {"partition": "own", "runtime": "deployment"}
+    (home, *_) = homes(config(federated=own), tmp_path)
+
+    def ask(run, **more):
+        request = Request(run, 0, 0, images(), torch.full((QUERIES, 4), 0.25))
+        return answer(config(federated=own | more), home, request)
+
+    ask("a")
+    with pytest.raises(BudgetError, match=r"federated\.runs: 1 runs were answered; accepted: 1"):
+        ask("b")
+    assert charged(tmp_path, 0) == QUERIES
+    ask("b", runs=2)
+
+
 @pytest.mark.parametrize("extra", [{}, {"mechanism": "none", "epsilon": None}])
 def test_nobody_gives_label_counts_that_the_plan_does_not_have(tmp_path, extra):
     cfg = config(federated=FAST, **extra)

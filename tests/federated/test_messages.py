@@ -69,3 +69,23 @@ def test_settings_must_agree():
     assert settings(config()) != settings(config(epsilon=9.0))
     assert settings(config()) != settings(config(federated={"aggregate": "learned"}))
     assert settings(config()) == settings(config(federated={"deadline_s": 1}))
+
+
+def test_ties_of_a_uniform_prior_survive_the_way():
+    """Else the first classes stood first in every top k."""
+    from dpsd.config import parse_config
+    from dpsd.privacy.plan import make_plan
+    from dpsd.transcribe import asking_prior
+
+    class Even:
+        def predict(self, images):
+            return torch.full((len(images), 10), 0.1)
+
+    plan = make_plan(parse_config(
+        {"data": {"name": "none", "shape": [1, 8, 8], "classes": 10},
+         "privacy": {"route": "federated", "epsilon": 1.0, "answers": 100, "top_k": 2}}
+    ))  # fmt: skip
+    believed = asking_prior(plan, Even(), 0)(torch.empty(4000, 1, 8, 8))
+    places = messages.as_travelled(believed).topk(2, dim=1).indices
+    shares = places.flatten().bincount(minlength=10) / 8000
+    assert shares.min() > 0.08 and shares.max() < 0.12

@@ -112,13 +112,15 @@ def test_rows_of_a_user_stay_together(tmp_path):
 
 def test_the_file_keeps_it_and_the_picture_is_one(tmp_path):
     rows = partition(config(), data())
-    save_partition(tmp_path / "p.npz", rows)
-    again = load_partition(tmp_path / "p.npz")
+    save_partition(tmp_path / "p.npz", rows, "these")
+    again = load_partition(tmp_path / "p.npz", "these")
     assert all(torch.equal(a, b) for a, b in zip(rows, again, strict=True))
     counts = histograms(rows, data().train.labels, 10)
     assert counts.sum() == 1000 and counts.sum(0).tolist() == [100] * 10
     draw_partition(tmp_path / "p.png", counts)
     assert (tmp_path / "p.png").read_bytes()[:4] == b"\x89PNG"
+    with pytest.raises(UserError, match="rows of other data"):
+        load_partition(tmp_path / "p.npz", "those")
     (tmp_path / "p.npz").write_bytes(b"torn")
     with pytest.raises(UserError, match="not a readable partition"):
-        load_partition(tmp_path / "p.npz")
+        load_partition(tmp_path / "p.npz", "these")
