@@ -201,6 +201,15 @@ def inversion(folder: Path) -> list[str]:
             f"Held-out real images: PSNR {held['psnr']:.1f}, SSIM {held['ssim']:.2f}.",
             "",
             *([*beside, ""] if beside else []),
+            f"Seconds for all targets, on {cell['machine']['threads']} thread(s): "
+            + "; ".join(
+                f"{name}: prior {a['cost']['prior_seconds']:.0f}"
+                f"{' (cached)' if a['cost']['prior_from_cache'] else ''}, search "
+                f"{a['cost']['search_seconds']:.0f}"
+                for name, a in r["attacks"].items()
+            )
+            + ".",
+            "",
             "| attack | model | accuracy | J1 | J2 | both | advantage | knows | gap p | PSNR | "
             "SSIM | verdict |",
             "|---|---|---|---|---|---|---|---|---|---|---|---|",
