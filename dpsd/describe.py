@@ -180,8 +180,8 @@ def _ending(facts: dict[str, Any], shape: str) -> list[str]:
     earlier = {
         "ensemble": "Earlier runs on the same data compose with this one; the statement will count "
         "them.",
-        "federated": "Earlier runs on the same clients (for records: the same data) compose with this one; the statement will "
-        "count them.",
+        "federated": "Earlier runs on the same clients (for records: on the same data) compose "
+        "with this one; the statement will count them.",
         "inherited": "Earlier runs on the same teacher add nothing: they are post-processing. Runs "
         "on other teachers of the same data compose; the statement will count them.",
     }.get(
