@@ -20,6 +20,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDic
 
 from dpsd.errors import BudgetError, UserError
 from dpsd.federated import messages
+from dpsd.federated import oracle as server
 from dpsd.federated.table import Table
 
 FAST = {"quorum": 2, "deadline_s": 0.4}
@@ -208,6 +209,27 @@ def test_a_stopped_server_asks_the_same_again_and_nobody_pays_twice(tmp_path, un
     assert again.position == QUERIES
     rows = Table(stub_run(cfg, tmp_path / "cut")).rows()
     assert [r["failure"] for r in rows] == ["", "", ""]  # of the last attempt
+
+
+@pytest.mark.parametrize("unit", ["answer", "client"])
+def test_a_server_killed_between_charge_and_keep_draws_no_second_answer(
+    tmp_path, monkeypatch, unit
+):
+    """With fresh noise, so that an answer drawn anew would be another one."""
+    votes = {"unit": "client", "mechanism": "noisy_votes"} if unit == "client" else {}
+    cfg = config(insecure_seeded_noise=False, federated=FAST, **votes)
+    with monkeypatch.context() as patch:
+        patch.setattr(server, "keep_release", lambda *a: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            door(cfg, tmp_path).answer(images(), uniform)
+    given = {p: p.read_bytes() for p in tmp_path.glob("clients/*/runs/*/*.safetensors")}
+    assert len(given) == 3 and not list(stub_run(cfg, tmp_path).bank.iterdir())
+    again = door(cfg, tmp_path)
+    (found, answers), (_, once_more) = again.recall(0), again.recall(0)
+    assert torch.equal(found, images()) and torch.equal(answers.values, once_more.values)
+    assert {p: p.read_bytes() for p in given} == given  # what the clients gave stayed as it was
+    assert [charged(tmp_path, i) for i in range(3)] == [QUERIES] * 3
+    assert again._ledger.charged(again._run) == QUERIES
 
 
 def test_a_client_refuses_an_image_that_it_answered_before_in_the_run(tmp_path):

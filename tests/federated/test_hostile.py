@@ -32,7 +32,9 @@ from dpsd.federated.paid import answer, noisy_labels
 from dpsd.federated.table import Table
 from dpsd.generator import synthesizer
 from dpsd.generator.synthesizer import Synthesizer
+from dpsd.privacy.accounting import VotesRelease
 from dpsd.privacy.ledger import Ledger
+from dpsd.privacy.plan import make_plan
 
 SECRET = 0.123456789
 
@@ -178,6 +180,24 @@ def test_nobody_gives_label_counts_that_the_plan_does_not_have(tmp_path, extra):
     said = Node(cfg, 0, home=home).labels(RecordDict({messages.FACTS: ConfigRecord({"run": "r"})}))
     assert messages.facts_of(said)["refused"] == "budget" and messages.ARRAYS not in said
     assert Ledger(home.ledger_folder, home.ledger_uuid).runs() == []
+
+
+def test_a_label_histogram_is_noised_and_charged_once_in_a_line_of_its_own(tmp_path):
+    cfg = config(
+        unit="record", mechanism="noisy_votes", insecure_seeded_noise=False,
+        teacher={"shards": 4, "model": "scatter-linear"},
+        federated=FAST | {"aggregate": "labels"},
+    )  # fmt: skip
+    (home, *_) = homes(cfg, tmp_path)
+    sigma = make_plan(cfg).mechanism.labels_sigma
+    first = noisy_labels(cfg, home, "run")
+    assert torch.equal(first, noisy_labels(cfg, home, "run"))
+    (line,) = Ledger(home.ledger_folder, home.ledger_uuid).runs()
+    assert (line.run, line.answers, line.cap, line.unit) == ("run labels", 1, 1, "record")
+    assert line.event == VotesRelease(sigma)  # two counts move by one: L2 sensitivity sqrt 2
+    drawn = torch.stack([noisy_labels(cfg, home, f"r{i}") for i in range(60)])
+    spread = (drawn - home.labels).double().square().mean().sqrt()
+    assert float(spread) == pytest.approx(sigma, rel=0.2)  # 240 draws: 4.5 deviations
 
 
 def test_images_travel_as_a_seed_also_where_some_were_asked_before(tmp_path, monkeypatch):
