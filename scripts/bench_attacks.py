@@ -132,8 +132,8 @@ def membership_rows(report):
         said = c["verdict"]
         if c["target"].startswith("run"):
             placebo = c.get("placebo")
-            said += "; no placebo measured" if placebo is None else (
-                f"; placebo {placebo[0]:.3f} ({placebo[1]:.3f} to {placebo[2]:.3f})"
+            said = "no verdict: no placebo was measured" if placebo is None else (
+                f"{said}; placebo {placebo[0]:.3f} ({placebo[1]:.3f} to {placebo[2]:.3f})"
             )  # fmt: skip
         rows.append(
             f"| {c['target']} | {c['rows']} | {c['attack']} | {c['members']} / {c['non_members']} "
