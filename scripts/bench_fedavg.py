@@ -52,6 +52,7 @@ def fedavg(
     app = ClientApp()
     small = sum(map(len, rows)) < SMALL * len(rows)
     batch = SMALL_BATCH if small else BATCH
+    rate = LR * batch / BATCH
     passes = max(epochs, SMALL_PASSES) if small and epochs >= 1 else epochs
 
     @app.train()
@@ -61,7 +62,7 @@ def fedavg(
         model.load_state_dict(records["arrays"].to_torch_state_dict())
         rng = torch.Generator().manual_seed(1000 * number + node_number(context))
         fit(config, model, data.train.images[mine], data.train.labels[mine], passes, batch,
-            LR * (1 + math.cos(math.pi * (number - 1) / rounds)) / 2, rng)  # fmt: skip
+            rate * (1 + math.cos(math.pi * (number - 1) / rounds)) / 2, rng)  # fmt: skip
         content = RecordDict({"arrays": ArrayRecord(model.state_dict()),
                               "metrics": MetricRecord({"num-examples": len(mine)})})  # fmt: skip
         return Message(content, reply_to=message)
