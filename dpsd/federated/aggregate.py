@@ -5,7 +5,7 @@ the log-likelihood of client i's answer under "the client's class is c". A clien
 class names another one, so that its class is not the true one:
 
 plain: sum_i L_i(c), as if all clients knew all classes; without a claim the mean of p_i.
-confidence: each answer weighs by how decided it is itself, 1 - entropy / log K.
+confidence: each answer weighs by how decided it is itself, 1 - entropy / log K, beside the others.
 labels: log [k_i(c) exp L_i(c) + (1 - k_i(c)) sum_t pi_i(t) exp L_i(t)], summed; k_i(c), how well
     client i knows class c, and pi_i, what it names otherwise, come from its label histogram.
     Without a claim the mean of p_i, class c weighing k_i(c).
@@ -54,8 +54,8 @@ def _weighted(scores: Tensor, private: bool, *, confident: bool) -> Tensor:
     if confident:
         entropy = -torch.special.xlogy(p, p).sum(2, keepdim=True)
         weight = (1 - entropy / math.log(p.shape[2])).clamp_min(1e-6)
-    if private:
-        return (weight * scores).sum(0)
+    if private:  # evidence is shared out among the clients, not lessened as a whole
+        return (weight / weight.mean(0) * scores).sum(0)
     return ((weight * p).sum(0) / weight.sum(0)).clamp_min(_LEAST).log()
 
 

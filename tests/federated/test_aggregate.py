@@ -34,7 +34,7 @@ def test_confidence_weighs_by_what_an_answer_itself_says(private):
             w = 1 + float((p * p.log()).sum()) / math.log(4)
             total += w * (s[i, b].double() if private else p)
             weights += w
-        expected[b] = total if private else (total / weights).log()
+        expected[b] = 3 * total / weights if private else (total / weights).log()
     found = aggregate("confidence", s, private=private)
     torch.testing.assert_close(found.double(), expected, atol=1e-5, rtol=1e-5)
 
@@ -80,3 +80,10 @@ def test_learned_leaves_equal_experts_equal():
     s = scores(rows=200).mul(5).log_softmax(2)
     same = s[:1].expand(3, -1, -1)
     assert torch.equal(aggregate("learned", same, private=True).argmax(1), s[0].argmax(1))
+
+
+def test_answers_that_are_equally_sure_weigh_as_in_the_plain_sum():
+    """Weights are relative: five doubtful answers are not made five times as doubtful."""
+    scores = torch.tensor([0.62, 0.38]).log().expand(5, 7, 2)
+    plain = aggregate("plain", scores, private=True)
+    torch.testing.assert_close(aggregate("confidence", scores, private=True), plain)
