@@ -173,6 +173,9 @@ def refuse_existing(path: Path) -> None:
         raise UserError(f"--out {path}: exists; go on with --resume or choose another folder")
 
 
+_MAY_CHANGE = ("federated.quorum", "federated.deadline_s")
+
+
 def resume_run(path: Path, config: Config) -> Run:
     """Open a run that was stopped.
 
@@ -183,25 +186,28 @@ def resume_run(path: Path, config: Config) -> Run:
         UserError: no run there, or one with another configuration; says which keys differ.
     """
     run = open_run(path)
-    if free := {k: getattr(config.federated, k) for k in ("quorum", "deadline_s")
-                if getattr(config.federated, k) != getattr(run.config.federated, k)}:  # fmt: skip
-        run = _with_federated(run, free)
     old, new = (flatten(c.model_dump(mode="json")) for c in (run.config, config))
-    differ = [f"{k} ({old.get(k)} -> {new.get(k)})" for k in sorted(old.keys() | new.keys())
-              if old.get(k) != new.get(k)]  # fmt: skip
+    changed = [k for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k)]
+    finished = (run.private / "report.json").exists()
+    differ = [k for k in changed if finished or k not in _MAY_CHANGE]
     if differ:
-        raise UserError(f"--resume {path}: another configuration: {', '.join(differ)}")
-    return run
+        said = ", ".join(f"{k} ({old.get(k)} -> {new.get(k)})" for k in differ)
+        raise UserError(f"--resume {path}: another configuration: {said}")
+    return _reconfigured(run, config) if changed else run
 
 
-def _with_federated(run: Run, changed: dict[str, Any]) -> Run:
-    """The run with other values in the section `federated` of its configuration."""
-    facts = _read_json(run.private / "run.json")
-    facts["config"]["federated"] |= changed
+def _reconfigured(run: Run, config: Config) -> Run:
+    """The run with the quorum and the deadline of another configuration; whole or not at all."""
+    f = config.federated
+    changed = {"quorum": f.quorum, "deadline_s": f.deadline_s}
     released = run.release / "config.yaml"
     plain = yaml.safe_load(released.read_text())
     plain["federated"] |= changed
-    released.write_text(yaml.safe_dump(plain, sort_keys=False))
+    partial = run.private / "config.yaml.partial"
+    partial.write_text(yaml.safe_dump(plain, sort_keys=False))
+    os.replace(partial, released)
+    facts = _read_json(run.private / "run.json")
+    facts["config"]["federated"] |= changed
     write_json(run.private / "run.json", facts)
     return Run(run.path)
 

@@ -168,14 +168,22 @@ def test_a_client_lost_for_good_is_left_out_of_the_rest_by_another_quorum(file, 
     config = load_config(file, ["federated.deadline_s=1.5"])
     with pytest.raises(UserError, match=r"federated.quorum: 2 of 3 clients answered in round 0"):
         federate(config, out=tmp_path / "run", wrap_grid=Lost)
+    begun = contents(tmp_path / "run")
+    with pytest.raises(UserError, match=r"another configuration: seed \(0 -> 3\)$"):
+        other = load_config(file, ["seed=3", "federated.quorum=2"])
+        federate(other, out=tmp_path / "run", resume=True)
+    assert contents(tmp_path / "run") == begun
     fewer = load_config(file, ["federated.deadline_s=2", "federated.quorum=2"])
     run = federate(fewer, out=tmp_path / "run", resume=True, wrap_grid=Lost)
     assert run.config.federated.quorum == 2
     facts = verify_release(run.release)
     assert facts["federation"]["quorum"] == 2 and facts["federation"]["fewest"] == 2
     assert load_config(run.release / "config.yaml").federated.quorum == 2
-    with pytest.raises(UserError, match="another configuration: seed"):
-        federate(load_config(file, ["seed=3"]), out=tmp_path / "run", resume=True)
+    before = contents(run.path)
+    for overrides, differs in ((["seed=3"], "federated.deadline_s"), ([], "federated.quorum")):
+        with pytest.raises(UserError, match=f"another configuration: .*{differs}"):
+            federate(load_config(file, overrides), out=tmp_path / "run", resume=True)
+    assert contents(run.path) == before  # a finished run is not changed, nor by a refusal
 
 
 def test_releases_about_records_compose_over_partitions_and_with_ensembles(file, tmp_path):
