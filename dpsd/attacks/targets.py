@@ -241,7 +241,8 @@ def _noise_free(
 
 def _copied(home: TeacherFolder, folder: Path) -> TeacherFolder:
     """The same weights under another UUID and an empty ledger."""
-    folder.mkdir(mode=0o700, exist_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode=0o700)
     weights = home.path / "weights.safetensors"
     if weights.is_file():
         shutil.copyfile(weights, folder / weights.name)

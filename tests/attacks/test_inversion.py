@@ -116,6 +116,19 @@ def test_a_stopped_attack_goes_on_and_gives_the_same(copy, monkeypatch):
         assert np.array_equal(cell.images, new.cells[key].images), key
 
 
+def test_a_stopped_noise_free_student_is_made_anew_and_a_larger_one_beside_it(copy, monkeypatch):
+    small = replace(TINY, attacks=("released",))
+    monkeypatch.setitem(BUDGETS, "fast", small)
+    models = copy.private / "attacks/inversion/models"
+    (models / "noise_free-200/private/report.json").unlink()
+    attack(copy, budget="fast")
+    monkeypatch.setitem(BUDGETS, "fast", replace(small, noise_free_answers=400))
+    attack(copy, budget="fast")
+    for answers in (200, 400):
+        report = json.loads((models / f"noise_free-{answers}/private/report.json").read_text())
+        assert report["answers"] == answers
+
+
 def test_students_of_other_runs_stand_in_the_same_table(attacked, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(BUDGETS, "fast", replace(TINY, attacks=("released",), draws=16))
     config = tree(tmp_path, split="digits")
