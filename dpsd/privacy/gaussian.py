@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dpsd.privacy import accounting
-from dpsd.privacy.mechanisms import Answers
+from dpsd.privacy.mechanisms import Answers, likeliest
 from dpsd.privacy.noise import NoiseSource
 
 
@@ -80,7 +80,7 @@ class Gaussian:
         support = None
         if self.k < self.classes:
             assert prior is not None
-            support = prior.topk(self.k, dim=1).indices
+            support = likeliest(prior, self.k)
         vector, prior_on_support = self.bounded(teacher, prior, support)
         noisy = vector.numpy() + self.sigma * noise.normals(tuple(vector.shape))
         grid = 2.0 ** (math.floor(math.log2(self.sigma)) - 14)

@@ -36,6 +36,14 @@ class Answers:
         return len(self.values)
 
 
+def likeliest(prior: Tensor, k: int) -> Tensor:
+    """The k classes that the student believes most, best first: float [B, K] -> int64 [B, k].
+
+    Of equals the first comes first, so that all who know the prior find the same.
+    """
+    return prior.argsort(dim=1, descending=True, stable=True)[:, :k]
+
+
 class Mechanism(Protocol):
     """A randomised function of what the teacher says, with its exact guarantee."""
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dpsd.errors import UserError
 from dpsd.privacy import accounting
-from dpsd.privacy.mechanisms import Answers
+from dpsd.privacy.mechanisms import Answers, likeliest
 from dpsd.privacy.noise import NoiseSource
 from dpsd.privacy.profile import VoteProfile, fit_profile, profile_likelihood
 
@@ -130,7 +130,7 @@ class NoisyVotes:
         support = None
         if self.uses_prior:
             assert prior is not None
-            support = prior.topk(self.k, dim=1).indices
+            support = likeliest(prior, self.k)
             teacher = teacher.gather(1, support)
         shape = tuple(teacher.shape)
         values = teacher + torch.from_numpy(noise.discrete_gaussians(shape, self.sigma))
