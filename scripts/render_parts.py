@@ -191,9 +191,9 @@ def inversion(folder: Path) -> list[str]:
         beside = [f"- {name}: {t['what']}" for name, t in r["targets"].items()
                   if name not in names and name not in FLOORS]  # fmt: skip
         lines += [
-            f"### {cell['runs'][0]}: {eps}, {cell['answers']:,} answers",
+            f"### {cell['runs'][0]}, {eps}, {cell['answers']:,} answers: budget {r['budget_name']}",
             "",
-            f"Budget {r['budget_name']}: {b['seeds']} seeds, {r['images_per_target']} images a "
+            f"{b['seeds']} seeds, {r['images_per_target']} images a "
             f"target, {b['steps']} gradient steps; {r['seconds']['all']:.0f} s. Judges on real "
             f"private images ({j['measured_on']}): {100 * j['network']:.1f} % and "
             f"{100 * j['neighbours']:.1f} %, both {100 * j['both']:.1f} %; chance "
