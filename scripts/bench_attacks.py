@@ -127,7 +127,7 @@ def membership_rows(report):
         t = c["tpr_at"]["0.01"]
         tpr = f"needs {t['needed']:,} non-members" if "needed" in t else (
             f"{100 * t['tpr']:.1f} % ({100 * t['interval'][0]:.1f} to "
-            f"{100 * t['interval'][1]:.1f})"
+            f"{100 * t['interval'][1]:.1f})" + (f", p {t['p_value']:.2g}" if "p_value" in t else "")
         )  # fmt: skip
         said = c["verdict"]
         if c["target"].startswith("run"):

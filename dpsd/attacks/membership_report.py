@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
-from scipy.stats import norm, rankdata
+from scipy.stats import betabinom, norm, rankdata
 
 from dpsd.attacks.audit_bounds import Floats, clopper_pearson
 from dpsd.attacks.audit_files import Arrays
@@ -77,9 +77,13 @@ def auc(scores: Floats, member: Mask, level: float = _LEVEL) -> tuple[float, flo
 def tpr_at(scores: Floats, member: Mask, rate: float) -> dict[str, Any]:
     """Share of members above the threshold that at most `rate` of the non-members exceed.
 
+    The interval takes the threshold as given; the p-value does not: where members and non-members
+    are alike, the members above the k-th largest of n non-members are beta-binomial (k, n - k + 1).
+
     Returns:
         `tpr`, its Clopper-Pearson `interval` at 95 %, `fpr` (the rate rounded down to whole
-        non-members); or `needed`, the number of non-members without which none is given.
+        non-members), `p_value` (exact, one-sided, of that members are no likelier above it); or
+        `needed`, the number of non-members without which none is given.
     """
     outside = np.sort(scores[~member])
     if len(outside) < needed(rate):
@@ -92,6 +96,7 @@ def tpr_at(scores: Floats, member: Mask, rate: float) -> dict[str, Any]:
         "tpr": hits / members,
         "interval": [float(low), float(high)],
         "fpr": float((outside > threshold).mean()),
+        "p_value": float(betabinom.sf(hits - 1, members, allowed + 1, len(outside) - allowed)),
     }
 
 
@@ -109,22 +114,27 @@ def report_of(arrays: Arrays, facts: dict[str, Any]) -> dict[str, Any]:
         check_rate(asked, max(int((~member).sum()) for *_, member in found))
     fpr = asked or RATES[0]
     rates = sorted({*RATES, fpr}, reverse=True)
-    together = 1 - (1 - _LEVEL) / len(found)  # so that all verdicts hold at once
+    share = (1 - _LEVEL) / (2 * len(found))  # two tests a cell; all verdicts hold at once
     for target, kind, name, scores, member in found:
         area, low, high = auc(scores, member)
         cells.append(
             {"target": target, "rows": kind, "attack": name, "members": int(member.sum()),
              "non_members": int((~member).sum()), "auc": area, "auc_interval": [low, high],
-             "auc_low": auc(scores, member, together)[1],
+             "auc_low": auc(scores, member, 1 - share)[1],
              "tpr_at": {f"{r:g}": tpr_at(scores, member, r) for r in rates}}
         )  # fmt: skip
     control = next(c for c in cells if (c["target"], c["rows"], c["attack"]) == CONTROL)
     power = control["auc"] >= POWER_AUC
     for cell in cells:
         known = facts["targets"][cell["target"]]["accuracy"] >= 2 / facts["classes"]
-        cell["placebo"] = _placebo(arrays, cell["target"], cell["attack"])
-        null = 0.5 if cell["placebo"] is None else max(0.5, cell["placebo"][2])
-        cell["verdict"] = _verdict(cell["auc_low"], null, power=power, known=known)
+        placebo = _placebo(arrays, cell["target"], cell["attack"])
+        tail, null, same = cell["tpr_at"][f"{fpr:g}"], 0.5, 0.0
+        cell["placebo"] = None if placebo is None else auc(*placebo)
+        if placebo is not None:  # what both rates are above anyhow, as the rows differ in kind
+            null = max(null, cell["placebo"][2])
+            same = tpr_at(*placebo, fpr).get("interval", (0, 0))[1]
+        few = tail.get("p_value", 1.0) < share and tail["interval"][0] > same
+        cell["verdict"] = _verdict(cell["auc_low"] > null or few, power=power, known=known)
     return {
         "schema_version": SCHEMA_VERSION,
         "attack": "membership",
@@ -154,7 +164,7 @@ def report_text(report: dict[str, Any]) -> str:
         f"positive control: AUC {control['auc']:.3f} on the teacher's canaries, "
         f"{control['needed']} needed: {'power' if control['power'] else 'NO POWER'}",
         "",
-        f"{'target':<17}{'rows':<10}{'attack':<14}{'AUC':>6}{'95 %':>16}{_tpr_title(report):>26}"
+        f"{'target':<17}{'rows':<10}{'attack':<14}{'AUC':>6}{'95 %':>16}{_tpr_title(report):>34}"
         "  verdict",
     ]
     for c in report["cells"]:
@@ -162,7 +172,7 @@ def report_text(report: dict[str, Any]) -> str:
         interval = f"{low:.3f} to {high:.3f}"
         lines.append(
             f"{c['target']:<17}{c['rows']:<10}{c['attack']:<14}{c['auc']:>6.3f}{interval:>16}"
-            f"{_rate_text(c['tpr_at'][key]):>26}  {c['verdict']}"
+            f"{_rate_text(c['tpr_at'][key]):>34}  {c['verdict']}"
         )
     for c in report["cells"]:
         if c["placebo"] is not None:
@@ -235,8 +245,8 @@ def _cells(arrays: Arrays, facts: dict[str, Any]) -> list[tuple[str, str, str, F
     return found
 
 
-def _placebo(arrays: Arrays, target: str, attack: str) -> tuple[float, float, float] | None:
-    """AUC and interval of the same attack for "is a training row of the run" on another model.
+def _placebo(arrays: Arrays, target: str, attack: str) -> tuple[Floats, Mask] | None:
+    """Scores of the same attack for "is a training row of the run" on another model.
 
     The profile's teacher saw training and held-out rows alike, so it can show no membership here:
     what it shows is that the two kinds of rows differ. None for models of the profile.
@@ -244,15 +254,15 @@ def _placebo(arrays: Arrays, target: str, attack: str) -> tuple[float, float, fl
     if not target.startswith("run"):
         return None
     ordinary = ~arrays["profile teacher/canary"]
-    return auc(arrays[f"profile teacher/{attack}"][ordinary], arrays[f"{target}/member"])
+    return arrays[f"profile teacher/{attack}"][ordinary], arrays[f"{target}/member"]
 
 
-def _verdict(low: float, null: float, *, power: bool, known: bool) -> str:
+def _verdict(found: bool, *, power: bool, known: bool) -> str:
     if not power:
         return "no power"
     if not known:
         return "no claim"  # the model knows less than twice what chance does
-    return "leaks" if low > null else "no leak shown"
+    return "leaks" if found else "no leak shown"
 
 
 def _tpr_title(report: dict[str, Any]) -> str:
@@ -263,7 +273,8 @@ def _rate_text(found: dict[str, Any]) -> str:
     if "needed" in found:
         return f"needs {found['needed']:,} non-members"
     low, high = found["interval"]
-    return f"{100 * found['tpr']:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
+    rate, p = 100 * found["tpr"], found["p_value"]
+    return f"{rate:.1f} % ({100 * low:.1f} to {100 * high:.1f}), p {p:.2g}"
 
 
 def card_section(report: dict[str, Any]) -> str:

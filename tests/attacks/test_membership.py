@@ -129,6 +129,41 @@ def test_tpr_has_clopper_pearson_and_says_what_it_needs():
     assert (needed(0.01), needed(0.001)) == (500, 5000)
 
 
+def test_the_tail_of_unrelated_scores_has_its_level():
+    rng, member = np.random.default_rng(5), np.arange(2200) < 1000
+    alarms = [tpr_at(rng.normal(size=2200), member, 0.01)["p_value"] <= 0.05 for _ in range(400)]
+    assert 0.01 < np.mean(alarms) < 0.05 + 3 * math.sqrt(0.05 * 0.95 / 400)
+
+
+def test_a_few_that_are_betrayed_are_a_leak_that_auc_does_not_see():
+    """Sixty of 1,500 members; on a model of the run only if its placebo has none above as well."""
+    rng, n = np.random.default_rng(6), 3000
+    member, canary = np.arange(n) % 2 == 0, np.arange(n) % 5 == 0
+    few = 9.0 * (member & (np.arange(n) < 150))
+    facts = {"targets": {}, "classes": 10, "run": "", "budget": "fast", "spend": {}, "seed": 0,
+             "trained_on": n // 2, "skipped": {}, "seconds": {}}  # fmt: skip
+    arrays = {}
+    for name in ("profile teacher", "profile student"):
+        arrays |= {f"{name}/member": member, f"{name}/canary": canary}
+    arrays["profile teacher/lira online"] = np.where(member & canary, 1.0, 0.0)  # power
+    arrays["profile student/rmia"] = rng.normal(size=n) + few
+    arrays["run student/member"] = member[~canary]
+    arrays["run student/canary"] = np.zeros((~canary).sum(), dtype=bool)
+    arrays["run student/rmia"] = arrays["profile student/rmia"][~canary]
+    facts["targets"] = {
+        name: {"accuracy": 0.9} for name in ("profile teacher", "profile student", "run student")
+    }
+    verdicts = []
+    for kind in (0, 1):
+        arrays["profile teacher/rmia"] = rng.normal(size=n) + kind * few
+        report = report_of(arrays, facts)
+        cells = {(c["target"], c["rows"], c["attack"]): c for c in report["cells"]}
+        assert cells["profile student", "ordinary", "rmia"]["auc_low"] < 0.5
+        assert cells["profile student", "ordinary", "rmia"]["verdict"] == "leaks"
+        verdicts.append(cells["run student", "ordinary", "rmia"]["verdict"])
+    assert verdicts == ["leaks", "no leak shown"]
+
+
 # ---------------------------------------------------------------- the game
 
 
