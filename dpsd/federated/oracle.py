@@ -19,14 +19,13 @@ from dpsd.federated import messages
 from dpsd.federated.aggregate import aggregate
 from dpsd.federated.collect import Collected, collect
 from dpsd.federated.messages import Request
-from dpsd.federated.paid import labels_run
 from dpsd.federated.plan import Combined, home_plan, quorum
 from dpsd.federated.roster import Roster
 from dpsd.federated.table import Table
 from dpsd.federated.validate import read_answers, read_labels, read_votes
 from dpsd.generator.synthesizer import Synthesizer
 from dpsd.privacy.accounting import VotesRelease
-from dpsd.privacy.ledger import HASH_BYTES, Ledger, image_hashes
+from dpsd.privacy.ledger import HASH_BYTES, Ledger, image_hashes, labels_run
 from dpsd.privacy.mechanisms import Answers, Mechanism, NoMechanism
 from dpsd.privacy.noise import NoiseSource
 from dpsd.privacy.oracle import Oracle, Prior, keep_release

@@ -20,7 +20,7 @@ from dpsd.federated.home import Home, one_at_a_time
 from dpsd.federated.messages import Request, digest
 from dpsd.federated.plan import Combined, GivenVotes, home_plan
 from dpsd.privacy.accounting import VotesRelease
-from dpsd.privacy.ledger import HASH_BYTES, Ledger
+from dpsd.privacy.ledger import HASH_BYTES, Ledger, labels_run
 from dpsd.privacy.mechanisms import Answers
 from dpsd.privacy.noise import NoiseSource
 from dpsd.privacy.oracle import Oracle, keep_release, load_release
@@ -101,16 +101,6 @@ def noisy_labels(config: Config, home: Home, run: str) -> Tensor:
         save_file({"labels": noisy}, path.with_suffix(".partial"))
         os.replace(path.with_suffix(".partial"), path)
         return noisy
-
-
-def labels_run(run: str) -> str:
-    """The ledger's name for the label histogram of a run: a line of its own."""
-    return f"{run} labels"
-
-
-def is_labels_run(name: str) -> bool:
-    """Whether a name in the ledger is a label histogram's; a run's own holds no blank."""
-    return " " in name
 
 
 def run_folder(home: Home, run: str) -> Path:

@@ -152,7 +152,7 @@ def _answered(federation: dict[str, Any]) -> list[str]:
 
 
 def _earlier(facts: dict[str, Any]) -> str:
-    from dpsd.federated.paid import is_labels_run
+    from dpsd.privacy.ledger import is_labels_run
     from dpsd.privacy.wording import show
 
     g, f = facts["guarantee"], facts["federation"]

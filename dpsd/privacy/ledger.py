@@ -69,6 +69,16 @@ def event_from_facts(facts: dict[str, Any]) -> accounting.Release:
     raise UserError(f"release kind: {kind!r}; accepted: gaussian, pure, votes, dp_sgd, open")
 
 
+def labels_run(run: str) -> str:
+    """The ledger's name for the label histogram of a run: a line of its own."""
+    return f"{run} labels"
+
+
+def is_labels_run(name: str) -> bool:
+    """Whether a name in the ledger is a label histogram's; a run's own holds no blank."""
+    return " " in name
+
+
 @dataclass(frozen=True)
 class RunRecord:
     """What one run has released from a teacher, as the ledger holds it.

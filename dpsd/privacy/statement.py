@@ -11,7 +11,7 @@ from typing import Any
 
 from dpsd.errors import UserError
 from dpsd.privacy import accounting
-from dpsd.privacy.ledger import RunRecord, event_facts, event_from_facts
+from dpsd.privacy.ledger import RunRecord, event_facts, event_from_facts, labels_run
 from dpsd.privacy.plan import Plan
 from dpsd.privacy.wording import COVERED, TRUST, not_covered
 from dpsd.privacy.wording import statement_text as statement_text
@@ -45,7 +45,7 @@ def statement_facts(
         plan: of this run.
         run: this run's id.
         teacher: the teacher's UUID.
-        runs: all runs in the teacher's ledger, this one included.
+        runs: all runs in the teacher's ledger, this one included. All others compose with it.
         public: what was declared public (shape, classes, source of images).
         federation: what `dpsd.federated.statement` adds where clients answered.
 
@@ -58,7 +58,8 @@ def statement_facts(
     mine = [r for r in runs if r.run == run]
     if not mine:
         raise UserError(f"ledger: holds no run {run}, so nothing can be claimed for it")
-    record, earlier = mine[0], runs[: runs.index(mine[0])]
+    # A run that began before this one may still go on, and one that began later may have ended.
+    record, earlier = mine[0], [r for r in runs if r.run not in (run, labels_run(run))]
     if plan.training is not None and record.event != plan.training.event:
         raise UserError(f"ledger: run {run} was entered as another release than its teacher's")
     facts: dict[str, Any] = {
@@ -144,12 +145,14 @@ def _releases(facts: dict[str, Any]) -> tuple[_Releases, _Releases, _Releases, _
             fits = _protects(r.get("unit"), facts["unit"]) and not r["seeded_noise"]
             others += _whole(r) if fits else [_OPEN]
         return everything, everything, others, everything + others
-    whole = everything + [x for r in facts["earlier_runs"] for x in _whole(r)]
     once: _Releases = [(event_from_facts(facts["release"]), int(facts["asks_per_image"]))]
-    earlier: _Releases = [
-        _OPEN if _training_of(r) else (event_from_facts(r["release"]), int(r["asks_per_image"]))
-        for r in facts["earlier_runs"]
-    ]
+    earlier: _Releases = []
+    whole = list(everything)
+    for r in facts["earlier_runs"]:
+        seeded = bool(r["seeded_noise"])  # who knows the seed takes the noise away
+        whole += [_OPEN] if seeded else _whole(r)
+        asked = event_from_facts(r["release"]), int(r["asks_per_image"])
+        earlier.append(_OPEN if seeded or _training_of(r) else asked)
     return once, everything, earlier, whole
 
 

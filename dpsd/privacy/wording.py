@@ -149,11 +149,13 @@ def _single(facts: dict[str, Any]) -> list[str]:
         f"Accountant: {facts['accountant']}.",
     ]
     if facts["earlier_runs"]:
+        seeded = any(r["seeded_noise"] for r in facts["earlier_runs"])
+        why = "; the noise of at least one of them can be predicted" * seeded
         lines.append(
             f"Earlier runs on the same teacher: {len(facts['earlier_runs'])}. An image that all of "
             f"them asked has epsilon {show(g['composed_epsilon'])} per answer at delta "
             f"{facts['delta']:.3g}; all answers of all runs together: epsilon "
-            f"{show(g['composed_worst_case_epsilon'])} for one record in the worst case."
+            f"{show(g['composed_worst_case_epsilon'])} for one record in the worst case{why}."
         )
     else:
         lines.append("Earlier runs on the same teacher: none in its ledger.")

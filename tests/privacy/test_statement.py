@@ -112,11 +112,29 @@ def test_second_run_on_a_teacher_composes_with_the_first(tmp_path):
     assert g["epsilon"] < g["composed_epsilon"] < g["epsilon"] + 1.0 + 1e-9
 
 
-def test_both_statements_follow_from_the_master_ledger(tmp_path):
-    given = [run(tmp_path, "a", RR), run(tmp_path, "b", GAUSSIAN)]
-    runs = Ledger(tmp_path, "t").runs()
-    for facts, privacy in zip(given, (RR, GAUSSIAN), strict=True):
-        again = statement_facts(plan(privacy), facts["run"], "t", runs, PUBLIC)
+def test_a_run_that_began_first_and_ends_last_counts_the_one_between(tmp_path):
+    began = run(tmp_path, "a", RR)
+    run(tmp_path, "b", GAUSSIAN)
+    ended = statement_facts(plan(RR), "a", "t", Ledger(tmp_path, "t").runs(), PUBLIC)
+    assert began["earlier_runs"] == [] and [r["run"] for r in ended["earlier_runs"]] == ["b"]
+    both = [(PureRelease(1.0), 1000), (plan(GAUSSIAN).mechanism.event, 500)]
+    composed = ended["guarantee"]["composed_worst_case_epsilon"]
+    assert composed == pytest.approx(compose_epsilon(both, 1e-5))
+
+
+def test_the_answers_of_a_seeded_run_are_open_to_whoever_composes(tmp_path):
+    run(tmp_path, "seeded", SEEDED)
+    facts = run(tmp_path, "b", RR)
+    g = facts["guarantee"]
+    assert g["epsilon"] == pytest.approx(1.0)
+    assert g["composed_epsilon"] is None and g["composed_worst_case_epsilon"] is None
+    assert "the noise of at least one of them can be predicted" in statement_text(facts)
+
+
+def test_a_statement_follows_from_the_master_ledger_and_its_figures_from_the_facts(tmp_path):
+    for name, privacy in (("a", RR), ("b", GAUSSIAN)):
+        facts = run(tmp_path, name, privacy)
+        again = statement_facts(plan(privacy), name, "t", Ledger(tmp_path, "t").runs(), PUBLIC)
         assert again == facts
         stored = json.loads(json.dumps(facts))
         assert guarantee(stored) == facts["guarantee"]
@@ -205,7 +223,7 @@ def test_verify_accepts_what_was_written(tmp_path, privacy):
         lambda f: f.update(answers_cap=10**6),
         lambda f: f.update(seeded_noise=True),
         lambda f: f.update(earlier_runs=[{"release": {"kind": "open"}, "asks_per_image": 1,
-                                          "answers_cap": 1}]),
+                                          "seeded_noise": False, "answers_cap": 1}]),
     ],
 )  # fmt: skip
 def test_verify_catches_a_figure_that_does_not_follow(release, change):
