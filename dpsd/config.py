@@ -101,6 +101,23 @@ class Config(Section):
         return queries
 
 
+_PATHS = {
+    "data": ("root", "rows", "user_ids"),
+    "teacher": ("root", "weights", "path"),
+    "attacks": ("cache",),
+}
+
+
+def placed(config: Config) -> Config:
+    """The same configuration with absolute paths, which mean the same in any working directory."""
+    changed = {}
+    for name, keys in _PATHS.items():
+        section = getattr(config, name)
+        paths = {k: v.absolute() for k in keys if (v := getattr(section, k)) is not None}
+        changed[name] = section.model_copy(update=paths)
+    return config.model_copy(update=changed)
+
+
 def load_config(path: Path | str | None, overrides: Sequence[str] = ()) -> Config:
     """Read a YAML file, apply `a.b=c` overrides, validate.
 

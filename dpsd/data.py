@@ -245,11 +245,22 @@ def fingerprint(data: PrivateData) -> str:
     return digest.hexdigest()
 
 
-def dataset_fingerprint(data: PrivateData) -> str:
+def rows_fingerprint(data: PrivateData) -> str:
     """As `fingerprint`, of training and holdout rows together, in hex. Private."""
     whole = (torch.cat([getattr(s, part) for s in (data.train, data.holdout)])
              for part in ("images", "labels"))  # fmt: skip
     return fingerprint(PrivateData(Split(*whole), data.holdout, None))[:32]
+
+
+def dataset_fingerprint(data: PrivateData) -> str:
+    """Of all training and holdout rows in whatever order and split, in hex. Private."""
+    parts = [x for s in (data.train, data.holdout) for x in zip(s.images, s.labels, strict=True)]
+    rows = sorted(
+        hashlib.blake2b(image.cpu().numpy().tobytes() + b"%d" % int(label), digest_size=32).digest()
+        for image, label in parts
+    )
+    shape = repr(tuple(data.train.images.shape[1:])).encode()
+    return hashlib.blake2b(shape + b"".join(rows), digest_size=16).hexdigest()
 
 
 def _split(rows: sources.Rows, facts: PublicFacts, where: str) -> Split:

@@ -163,8 +163,9 @@ def _train_networks(
     optimizer = torch.optim.AdamW(
         weights.values(), lr=recipe.lr, weight_decay=1e-2, betas=(0.9, 0.99), fused=True
     )
+    rise = _WARMUP if steps * _WARMUP != 1 else 2 * _WARMUP  # one step is no rise
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, recipe.lr, total_steps=steps, pct_start=_WARMUP
+        optimizer, recipe.lr, total_steps=steps, pct_start=rise
     )
     order, change = torch.stack(rows), torch.stack(draws)
     for step in range(steps):

@@ -207,9 +207,12 @@ def find_teacher(config: Config, run: Run, moved: Path | None) -> tuple[Config, 
     Raises:
         UserError: there is none, or it is another one.
     """
-    own = moved is not None and moved.is_file()
-    home = moved.with_name(moved.name + ".dpsd") if moved is not None and own else moved
-    update = {"path": home or run.teacher_folder} | ({"weights": moved} if own else {})
+    home, weights = moved or run.teacher_folder, None
+    if moved is not None and moved.is_file():
+        home, weights = moved.with_name(moved.name + ".dpsd"), moved
+    elif moved is not None and moved.suffix == ".dpsd" and moved.with_suffix("").is_file():
+        weights = moved.with_suffix("")  # the user's own, which lie beside their folder
+    update = {"path": home} | ({} if weights is None else {"weights": weights})
     config = config.model_copy(update={"teacher": config.teacher.model_copy(update=update)})
     folder = ensure_teacher(config, lambda text: None)
     if folder.uuid != run.teacher:

@@ -73,6 +73,8 @@ def state(run: Run, plan: Plan) -> dict[str, Any]:
 
 def seal(run: Run) -> None:
     """Enter the hashes of all released files in the statement. The last thing that is written."""
+    for unfinished in run.release.rglob("*.partial"):
+        unfinished.unlink()  # of a process that was stopped
     path = run.release / "statement.json"
     facts = json.loads(path.read_text())
     write_json(path, facts | {"files": file_hashes(run.release)})

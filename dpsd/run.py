@@ -6,6 +6,8 @@ import platform
 import subprocess
 import time
 import uuid
+from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -16,7 +18,7 @@ import yaml
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dpsd.config import Config, flatten, parse_config
+from dpsd.config import Config, flatten, parse_config, placed
 from dpsd.errors import UserError
 
 _KEPT_CHECKPOINTS = 2
@@ -48,13 +50,11 @@ class Run:
 
     def log(self, record: dict[str, Any]) -> None:
         """Append one public record to `release/metrics.jsonl`."""
-        with (self.release / "metrics.jsonl").open("a") as f:
-            f.write(json.dumps(record) + "\n")
+        append_lines(self.release / "metrics.jsonl", [record])
 
     def metrics(self) -> list[dict[str, Any]]:
         """The public records, oldest first."""
-        path = self.release / "metrics.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        return read_lines(self.release / "metrics.jsonl")
 
     def seconds(self) -> float:
         """Seconds that the finished rounds took, over all processes of the run."""
@@ -139,13 +139,19 @@ def create_run(
         UserError: it exists.
     """
     refuse_existing(path)
-    for folder in (path / "release", path / "private"):
-        folder.mkdir(parents=True)
+    for folder in (path / "release", path / "private" / "bank", path / "private" / "checkpoints"):
+        folder.mkdir(parents=True, exist_ok=True)
     os.chmod(path / "private", 0o700)
-    for name in ("bank", "checkpoints"):
-        (path / "private" / name).mkdir()
-    plain = config.model_dump(mode="json")
-    write_json(
+    plain = placed(config).model_dump(mode="json")
+    released = plain | {"teacher": {k: v for k, v in plain["teacher"].items()
+                                    if k not in ("path", "root", "weights")}}  # fmt: skip
+    released["data"] = {
+        k: v for k, v in plain["data"].items() if k not in ("root", "rows", "user_ids")
+    }
+    released["attacks"] = {k: v for k, v in plain["attacks"].items() if k != "cache"}
+    (path / "release" / _BEGUN[0]).write_text(yaml.safe_dump(released, sort_keys=False))
+    write_json(path / "release" / _BEGUN[1], environment(config))
+    write_json(  # last: what has it is a run folder, and whole
         path / "private" / "run.json",
         {"run": str(uuid.uuid4()), "started": datetime.now(UTC).isoformat(timespec="seconds"),
          "teacher": teacher, "teacher_folder": str(teacher_folder.absolute()),
@@ -153,23 +159,25 @@ def create_run(
          "ledger_folder": str((ledger_folder or teacher_folder).absolute()),
          "data_is_public": data_is_public, "config": plain},
     )  # fmt: skip
-    released = plain | {"teacher": {k: v for k, v in plain["teacher"].items()
-                                    if k not in ("path", "root", "weights")}}  # fmt: skip
-    released["data"] = {
-        k: v for k, v in plain["data"].items() if k not in ("root", "rows", "user_ids")
-    }
-    (path / "release" / "config.yaml").write_text(yaml.safe_dump(released, sort_keys=False))
-    write_json(path / "release" / "env.json", environment(config))
     return Run(path)
 
 
+_BEGUN = ("config.yaml", "env.json")
+
+
 def refuse_existing(path: Path) -> None:
-    """Nothing is overwritten.
+    """Nothing is overwritten but what a start that was stopped left behind.
 
     Raises:
         UserError: the folder exists and is not empty.
     """
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    if not path.exists():
+        return
+    left = {p.name.removesuffix(".partial") for p in path.rglob("*") if not p.is_dir()}
+    folders = {p.name for p in path.iterdir()} if path.is_dir() else None
+    if folders is None or left - {*_BEGUN, "run.json"} or folders - {"release", "private"} or (
+        path / "private" / "run.json"
+    ).exists():  # fmt: skip
         raise UserError(f"--out {path}: exists; go on with --resume or choose another folder")
 
 
@@ -186,7 +194,7 @@ def resume_run(path: Path, config: Config) -> Run:
         UserError: no run there, or one with another configuration; says which keys differ.
     """
     run = open_run(path)
-    old, new = (flatten(c.model_dump(mode="json")) for c in (run.config, config))
+    old, new = (flatten(placed(c).model_dump(mode="json")) for c in (run.config, config))
     changed = [k for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k)]
     finished = (run.private / "report.json").exists()
     differ = [k for k in changed if finished or k not in _MAY_CHANGE]
@@ -209,6 +217,13 @@ def _reconfigured(run: Run, config: Config) -> Run:
     facts = _read_json(run.private / "run.json")
     facts["config"]["federated"] |= changed
     write_json(run.private / "run.json", facts)
+    return Run(run.path)
+
+
+def declared_public(run: Run) -> Run:
+    """The run, with its data declared public after it began."""
+    facts = _read_json(run.private / "run.json")
+    write_json(run.private / "run.json", facts | {"data_is_public": True})
     return Run(run.path)
 
 
@@ -245,6 +260,23 @@ def write_json(path: Path, tree: dict[str, Any]) -> None:
     partial = path.with_suffix(path.suffix + ".partial")
     partial.write_text(json.dumps(tree, indent=2, allow_nan=False) + "\n")
     os.replace(partial, path)
+
+
+def append_lines(path: Path, records: Sequence[dict[str, Any]]) -> None:
+    """Append records to a file of JSON lines."""
+    with path.open("ab+") as f:
+        f.seek(max(0, f.tell() - 1))
+        torn = f.read() not in (b"", b"\n")  # a process was stopped while it wrote
+        f.write(b"\n" * torn + b"".join(json.dumps(r).encode() + b"\n" for r in records))
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The records of a file of JSON lines, oldest first, without those that a stop cut off."""
+    found = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        with suppress(ValueError):
+            found.append(json.loads(line))
+    return found
 
 
 def default_run_folder(config: Config) -> Path:

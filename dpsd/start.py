@@ -12,7 +12,14 @@ from dpsd.privacy.inherited import read_dp_ledger
 from dpsd.privacy.ledger import Ledger
 from dpsd.privacy.oracle import Door
 from dpsd.privacy.plan import Plan
-from dpsd.run import Run, create_run, default_run_folder, refuse_existing, resume_run
+from dpsd.run import (
+    Run,
+    create_run,
+    declared_public,
+    default_run_folder,
+    refuse_existing,
+    resume_run,
+)
 from dpsd.student import Student
 from dpsd.teacher import TeacherFolder, ensure_teacher, load_teacher
 
@@ -34,7 +41,8 @@ def open_run_folder(
     """
     path = Path(out) if out is not None else default_run_folder(config)
     if resume:
-        return resume_run(path, config)
+        run = resume_run(path, config)
+        return declared_public(run) if data_is_public and not run.data_is_public else run
     refuse_existing(path)
     if home is None:
         home = ensure_teacher(config, say)
@@ -52,6 +60,25 @@ def open_run_folder(
         path, config, home.uuid, home.path, data_is_public=data_is_public,
         ledger=owner, ledger_folder=folder,
     )  # fmt: skip
+
+
+def ledger_of(run: Run) -> Ledger:
+    """The ledger that a run is charged to.
+
+    Raises:
+        UserError: it lacks answers that the run has had, so that it is another or an older one;
+            nothing is written then.
+    """
+    had = max((int(p.stem) + 1 for p in run.bank.glob("*.safetensors")), default=0)
+    path = run.ledger_folder / "ledger.jsonl"
+    ledger = Ledger(run.ledger_folder, run.ledger) if path.exists() or not had else None
+    charged = 0 if ledger is None else ledger.charged(run.id)
+    if ledger is None or charged < had:
+        raise UserError(
+            f"ledger {path}: holds {charged} answers of run {run.id}, which has had more; restore "
+            "the ledger that it was charged to"
+        )
+    return ledger
 
 
 def enter_elsewhere(run: Run, plan: Plan, home: TeacherFolder) -> None:

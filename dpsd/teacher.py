@@ -19,7 +19,7 @@ from torch import Tensor
 
 from dpsd import parallel
 from dpsd.config import Config
-from dpsd.data import PrivateData, Split, fingerprint, load_data, public_facts
+from dpsd.data import NAMED, PrivateData, Split, fingerprint, load_data, public_facts
 from dpsd.dataset_home import dataset_home, read_dataset
 from dpsd.device import pick_device, pick_dtype
 from dpsd.ensemble_folder import check_kind, ensemble_recipe, load_ensemble, train_ensemble
@@ -27,6 +27,7 @@ from dpsd.errors import UserError
 from dpsd.fitting import fit, fit_privately
 from dpsd.frozen import Teacher
 from dpsd.loading import load_own_teacher
+from dpsd.locks import one_at_a_time
 from dpsd.models import Norm, build_model
 from dpsd.privacy.inherited import write_dp_ledger
 
@@ -80,19 +81,31 @@ def ensure_teacher(
         return _own_folder(config)
     data = data or load_data(config.data)
     folder = config.teacher.root / _recipe_hash(config, data)
+    if together and shards is not None and parallel.world() > 1:
+        _ensure_trained(config, data, folder, say, together=True)
+    elif not together or parallel.rank() == 0:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with one_at_a_time(folder):  # another process may lack the same teacher
+            _ensure_trained(config, data, folder, say, together=False)
+    if together:
+        parallel.broadcast(None)  # the first process has written
+    return read_folder(folder)
+
+
+def _ensure_trained(
+    config: Config, data: PrivateData, folder: Path, say: Say, *, together: bool
+) -> None:
     if (folder / "teacher.json").exists():
-        home = read_folder(folder)
-        _check_dataset(config, home)
-        return home
+        _check_dataset(config, read_folder(folder))
+        return
+    shards = config.teacher.shards
     number = "" if shards is None else f"{shards} teachers "
     name = f"{number}{config.teacher.model} on {config.data.name}"
     say(f"no teacher of this recipe yet: training {name}")
     if shards is None:
-        return train_teacher(config, data, folder, say)
-    train_ensemble(config, data, folder, say, together=together)
-    if together:
-        parallel.broadcast(None)  # the first process has written
-    return read_folder(folder)
+        train_teacher(config, data, folder, say)
+    else:
+        train_ensemble(config, data, folder, say, together=together)
 
 
 def load_teacher(config: Config, folder: TeacherFolder) -> Callable[[Tensor], Tensor]:
@@ -238,6 +251,8 @@ def _recipe_hash(config: Config, data: PrivateData) -> str:
     """Names a teacher by recipe and a private fingerprint of the data."""
     facts = _recipe(config) if config.teacher.shards is None else ensemble_recipe(config)
     facts |= {"fingerprint": fingerprint(data)}
+    if config.data.name not in NAMED:  # else the same rows may be said to be of more classes
+        facts["classes"] = public_facts(config.data).classes
     if config.data.user_ids is not None:
         facts["users"] = hashlib.blake2b(config.data.user_ids.read_bytes()).hexdigest()
     text = json.dumps(facts, sort_keys=True)
@@ -256,7 +271,9 @@ def _own_folder(config: Config) -> TeacherFolder:
         folder.mkdir(parents=True, exist_ok=True)
         os.chmod(folder, 0o700)
         record = {"uuid": str(uuid.uuid4()), "identity": identity, "recipe": None}
-        _write_json(folder / "teacher.json", record | {"accuracy": None})
+        with one_at_a_time(folder):  # of two processes one names the teacher
+            if not (folder / "teacher.json").exists():
+                _write_json(folder / "teacher.json", record | {"accuracy": None})
     home = read_folder(folder)
     _check_identity(config, home)
     return home

@@ -15,11 +15,17 @@ from dpsd.errors import UserError
 from dpsd.generator.bank import Bank
 from dpsd.generator.synthesizer import Synthesizer
 from dpsd.privacy.inherited import read_dp_ledger
-from dpsd.privacy.ledger import Ledger
 from dpsd.privacy.oracle import Door, Oracle, Prior
 from dpsd.privacy.plan import Plan, inherit, make_plan
 from dpsd.run import Run
-from dpsd.start import enter_elsewhere, open_run_folder, prune_releases, restore, share_start
+from dpsd.start import (
+    enter_elsewhere,
+    ledger_of,
+    open_run_folder,
+    prune_releases,
+    restore,
+    share_start,
+)
 from dpsd.student import Student
 from dpsd.teacher import TeacherFolder, load_teacher, read_folder
 
@@ -202,7 +208,11 @@ def transcribe(
 def _oracle(config: Config, plan: Plan, run: Run) -> Oracle:
     if config.privacy.route == "federated":
         raise UserError("privacy.route: federated; accepted by transcribe: other routes")
-    home, ledger = read_folder(run.teacher_folder), Ledger(run.ledger_folder, run.ledger)
+    home, ledger = read_folder(run.teacher_folder), ledger_of(run)
+    if home.uuid != run.teacher:
+        raise UserError(
+            f"teacher {home.path}: is {home.uuid}, the run has asked {run.teacher}; restore it"
+        )
     teacher = load_teacher(config, home)
     oracle = Oracle(teacher, plan, ledger, run.id, run.started, run.bank, config.seed)
     enter_elsewhere(run, plan, home)

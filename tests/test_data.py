@@ -11,7 +11,15 @@ import pytest
 import torch
 from PIL import Image
 
-from dpsd.data import fingerprint, load_data, load_public_images, public_facts
+from dpsd.data import (
+    PrivateData,
+    Split,
+    dataset_fingerprint,
+    fingerprint,
+    load_data,
+    load_public_images,
+    public_facts,
+)
 from dpsd.errors import UserError
 from dpsd.sections import DataConfig
 
@@ -101,6 +109,19 @@ def test_digits():
     assert fingerprint(again) == fingerprint(data)
     data.train.images[0, 0, 0, 0] += 1
     assert fingerprint(again) != fingerprint(data)
+    assert dataset_fingerprint(again) != dataset_fingerprint(data)
+
+
+def test_the_same_rows_are_the_same_data_set_however_they_are_split():
+    """By user other rows are held out, and the data set's ledger must be found again."""
+    data = load_data(DataConfig())
+    order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(0))
+    images, labels = (torch.cat([getattr(data.train, k)[order], getattr(data.holdout, k)])
+                      for k in ("images", "labels"))  # fmt: skip
+    other = PrivateData(Split(images[:300], labels[:300]), Split(images[300:], labels[300:]), None)
+    assert dataset_fingerprint(other) == dataset_fingerprint(data)
+    labels[0] += 1
+    assert dataset_fingerprint(other) != dataset_fingerprint(data)
 
 
 @pytest.mark.parametrize("layout", ["hw", "hwc", "chw", "float"])

@@ -12,6 +12,7 @@ import torch
 from products import contents, tiny_config
 from safetensors.torch import load_file
 
+from dpsd import run as running
 from dpsd.config import Config, parse_config
 from dpsd.data import load_data
 from dpsd.errors import UserError
@@ -20,7 +21,7 @@ from dpsd.privacy.accounting import compose_epsilon
 from dpsd.privacy.ledger import Ledger, image_hashes
 from dpsd.privacy.oracle import Oracle, ReplayOracle
 from dpsd.privacy.plan import make_plan
-from dpsd.privacy.statement import guarantee
+from dpsd.privacy.statement import guarantee, verify_release
 from dpsd.release import load_student
 from dpsd.run import Run
 from dpsd.transcribe import transcribe
@@ -89,7 +90,8 @@ def test_same_seed_same_student_and_fresh_noise_differs(root, tmp_path):
 
 
 def test_second_run_composes_and_is_recomputed_from_the_master_ledger(root, tmp_path):
-    config = changed(tiny_config(root), teacher={"seed": 7})
+    fresh = {"insecure_seeded_noise": False}
+    config = changed(tiny_config(root), teacher={"seed": 7}, privacy=fresh)
     runs = [transcribe(config, out=tmp_path / name) for name in "ab"]
     ledger = Ledger(runs[0].teacher_folder, runs[0].teacher)
     records = ledger.runs()
@@ -231,6 +233,75 @@ transcribe(parse_config(json.loads({json.dumps(config.model_dump_json())})), out
     assert len(set(hashes)) == 2000 and set(hashes[1000:1500]) == lost
     report = run.report()
     assert report["answers"] == 2000
+
+
+def test_a_stopped_run_is_charged_to_its_own_ledger_or_not_gone_on_with(root, tmp_path):
+    config = changed(tiny_config(tmp_path), teacher={"seed": 12})
+    out = tmp_path / "run"
+    with pytest.raises(Stop):
+        transcribe(config, out=out, progress=stop_after(1))
+    run = Run(out)
+    ledger, teacher = run.ledger_folder / "ledger.jsonl", run.teacher_folder / "teacher.json"
+    kept = ledger.read_bytes()
+    ledger.unlink()
+    with pytest.raises(UserError, match="holds 0 answers of run"):
+        transcribe(config, out=out, resume=True)
+    assert not ledger.exists()
+    ledger.write_bytes(b"".join(kept.splitlines(keepends=True)[:-1]))  # of before the answers
+    with pytest.raises(UserError, match="holds 0 answers of run"):
+        transcribe(config, out=out, resume=True)
+    ledger.write_bytes(kept)
+    facts = json.loads(teacher.read_text())
+    teacher.write_text(json.dumps(facts | {"uuid": "another"}))  # trained anew in the same place
+    with pytest.raises(UserError, match="is another, the run has asked"):
+        transcribe(config, out=out, resume=True)
+    teacher.write_text(json.dumps(facts))
+    assert transcribe(config, out=out, resume=True).report()["answers"] == 2000
+
+
+def test_what_a_stop_cut_off_is_no_trap(root, tmp_path, monkeypatch):
+    """A start before run.json, a torn line of metrics, a torn file of answers, a half statement."""
+    monkeypatch.setattr(sys.modules["dpsd.transcribe"], "_CHECKPOINT_SECONDS", 0.0)
+    config = changed(tiny_config(root), loop={"rounds": 4})
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(running, "environment", lambda config: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            transcribe(config, out=out)
+    with pytest.raises(Stop):
+        transcribe(config, out=out, progress=stop_after(3))
+    with (out / "release" / "metrics.jsonl").open("a") as f:
+        f.write('{"round": 3, "los')
+    newest = sorted((out / "private" / "bank").iterdir())[0]
+    whole = newest.read_bytes()
+    newest.write_bytes(whole[:50])
+    with pytest.raises(UserError, match="which stay paid"):
+        transcribe(config, out=out, resume=True)
+    newest.write_bytes(whole)
+    (out / "release" / "statement.json.partial").write_text("{")
+    run = transcribe(config, out=out, resume=True, data_is_public=True)
+    assert [m["round"] for m in run.metrics()] == [0, 1, 2, 3] and run.data_is_public
+    assert verify_release(run.release)["answers_made"] == 2000
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "env.json").write_text("{}")  # the user's own
+    with pytest.raises(UserError, match="exists; go on with --resume"):
+        transcribe(config, out=tmp_path / "other")
+
+
+def test_paths_of_a_run_mean_the_same_in_another_working_directory(root, tmp_path, monkeypatch):
+    config = changed(tiny_config(root), teacher={"root": "teachers"})
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "one")
+    with pytest.raises(Stop):
+        transcribe(config, out=tmp_path / "run", progress=stop_after(1))
+    monkeypatch.chdir(tmp_path / "two")
+    assert Run(tmp_path / "run").config.teacher.root == tmp_path / "one" / "teachers"
+    with pytest.raises(UserError, match=r"another configuration: teacher\.root"):
+        transcribe(config, out=tmp_path / "run", resume=True)
+    monkeypatch.chdir(tmp_path / "one")
+    transcribe(config, out=tmp_path / "run", resume=True)
+    assert str(tmp_path) not in (tmp_path / "run" / "release" / "config.yaml").read_text()
 
 
 def test_resume_with_another_configuration_names_the_keys(root, tmp_path):

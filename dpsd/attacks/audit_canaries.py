@@ -5,6 +5,7 @@ teacher is trained by the run's recipe, the student transcribed by the run's pla
 the run's private part, with a ledger of their own.
 """
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -130,5 +131,9 @@ def _student(config: Config, teacher: TeacherFolder, folder: Path, say: Say) -> 
     if (folder / "private" / "report.json").exists():
         return Run(folder)
     say("one run: transcribing it")
-    resume = (folder / "private" / "run.json").exists()
-    return transcribe(config, out=folder, resume=resume, home=teacher)
+    if (folder / "private" / "run.json").exists():
+        try:
+            return transcribe(config, out=folder, resume=True, home=teacher)
+        except UserError:  # begun from another place
+            shutil.rmtree(folder)
+    return transcribe(config, out=folder, home=teacher)

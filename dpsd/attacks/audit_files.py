@@ -54,7 +54,7 @@ def load_scores(folder: Path) -> tuple[Arrays, dict[str, Any]]:
         return arrays, json.loads(str(arrays.pop("facts")))
     except FileNotFoundError as e:
         raise UserError(f"{path}: missing; run the attack before its analysis") from e
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as e:
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as e:
         raise UserError(f"{path}: damaged ({e}); run the attack again") from e
 
 
@@ -67,7 +67,7 @@ def kept(path: Path, key: str, make: Callable[[], Arrays]) -> Arrays:
         with np.load(path, allow_pickle=False) as file:
             if str(file["key"]) == key:
                 return {name: file[name] for name in file.files if name != "key"}
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
         pass
     arrays = make()
     path.parent.mkdir(parents=True, exist_ok=True)

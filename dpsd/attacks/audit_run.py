@@ -126,7 +126,7 @@ def collect(
     config = run.config
     if data is not None:
         config = config.model_copy(update={"data": config.data.model_copy(update={"root": data})})
-    home = own_teacher(run, teacher)
+    _, home = own_teacher(run, config, teacher)
     plan = make_plan(config)
     if plan.route == "inherited" and home is not None:
         plan = inherit(plan, read_dp_ledger(home.path, home.uuid))

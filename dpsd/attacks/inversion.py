@@ -85,7 +85,7 @@ def attack(
     others = {student_of(other): other.id for other in beside}
     made = time.perf_counter()
     private = known.private
-    used = _architectures(run, beside, teacher)
+    used = _architectures(run, beside, teacher)  # which decides what network J1 is
     judges = train_judges(used, private.holdout, known.real, steps=b.judge_steps, seed=seed)
     say(f"judges on real private images: J1 {judges.network_accuracy:.1%}, "
         f"J2 {judges.neighbours_accuracy:.1%}")  # fmt: skip
@@ -98,7 +98,7 @@ def attack(
         prior_seconds = time.perf_counter() - start
         for target in [None, *targets]:
             label = DRAWS if target is None else target.name
-            key = _key(run, known, b, seed, attack_name, others.get(label, label))
+            key = _key(run, known, b, seed, attack_name, others.get(label, label), used)
             path = folder / "cells" / f"{attack_name}-{label}.npz"
             cell = load_cell(path, key)
             if cell is None:
@@ -232,14 +232,16 @@ def _pool_labels(pools: Pools) -> Tensor:
     return torch.arange(classes).repeat_interleave(size)
 
 
-def _key(run: Run, profile: Profile, b: Budget, seed: int, attack_name: str, target: str) -> str:
-    what = [run.id, run.teacher, profile.name, asdict(b), seed, attack_name, target]
+def _key(
+    run: Run, profile: Profile, b: Budget, seed: int, attack_name: str, target: str, used: set[str]
+) -> str:
+    what = [run.id, run.teacher, profile.name, asdict(b), seed, attack_name, target, sorted(used)]
     return hashlib.blake2b(json.dumps(what).encode(), digest_size=16).hexdigest()
 
 
 def _architectures(run: Run, beside: Sequence[Run], teacher: Path | None) -> set[str]:
     """Those of teacher and students, by their names in the configuration."""
-    home = own_teacher(run, teacher)
+    _, home = own_teacher(run, run.config, teacher)
     recipe = (home.facts.get("recipe") or {}) if home is not None else {}
     named = {r.config.student.model for r in (run, *beside)}
     return named | {recipe.get("model", run.config.teacher.model)}

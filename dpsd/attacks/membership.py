@@ -143,7 +143,7 @@ def collect(
         raise UserError("data.name: none; an attack on membership needs the private data")
     if data is not None:
         config = config.model_copy(update={"data": config.data.model_copy(update={"root": data})})
-    home = own_teacher(run, teacher)
+    located, home = own_teacher(run, config, teacher)
     classes = public_facts(config.data).classes
     game = make_game(load_data(config.data), classes, shadows=spend.shadows, seed=seed)
     if fpr is not None:
@@ -184,7 +184,7 @@ def collect(
     if home is None:
         facts["skipped"]["run teacher"] = "the clients' teachers stay at their homes"
     else:
-        own = load_teacher(config, home)
+        own = load_teacher(located, home)
         _run_target(arrays, facts, "run teacher", game, lambda x: as_logits(own(x).cpu()), teachers,
                     population, spend)  # fmt: skip
     predict = Labeller(load_student(run), pick_device(config.device)).predict

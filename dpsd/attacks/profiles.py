@@ -6,9 +6,10 @@ from pathlib import Path
 from dpsd.config import Config
 from dpsd.data import PrivateData, PublicFacts, Split, load_data, load_public_classes, public_facts
 from dpsd.errors import UserError
+from dpsd.evaluate import find_teacher
 from dpsd.run import Run
 from dpsd.splits import named_splits
-from dpsd.teacher import TeacherFolder, read_folder
+from dpsd.teacher import TeacherFolder
 
 
 @dataclass(frozen=True)
@@ -71,15 +72,16 @@ def load_profile(run: Run, data: Path | None = None, profile: str | None = None)
     )  # fmt: skip
 
 
-def own_teacher(run: Run, moved: Path | None = None) -> TeacherFolder | None:
-    """The run's teacher, where it was or where it has been moved; None: the teachers are clients'.
+def own_teacher(
+    run: Run, config: Config, moved: Path | None = None
+) -> tuple[Config, TeacherFolder | None]:
+    """The run's teacher, where it was or where it has been moved, and the configuration for it.
+
+    None: the teachers are clients'.
 
     Raises:
         UserError: there is none, or it is another one.
     """
-    if run.config.privacy.route == "federated":
-        return None
-    home = read_folder(moved or run.teacher_folder)
-    if home.uuid != run.teacher:
-        raise UserError(f"teacher {home.path}: is teacher {home.uuid}, the run's is {run.teacher}")
-    return home
+    if config.privacy.route == "federated":
+        return config, None
+    return find_teacher(config, run, moved)

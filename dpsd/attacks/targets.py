@@ -9,6 +9,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -252,7 +253,7 @@ def _copied(home: TeacherFolder, folder: Path) -> TeacherFolder:
 
 def _kept(path: Path, profile: Profile, seed: int, make: Callable[[], nn.Module]) -> nn.Module:
     """A model of the student's architecture, from its file or made and written there."""
-    if path.is_file():
+    with suppress(Exception):  # missing or damaged: made anew
         model = _fresh(profile, 0)
         model.load_state_dict(load_file(path))
         return model.eval()

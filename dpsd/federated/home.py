@@ -1,13 +1,11 @@
 """A node's private side: the clients that it hosts, their data, teachers and ledgers."""
 
-import fcntl
 import functools
 import hashlib
 import json
 import os
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dpsd.config import Config
-from dpsd.data import NAMED, PrivateData, Split, dataset_fingerprint, load_data, public_facts
+from dpsd.data import NAMED, PrivateData, Split, load_data, public_facts, rows_fingerprint
 from dpsd.dataset_home import dataset_home
 from dpsd.device import pick_device, pick_dtype
 from dpsd.ensemble import KINDS, Members, Weights, chunks, member_choices, train_members
@@ -30,6 +28,7 @@ from dpsd.federated.partition import (
     save_partition,
 )
 from dpsd.keyed import draw_key
+from dpsd.locks import one_at_a_time
 from dpsd.teacher import ensure_teacher, load_teacher
 
 Say = Callable[[str], None]
@@ -72,9 +71,18 @@ def federation_folder(config: Config) -> Path:
         unnamed = d.root is not None and d.name not in NAMED
         facts |= {"root": str(d.root.absolute())} if unnamed and d.root is not None else {}
         facts |= {"split": d.split.model_dump_json()} if d.split is not None else {}
-        facts |= {k: str(v) for k in ("rows", "user_ids") if (v := getattr(d, k)) is not None}
+        for key in ("rows", "user_ids"):  # whose content decides who has which rows
+            if (file := getattr(d, key)) is not None:
+                facts[key] = hashlib.blake2b(_content(file, key), digest_size=16).hexdigest()
     name = hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=8).hexdigest()
     return config.teacher.root / "federated" / name
+
+
+def _content(file: Path, key: str) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as e:
+        raise UserError(f"data.{key}: {file}: cannot be read: {e}") from e
 
 
 def dealt_dataset(config: Config) -> dict[str, str]:
@@ -114,7 +122,7 @@ def client_rows(config: Config, data: PrivateData) -> list[Tensor]:
     """
     folder = federation_folder(config)
     with _LOCK:
-        path, dealt = folder / "partition.npz", dataset_fingerprint(data)
+        path, dealt = folder / "partition.npz", rows_fingerprint(data)
         if not path.exists():
             rows = partition(config, data)
             folder.mkdir(parents=True, exist_ok=True)
@@ -170,14 +178,6 @@ def _open(
     if config.privacy.unit == "client" and config.privacy.mechanism != "none":
         ask = chosen(ask)
     return Home(clients, folder, ask, *found.ledger(config.privacy.unit), labels)
-
-
-@contextmanager
-def one_at_a_time(folder: Path) -> Iterator[None]:
-    """What is counted and then done is not done twice by a server that asks twice at once."""
-    with (folder / "lock").open("w") as f:
-        fcntl.flock(f, fcntl.LOCK_EX)
-        yield
 
 
 def _of(data: PrivateData, rows: Tensor) -> PrivateData:

@@ -24,14 +24,16 @@ from dpsd.federated.roster import Roster
 from dpsd.federated.table import Table
 from dpsd.federated.validate import read_answers, read_labels, read_votes
 from dpsd.generator.synthesizer import Synthesizer
+from dpsd.imports import brief
 from dpsd.privacy.accounting import VotesRelease
-from dpsd.privacy.ledger import HASH_BYTES, Ledger, image_hashes, labels_run
+from dpsd.privacy.ledger import HASH_BYTES, image_hashes, labels_run
 from dpsd.privacy.mechanisms import Answers, Mechanism, NoMechanism
 from dpsd.privacy.noise import NoiseSource
 from dpsd.privacy.oracle import Oracle, Prior, keep_release
 from dpsd.privacy.plan import Plan
 from dpsd.privacy.votes import NoisyVotes
 from dpsd.run import Run
+from dpsd.start import ledger_of
 
 
 class FederatedOracle(Oracle):
@@ -51,8 +53,7 @@ class FederatedOracle(Oracle):
     """
 
     def __init__(self, grid: Grid, config: Config, plan: Plan, run: Run) -> None:
-        ledger = Ledger(run.ledger_folder, run.ledger)
-        super().__init__(_nobody, plan, ledger, run.id, run.started, run.bank, config.seed)
+        super().__init__(_nobody, plan, ledger_of(run), run.id, run.started, run.bank, config.seed)
         self._grid, self._config, self._folder = grid, config, run
         self.synthesizer: Synthesizer | None = None
         self.seconds = {"clients": 0.0, "prior": 0.0, "teacher": 0.0, "oracle": 0.0}
@@ -240,9 +241,12 @@ class FederatedOracle(Oracle):
     def _read_pending(self) -> Request | None:
         if not self._pending_path.exists():
             return None
-        with safe_open(self._pending_path, "pt") as f:
-            facts = f.metadata()
-            tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118
+        try:
+            with safe_open(self._pending_path, "pt") as f:
+                facts = f.metadata()
+                tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118
+        except Exception as e:
+            raise UserError(f"{self._pending_path}: damaged ({brief(e)}); restore it") from e
         weights = {k[2:]: w for k, w in tensors.items() if k.startswith("w.")}
         seed = int(facts["seed"]) if facts["seed"] else None
         return Request(

@@ -6,8 +6,10 @@ request gets the stored answer.
 """
 
 import hashlib
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,15 +18,17 @@ from torch import Tensor
 
 from dpsd.config import Config
 from dpsd.errors import BudgetError, UserError
-from dpsd.federated.home import Home, one_at_a_time
+from dpsd.federated.home import Home
 from dpsd.federated.messages import Request, digest
 from dpsd.federated.plan import Combined, GivenVotes, home_plan
+from dpsd.locks import one_at_a_time
 from dpsd.privacy.accounting import VotesRelease
 from dpsd.privacy.ledger import HASH_BYTES, Ledger, labels_run
 from dpsd.privacy.mechanisms import Answers
 from dpsd.privacy.noise import NoiseSource
-from dpsd.privacy.oracle import Oracle, keep_release, load_release
+from dpsd.privacy.oracle import Oracle, Prior, keep_release, load_release
 from dpsd.privacy.plan import Plan, make_plan
+from dpsd.run import write_json
 
 
 class _VotesOracle(Oracle):
@@ -51,11 +55,44 @@ def answer(config: Config, home: Home, request: Request) -> Answers:
         _check_runs(config, ledger, request.run)
         kind = _VotesOracle if isinstance(plan.mechanism, GivenVotes) else Oracle
         oracle = kind(home.teacher, plan, ledger, request.run, seed=_seed(config, home))
-        prior = request.prior
-        answers = oracle.answer(request.images, None if prior is None else lambda images: prior)
+        prior = _given(request.prior)
+        answers = _cut_off(oracle, home, request, prior)
+        if answers is None:
+            write_json(_begun(home, request), _mark(request, oracle.position))
+            answers = oracle.answer(request.images, prior)
         named = torch.frombuffer(bytearray(name), dtype=torch.uint8)
         keep_release(run_folder(home, request.run), request.position, named, answers)
+        _begun(home, request).unlink()
         return answers
+
+
+def _given(prior: Tensor | None) -> Prior | None:
+    return None if prior is None else lambda images: prior
+
+
+def _cut_off(oracle: Oracle, home: Home, request: Request, prior: Prior | None) -> Answers | None:
+    """Answers that a stop cut off after their charge, before they were kept: made, not charged.
+
+    Nothing is given that is not kept first, so that nobody has seen others. The mark is written
+    before each charge and goes when the answers are kept: it must name this very request, and its
+    images must be the last that were charged.
+    """
+    path = _begun(home, request)
+    charged = oracle.position - len(request)
+    if not path.exists() or charged < 0:
+        return None
+    if json.loads(path.read_text()) != _mark(request, charged):
+        return None
+    return oracle.answer_charged(request.images, charged, prior)
+
+
+def _begun(home: Home, request: Request) -> Path:
+    return run_folder(home, request.run) / "begun.json"
+
+
+def _mark(request: Request, charged: int) -> dict[str, Any]:
+    return {"position": request.position, "images": digest(request.images).hex(),
+            "charged_before": charged}  # fmt: skip
 
 
 def stored(home: Home, run: str, position: int, name: bytes) -> Answers | None:

@@ -4,14 +4,13 @@ Public events alone: what the server sees on the wire. No figure on private data
 """
 
 import csv
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from dpsd.federated.collect import Collected
 from dpsd.federated.messages import Request
 from dpsd.federated.roster import Roster
-from dpsd.run import Run
+from dpsd.run import Run, append_lines, read_lines
 
 _COLUMNS = ("round", "node", "clients", "answers", "bytes_down", "bytes_up", "seconds", "failure")
 
@@ -36,29 +35,27 @@ class Table:
         unlabelled: Mapping[int, str],
     ) -> None:
         """Enter one attempt at a round; `unlabelled` says who gave no label histogram, and why."""
-        with self._lines.open("a") as f:
-            for node, clients in roster.clients.items():
-                failure = collected.failures.get(node, unlabelled.get(node, ""))
-                if node in collected.twice:
-                    failure = failure or "answered twice; the first counts"
-                row = {
-                    "round": request.round,
-                    "node": roster.name(node),
-                    "clients": len(clients),
-                    "answers": len(request) * len(clients) * (node in collected.found),
-                    "bytes_down": down[node],
-                    "bytes_up": collected.up.get(node, 0),
-                    "seconds": round(collected.seconds.get(node, 0.0), 3),
-                    "failure": failure,
-                }
-                f.write(json.dumps(row) + "\n")
+        rows = []
+        for node, clients in roster.clients.items():
+            failure = collected.failures.get(node, unlabelled.get(node, ""))
+            if node in collected.twice:
+                failure = failure or "answered twice; the first counts"
+            rows.append({
+                "round": request.round,
+                "node": roster.name(node),
+                "clients": len(clients),
+                "answers": len(request) * len(clients) * (node in collected.found),
+                "bytes_down": down[node],
+                "bytes_up": collected.up.get(node, 0),
+                "seconds": round(collected.seconds.get(node, 0.0), 3),
+                "failure": failure,
+            })  # fmt: skip
+        append_lines(self._lines, rows)
         self._write()
 
     def rows(self) -> list[dict[str, Any]]:
         """One line for each round and node, of the last attempt where a round was asked again."""
-        if not self._lines.exists():
-            return []
-        found = [json.loads(line) for line in self._lines.read_text().splitlines()]
+        found = read_lines(self._lines)
         return list({(r["round"], r["node"]): r for r in found}.values())
 
     def _write(self) -> None:

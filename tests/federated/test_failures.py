@@ -1,6 +1,7 @@
 """Clients that fail: each kind has a rule, and the noise fits the answers that were used."""
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from federated.doors import (
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDict
 
 from dpsd.errors import BudgetError, UserError
-from dpsd.federated import messages
+from dpsd.federated import messages, paid
 from dpsd.federated import oracle as server
 from dpsd.federated.table import Table
 
@@ -230,6 +231,34 @@ def test_a_server_killed_between_charge_and_keep_draws_no_second_answer(
     assert {p: p.read_bytes() for p in given} == given  # what the clients gave stayed as it was
     assert [charged(tmp_path, i) for i in range(3)] == [QUERIES] * 3
     assert again._ledger.charged(again._run) == QUERIES
+
+
+def test_clients_stopped_between_charge_and_keep_go_on_and_pay_once(tmp_path, monkeypatch):
+    """Ctrl-C while they compute. What was never given is made; what was given is not made anew."""
+    cfg = config(insecure_seeded_noise=False, federated={"quorum": 3, "deadline_s": 5.0})
+    with monkeypatch.context() as patch:
+        patch.setattr(paid, "keep_release", lambda *a: 1 / 0)
+        with pytest.raises(UserError, match="0 of 3 clients"):
+            door(cfg, tmp_path).answer(images(), uniform)
+    assert [charged(tmp_path, i) for i in range(3)] == [QUERIES] * 3
+    assert not list(tmp_path.glob("clients/*/runs/*/*.safetensors"))
+    again = door(cfg, tmp_path)
+    assert torch.equal(again.recall(0)[0], images())
+    assert [charged(tmp_path, i) for i in range(3)] == [QUERIES] * 3
+    assert not list(tmp_path.glob("clients/*/runs/*/begun.json"))
+
+
+def test_a_mark_of_a_stop_gives_no_second_answer(tmp_path):
+    """A server that asks paid images under another position, after a refusal, is refused again."""
+    cfg = config(asks_per_image=1, federated=FAST)
+    oracle = door(cfg, tmp_path)
+    oracle.answer(images(), uniform)
+    oracle._check_budget = lambda hashes: None
+    for position in (QUERIES, QUERIES, 7, 7):
+        request = replace(oracle._request(images(), uniform(images())), position=position)
+        with pytest.raises(UserError, match=r"0 of 3 clients .*client 0: refused: budget"):
+            oracle._finish(request)
+    assert [charged(tmp_path, i) for i in range(3)] == [QUERIES] * 3
 
 
 def test_a_client_refuses_an_image_that_it_answered_before_in_the_run(tmp_path):

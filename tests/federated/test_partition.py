@@ -7,6 +7,7 @@ import torch
 from dpsd.config import parse_config
 from dpsd.data import PrivateData, Split
 from dpsd.errors import UserError
+from dpsd.federated.home import federation_folder
 from dpsd.federated.partition import (
     by_classes,
     dirichlet,
@@ -108,6 +109,20 @@ def test_rows_of_a_user_stay_together(tmp_path):
     rows = partition(parse_config(tree), PrivateData(split, held, None))
     owners = [set(kept[r].tolist()) for r in rows]
     assert sum(len(o) for o in owners) == 50 and set().union(*owners) == set(range(50))
+
+
+def test_another_roster_under_the_same_name_makes_other_clients(tmp_path):
+    path = tmp_path / "ids.npz"
+    tree = {
+        "data": {"user_ids": str(path)},
+        "privacy": {"route": "federated", "unit": "answer", "epsilon": 1},
+        "federated": {"partition": "users", "clients": 5},
+    }
+    folders = []
+    for users in (55, 44):
+        np.savez(path, user_ids=np.arange(1100) % users, roster=np.arange(users))
+        folders.append(federation_folder(parse_config(tree)))
+    assert folders[0] != folders[1]
 
 
 def test_the_file_keeps_it_and_the_picture_is_one(tmp_path):
