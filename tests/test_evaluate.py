@@ -10,6 +10,7 @@ from products import contents, copy_of, tiny_config, tiny_run
 from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, recall_score
 
+from dpsd.attacks.profiles import own_teacher
 from dpsd.config import parse_config
 from dpsd.data import fingerprint, load_data
 from dpsd.errors import UserError
@@ -20,6 +21,7 @@ from dpsd.privacy.plan import make_plan
 from dpsd.privacy.statement import verify_release
 from dpsd.run import Run
 from dpsd.sections import DataConfig
+from dpsd.teacher import load_teacher
 from dpsd.transcribe import transcribe
 
 
@@ -214,7 +216,12 @@ def test_a_teacher_that_was_moved(finished, measured, tmp_path):
     record = json.loads((folder / "teacher.json").read_text())
     record["identity"] = hashlib.blake2b(own.read_bytes(), digest_size=16).hexdigest()
     (tmp_path / "own.safetensors.dpsd" / "teacher.json").write_text(json.dumps(record))
-    assert evaluate(run, teacher=own) == measured[2]
+    beside = tmp_path / "own.safetensors.dpsd"
+    assert evaluate(run, teacher=own) == measured[2] == evaluate(run, teacher=beside)
+    for given in (own, beside):  # the attacks find it the same way
+        located, home = own_teacher(run, run.config, given)
+        assert home.path == beside and located.teacher.weights == own
+        load_teacher(located, home)
 
 
 def test_table(measured):

@@ -67,6 +67,20 @@ def test_a_single_teacher_claims_nothing_for_a_record(audited):
     assert card.count("| epsilon per record |") == 4 and "| not claimed |" in card
 
 
+def test_an_audit_that_was_stopped_in_its_student_goes_on_from_another_place(
+    audited, tmp_path, monkeypatch
+):
+    run, report, _ = audited
+    moved = copy_of(run, tmp_path / "moved")
+    made = next((moved.private / "attacks" / "audit").glob("one-run-*")) / "run-1"
+    (made / "private" / "report.json").unlink()
+    monkeypatch.setitem(audit_run.BUDGETS, "fast", TINY)
+    again = audit(moved, budget="fast", seed=1)
+    assert again["levels"]["one_run"] == report["levels"]["one_run"]
+    (moved.private / "attacks" / "audit" / "scores.npz").write_bytes(b"")
+    assert main(["audit", str(moved.path), "--analyse-only"]) == 2
+
+
 def test_it_writes_under_private_alone(audited):
     run, _, before = audited
     assert (contents(run.release), contents(run.teacher_folder)) == before

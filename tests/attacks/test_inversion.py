@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from dpsd.attacks import search as searching
 from dpsd.attacks import targets as targets_module
 from dpsd.attacks.gan import Critic, GanConfig, cached_gan, gradient_penalty
-from dpsd.attacks.inversion import attack
+from dpsd.attacks.inversion import _key, attack
 from dpsd.attacks.inversion_text import inversion_table
 from dpsd.attacks.kedmi import discriminator_loss, kedmi_prior
 from dpsd.attacks.lomma import helpers, logit_loss
@@ -107,6 +107,7 @@ def test_a_stopped_attack_goes_on_and_gives_the_same(copy, monkeypatch):
     old = load_scores(folder / "scores.npz")
     (folder / "cells/gmi-student.npz").unlink()
     (folder / "cells/released-teacher.npz").write_bytes(b"damaged")
+    (folder / "models/control-0.safetensors").write_bytes(b"")
     done = []
     monkeypatch.setattr(inversion, "search", lambda *a: (done.append(1), search(*a))[1])
     attack(copy, budget="fast")
@@ -145,6 +146,14 @@ def test_students_of_other_runs_stand_in_the_same_table(attacked, tmp_path, monk
     cells = load_scores(home / "private/attacks/inversion/scores.npz").cells
     assert (cells["released", name].images != cells["released", "student"].images).any()
     assert not (other.private / "attacks").exists()
+
+
+def test_another_judge_judges_every_cell_anew(attacked):
+    """A run beside this one may be of J1's architecture; then J1 is another network."""
+    run = attacked[0]
+    keys = [_key(run, load_profile(run), TINY, 0, "gmi", "teacher", used)
+            for used in ({"cnn-small"}, {"cnn-small"}, {"cnn-small", "cnn-tiny"})]  # fmt: skip
+    assert keys[0] == keys[1] != keys[2]
 
 
 def test_runs_beside_must_be_of_the_same_split_and_finished(copy, tmp_path, capsys):
