@@ -8,7 +8,7 @@ from torch import Tensor
 from dpsd.config import Config
 from dpsd.data import public_facts
 from dpsd.errors import UserError
-from dpsd.federated.home import open_home
+from dpsd.federated.home import federation_folder, open_home
 
 
 def federation_teacher(config: Config) -> Callable[[Tensor], Tensor]:
@@ -26,6 +26,11 @@ def federation_teacher(config: Config) -> Callable[[Tensor], Tensor]:
         raise UserError(
             "federated.partition: own: the clients' teachers are not here, so that nothing can be "
             "compared with them; accepted: another partition, or data.name none"
+        )
+    if not (federation_folder(config) / "clients").is_dir():
+        raise UserError(
+            f"teacher.root: {config.teacher.root} holds no clients of this federation; accepted: "
+            "the folder in which they were trained"
         )
     classes = public_facts(config.data).classes
     homes = [open_home(config, i) for i in range(f.nodes or f.clients)]
