@@ -156,7 +156,7 @@ def test_folder_cache_and_the_ledger_of_the_data_set(tmp_path):
     home = ensure_teacher(c, quiet)
     assert ensure_teacher(c, quiet).uuid == home.uuid
     assert {p.name for p in home.path.iterdir()} == {
-        "teacher.json", "weights.safetensors", "shards.npz",
+        "teacher.json", "weights.safetensors", "shards.npz", "lock",
     }  # fmt: skip
     assert home.path.stat().st_mode & 0o777 == 0o700
     assert load_shards(home.path / "shards.npz").n == 20
