@@ -9,7 +9,7 @@ import uuid
 from pathlib import Path
 
 from dpsd.config import Config
-from dpsd.data import NAMED, PrivateData, dataset_fingerprint
+from dpsd.data import NAMED, PrivateData, dataset_fingerprint, rows_fingerprint
 from dpsd.errors import UserError
 from dpsd.run import write_json
 
@@ -27,6 +27,9 @@ def dataset_home(config: Config, data: PrivateData | None) -> dict[str, str]:
     if name is None:
         assert data is not None
         name = dataset_fingerprint(data)
+        before = rows_fingerprint(data)  # its name while their order still counted
+        if not (t.root / "datasets" / name).exists() and (t.root / "datasets" / before).exists():
+            name = before
     home = t.root / "datasets" / name
     home.mkdir(parents=True, exist_ok=True)
     for path in (home, home.parent):

@@ -151,14 +151,21 @@ def create_run(
     released["attacks"] = {k: v for k, v in plain["attacks"].items() if k != "cache"}
     (path / "release" / _BEGUN[0]).write_text(yaml.safe_dump(released, sort_keys=False))
     write_json(path / "release" / _BEGUN[1], environment(config))
-    write_json(  # last: what has it is a run folder, and whole
-        path / "private" / "run.json",
+    begun = path / "private" / f".run-{uuid.uuid4()}"
+    write_json(
+        begun,
         {"run": str(uuid.uuid4()), "started": datetime.now(UTC).isoformat(timespec="seconds"),
          "teacher": teacher, "teacher_folder": str(teacher_folder.absolute()),
          "ledger": ledger or teacher,
          "ledger_folder": str((ledger_folder or teacher_folder).absolute()),
          "data_is_public": data_is_public, "config": plain},
     )  # fmt: skip
+    try:  # last: what has run.json is a run folder, whole, and one process's
+        os.link(begun, path / "private" / "run.json")
+    except FileExistsError as e:
+        raise UserError(f"--out {path}: another process has just made it") from e
+    finally:
+        begun.unlink()
     return Run(path)
 
 
@@ -173,9 +180,10 @@ def refuse_existing(path: Path) -> None:
     """
     if not path.exists():
         return
-    left = {p.name.removesuffix(".partial") for p in path.rglob("*") if not p.is_dir()}
+    left = {p.name.removesuffix(".partial") for p in path.rglob("*")
+            if not p.is_dir() and not p.name.startswith(".run-")}  # fmt: skip
     folders = {p.name for p in path.iterdir()} if path.is_dir() else None
-    if folders is None or left - {*_BEGUN, "run.json"} or folders - {"release", "private"} or (
+    if folders is None or left - {*_BEGUN} or folders - {"release", "private"} or (
         path / "private" / "run.json"
     ).exists():  # fmt: skip
         raise UserError(f"--out {path}: exists; go on with --resume or choose another folder")

@@ -82,22 +82,23 @@ def ensure_teacher(
     data = data or load_data(config.data)
     folder = config.teacher.root / _recipe_hash(config, data)
     if together and shards is not None and parallel.world() > 1:
-        _ensure_trained(config, data, folder, say, together=True)
+        if parallel.broadcast((folder / "teacher.json").exists()):
+            _check_dataset(config, read_folder(folder))
+        else:
+            _train(config, data, folder, say, together=True)
     elif not together or parallel.rank() == 0:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         with one_at_a_time(folder):  # another process may lack the same teacher
-            _ensure_trained(config, data, folder, say, together=False)
+            if (folder / "teacher.json").exists():
+                _check_dataset(config, read_folder(folder))
+            else:
+                _train(config, data, folder, say, together=False)
     if together:
         parallel.broadcast(None)  # the first process has written
     return read_folder(folder)
 
 
-def _ensure_trained(
-    config: Config, data: PrivateData, folder: Path, say: Say, *, together: bool
-) -> None:
-    if (folder / "teacher.json").exists():
-        _check_dataset(config, read_folder(folder))
-        return
+def _train(config: Config, data: PrivateData, folder: Path, say: Say, *, together: bool) -> None:
     shards = config.teacher.shards
     number = "" if shards is None else f"{shards} teachers "
     name = f"{number}{config.teacher.model} on {config.data.name}"

@@ -128,12 +128,11 @@ def report_of(arrays: Arrays, facts: dict[str, Any]) -> dict[str, Any]:
     for cell in cells:
         known = facts["targets"][cell["target"]]["accuracy"] >= 2 / facts["classes"]
         placebo = _placebo(arrays, cell["target"], cell["attack"])
-        tail, null, same = cell["tpr_at"][f"{fpr:g}"], 0.5, 0.0
         cell["placebo"] = None if placebo is None else auc(*placebo)
-        if placebo is not None:  # what both rates are above anyhow, as the rows differ in kind
-            null = max(null, cell["placebo"][2])
-            same = tpr_at(*placebo, fpr).get("interval", (0, 0))[1]
-        few = tail.get("p_value", 1.0) < share and tail["interval"][0] > same
+        if placebo is None:
+            null, few = 0.5, cell["tpr_at"][f"{fpr:g}"].get("p_value", 1.0) < share
+        else:  # the rows differ in kind, which moves AUC and tail: the AUC alone, above that
+            null, few = max(0.5, cell["placebo"][2]), False
         cell["verdict"] = _verdict(cell["auc_low"] > null or few, power=power, known=known)
     return {
         "schema_version": SCHEMA_VERSION,

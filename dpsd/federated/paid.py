@@ -26,9 +26,8 @@ from dpsd.privacy.accounting import VotesRelease
 from dpsd.privacy.ledger import HASH_BYTES, Ledger, labels_run
 from dpsd.privacy.mechanisms import Answers
 from dpsd.privacy.noise import NoiseSource
-from dpsd.privacy.oracle import Oracle, Prior, keep_release, load_release
+from dpsd.privacy.oracle import Oracle, Prior, keep_release, load_release, sync
 from dpsd.privacy.plan import Plan, make_plan
-from dpsd.run import write_json
 
 
 class _VotesOracle(Oracle):
@@ -47,7 +46,7 @@ def answer(config: Config, home: Home, request: Request) -> Answers:
         UserError: another question at a position that was answered before.
     """
     plan, name = home_plan(make_plan(config)), digest(request.images)
-    with one_at_a_time(home.folder):
+    with one_at_a_time(home.ledger_folder):  # clients may share a teacher
         kept = stored(home, request.run, request.position, name)
         if kept is not None:
             return kept
@@ -58,11 +57,11 @@ def answer(config: Config, home: Home, request: Request) -> Answers:
         prior = _given(request.prior)
         answers = _cut_off(oracle, home, request, prior)
         if answers is None:
-            write_json(_begun(home, request), _mark(request, oracle.position))
+            _begun(home, request.run).write_text(json.dumps(_mark(request, oracle.position)))
             answers = oracle.answer(request.images, prior)
         named = torch.frombuffer(bytearray(name), dtype=torch.uint8)
         keep_release(run_folder(home, request.run), request.position, named, answers)
-        _begun(home, request).unlink()
+        _forget(home, request.run, request.position)
         return answers
 
 
@@ -74,20 +73,33 @@ def _cut_off(oracle: Oracle, home: Home, request: Request, prior: Prior | None) 
     """Answers that a stop cut off after their charge, before they were kept: made, not charged.
 
     Nothing is given that is not kept first, so that nobody has seen others. The mark is written
-    before each charge and goes when the answers are kept: it must name this very request, and its
-    images must be the last that were charged.
+    before each charge, beside the ledger, and goes when the answers are kept, before they are
+    given: it must name this very request, and its images must be the last that were charged.
+    Without it nothing is made twice, so that losing it is safe.
     """
-    path = _begun(home, request)
     charged = oracle.position - len(request)
-    if not path.exists() or charged < 0:
-        return None
-    if json.loads(path.read_text()) != _mark(request, charged):
+    if charged < 0 or _read_mark(home, request.run) != _mark(request, charged):
         return None
     return oracle.answer_charged(request.images, charged, prior)
 
 
-def _begun(home: Home, request: Request) -> Path:
-    return run_folder(home, request.run) / "begun.json"
+def _begun(home: Home, run: str) -> Path:
+    return home.ledger_folder / f"begun-{run_folder(home, run).name}.json"
+
+
+def _read_mark(home: Home, run: str) -> dict[str, Any] | None:
+    try:
+        mark: dict[str, Any] = json.loads(_begun(home, run).read_text())
+        return mark
+    except (OSError, ValueError):  # none, or a stop cut it off
+        return None
+
+
+def _forget(home: Home, run: str, position: int) -> None:
+    """Drop the mark of a request whose answers are kept."""
+    if (_read_mark(home, run) or {}).get("position") == position:
+        _begun(home, run).unlink(missing_ok=True)
+        sync(home.ledger_folder)
 
 
 def _mark(request: Request, charged: int) -> dict[str, Any]:
@@ -111,6 +123,7 @@ def stored(home: Home, run: str, position: int, name: bytes) -> Answers | None:
     if not (keep / f"{position:012d}.safetensors").exists():
         return None
     asked, answers = load_release(keep, position)
+    _forget(home, run, position)
     if bytes(asked.tolist()) != name:
         raise UserError(f"request: other images than before at position {position}")
     return answers
@@ -129,7 +142,7 @@ def noisy_labels(config: Config, home: Home, run: str) -> Tensor:
     if config.federated.aggregate != "labels":
         raise BudgetError("federated.aggregate: the plan has no label histogram")
     path = run_folder(home, run) / "labels.safetensors"
-    with one_at_a_time(home.folder):
+    with one_at_a_time(home.ledger_folder):
         if path.exists():
             return load_file(path)["labels"]
         noisy = home.labels

@@ -136,7 +136,7 @@ def test_the_tail_of_unrelated_scores_has_its_level():
 
 
 def test_a_few_that_are_betrayed_are_a_leak_that_auc_does_not_see():
-    """Sixty of 1,500 members; on a model of the run only if its placebo has none above as well."""
+    """75 of 1,500 members. Not on a model of the run, whose members are rows of another kind."""
     rng, n = np.random.default_rng(6), 3000
     member, canary = np.arange(n) % 2 == 0, np.arange(n) % 5 == 0
     few = 9.0 * (member & (np.arange(n) < 150))
@@ -153,15 +153,12 @@ def test_a_few_that_are_betrayed_are_a_leak_that_auc_does_not_see():
     facts["targets"] = {
         name: {"accuracy": 0.9} for name in ("profile teacher", "profile student", "run student")
     }
-    verdicts = []
-    for kind in (0, 1):
-        arrays["profile teacher/rmia"] = rng.normal(size=n) + kind * few
-        report = report_of(arrays, facts)
-        cells = {(c["target"], c["rows"], c["attack"]): c for c in report["cells"]}
-        assert cells["profile student", "ordinary", "rmia"]["auc_low"] < 0.5
-        assert cells["profile student", "ordinary", "rmia"]["verdict"] == "leaks"
-        verdicts.append(cells["run student", "ordinary", "rmia"]["verdict"])
-    assert verdicts == ["leaks", "no leak shown"]
+    arrays["profile teacher/rmia"] = rng.normal(size=n)
+    report = report_of(arrays, facts)
+    cells = {(c["target"], c["rows"], c["attack"]): c for c in report["cells"]}
+    assert cells["profile student", "ordinary", "rmia"]["auc_low"] < 0.5
+    assert cells["profile student", "ordinary", "rmia"]["verdict"] == "leaks"
+    assert cells["run student", "ordinary", "rmia"]["verdict"] == "no leak shown"
 
 
 # ---------------------------------------------------------------- the game

@@ -1,5 +1,6 @@
 """Clients that fail: each kind has a rule, and the noise fits the answers that were used."""
 
+import json
 import time
 from dataclasses import replace
 
@@ -12,6 +13,7 @@ from federated.doors import (
     charged,
     config,
     door,
+    homes,
     images,
     logits,
     stub_run,
@@ -245,7 +247,47 @@ def test_clients_stopped_between_charge_and_keep_go_on_and_pay_once(tmp_path, mo
     again = door(cfg, tmp_path)
     assert torch.equal(again.recall(0)[0], images())
     assert [charged(tmp_path, i) for i in range(3)] == [QUERIES] * 3
-    assert not list(tmp_path.glob("clients/*/runs/*/begun.json"))
+    assert not list(tmp_path.glob("clients/*/begun-*.json"))
+
+
+@pytest.mark.parametrize("torn", [False, True])
+def test_what_was_kept_is_given_again_and_never_made_again(tmp_path, monkeypatch, torn):
+    """Stopped between keeping and forgetting the mark; then the kept answers are lost."""
+    cfg = config(insecure_seeded_noise=False, federated=FAST)
+    with monkeypatch.context() as patch:
+        patch.setattr(paid, "_forget", lambda *a: 1 / 0)
+        with pytest.raises(UserError, match="0 of 3 clients"):
+            door(cfg, tmp_path).answer(images(), uniform)
+    marks, kept = (list(tmp_path.glob(f"clients/*/{name}"))
+                   for name in ("begun-*.json", "runs/*/*.safetensors"))  # fmt: skip
+    assert len(marks) == len(kept) == 3
+    if torn:  # and the answers lost at once: without a mark nothing is made
+        for path in marks:
+            path.write_text('{"posi')
+    else:
+        door(cfg, tmp_path).recall(0)
+        assert not any(path.exists() for path in marks)
+    for path in [*kept, *stub_run(cfg, tmp_path).bank.iterdir()]:
+        path.unlink()
+    again = door(cfg, tmp_path)
+    again._check_budget = lambda hashes: None
+    request = replace(again._request(images(), uniform(images())), position=0)
+    with pytest.raises(UserError, match=r"client 0: refused: budget"):
+        again._finish(request)
+    assert [charged(tmp_path, i) for i in range(3)] == [QUERIES] * 3
+
+
+def test_two_clients_of_one_teacher_pay_for_one_answer_and_give_one(tmp_path):
+    cfg = config(insecure_seeded_noise=False, federated=FAST | {"clients": 2})
+    home = homes(cfg, tmp_path)[0]
+    other = replace(home, clients=[1], folder=tmp_path / "other")
+    ask = messages.Request("run", 0, 0, images(), uniform(images()), {}, None)
+    begun = paid._mark(ask, 0)
+    paid.answer(cfg, home, ask)
+    (home.ledger_folder / "begun-run.json").write_text(json.dumps(begun | {"charged_before": 40}))
+    for _ in range(2):
+        with pytest.raises(BudgetError):
+            paid.answer(cfg, other, ask)
 
 
 def test_a_mark_of_a_stop_gives_no_second_answer(tmp_path):
