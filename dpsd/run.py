@@ -22,6 +22,7 @@ from dpsd.config import Config, flatten, parse_config, placed
 from dpsd.errors import UserError
 
 _KEPT_CHECKPOINTS = 2
+_BEGUN = ("config.yaml", "env.json")
 
 
 class Run:
@@ -169,24 +170,22 @@ def create_run(
     return Run(path)
 
 
-_BEGUN = ("config.yaml", "env.json")
-
-
 def refuse_existing(path: Path) -> None:
     """Nothing is overwritten but what a start that was stopped left behind.
 
     Raises:
         UserError: the folder exists and is not empty.
     """
-    if not path.exists():
-        return
-    left = {p.name.removesuffix(".partial") for p in path.rglob("*")
-            if not p.is_dir() and not p.name.startswith(".run-")}  # fmt: skip
-    folders = {p.name for p in path.iterdir()} if path.is_dir() else None
-    if folders is None or left - {*_BEGUN} or folders - {"release", "private"} or (
-        path / "private" / "run.json"
-    ).exists():  # fmt: skip
+    if path.exists() and not _left_behind(path):
         raise UserError(f"--out {path}: exists; go on with --resume or choose another folder")
+
+
+def _left_behind(path: Path) -> bool:
+    """Whether nothing is there but what is written before `run.json`."""
+    if not path.is_dir() or {p.name for p in path.iterdir()} - {"release", "private"}:
+        return False
+    files = (p.name.removesuffix(".partial") for p in path.rglob("*") if not p.is_dir())
+    return all(name in _BEGUN or name.startswith(".run-") for name in files)
 
 
 _MAY_CHANGE = ("federated.quorum", "federated.deadline_s")
