@@ -164,6 +164,14 @@ def judged(rates):
     return f"{single} | {rates['both']['rate']:.2f} [{low:.2f}, {high:.2f}]"
 
 
+def wall(report):
+    """Seconds of an attack; of one that was stopped and gone on with, those of its parts."""
+    costs = [a["cost"] for a in report["attacks"].values()]
+    parts = sum(c["prior_seconds"] + c["search_seconds"] for c in costs)
+    whole = report["seconds"]["all"]
+    return f"{whole:.0f} s" if whole >= parts else f"{parts:.0f} s of searches, in several goes"
+
+
 def inversion(folder: Path) -> list[str]:
     """The section on inversion attacks from its cells; nothing where there are none."""
     names = {"teacher": "teacher", "student": "student", "noise_free": "noise-free student",
@@ -194,7 +202,7 @@ def inversion(folder: Path) -> list[str]:
             f"### {cell['runs'][0]}, {eps}, {cell['answers']:,} answers: budget {r['budget_name']}",
             "",
             f"{b['seeds']} seeds, {r['images_per_target']} images a "
-            f"target, {b['steps']} gradient steps; {r['seconds']['all']:.0f} s. Judges on real "
+            f"target, {b['steps']} gradient steps; {wall(r)}. Judges on real "
             f"private images ({j['measured_on']}): {100 * j['network']:.1f} % and "
             f"{100 * j['neighbours']:.1f} %, both {100 * j['both']:.1f} %; chance "
             f"{100 * r['chance']:.1f} %. Headline attack: {r['headline_attack']}. "
