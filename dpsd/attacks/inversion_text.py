@@ -168,5 +168,18 @@ def _summary(report: dict[str, Any]) -> str:
         return "Verdict: no claim. The student is below twice chance accuracy."
     return (
         f"Verdict on the student: {found['verdict']}, advantage {found['value']:+.2f} "
-        f"[{low:+.2f}, {high:+.2f}] by {best}, the attack that does best on the teacher."
+        f"[{low:+.2f}, {high:+.2f}] by {best}, the attack that is surest on the teacher."
+        + _worst(report)
     )
+
+
+def _worst(report: dict[str, Any]) -> str:
+    """The attack that finds most in the student, where it is another than the headline's."""
+    found = {name: a["targets"]["student"]["advantage"]["both"]
+             for name, a in report["attacks"].items()}  # fmt: skip
+    worst = max(found, key=lambda name: float(found[name]["value"]))
+    if worst == report["headline_attack"]:
+        return ""
+    low, high = found[worst]["interval"]
+    value = f"{found[worst]['value']:+.2f} [{low:+.2f}, {high:+.2f}]"
+    return f" Most is found by {_NAMES[worst]}: {value}."

@@ -92,6 +92,17 @@ def test_report_names_targets_floors_budget_and_unit(attacked):
     assert any("2 seeds" in note for note in found["notes"])
 
 
+def test_the_attack_that_finds_most_is_named_beside_the_headline(attacked):
+    found = json.loads((attacked[0].private / "attacks/inversion/report.json").read_text())
+    for name, a in found["attacks"].items():
+        value = 0.9 if name == "lomma" else 0.1
+        a["targets"]["student"]["advantage"]["both"] = {"value": value, "interval": [0.0, 0.95]}
+    for headline, named in (("gmi", True), ("lomma", False)):
+        found["headline_attack"] = headline
+        found["headline"]["student"] = {"value": 0.1, "interval": [0.0, 0.2], "verdict": "leaks"}
+        assert ("Most is found by LOMMA: +0.90 [+0.00" in inversion_table(found)) == named
+
+
 def test_scores_alone_suffice_for_the_analysis(attacked, tmp_path):
     old = attacked[0].private / "attacks/inversion"
     shutil.copy(old / "scores.npz", tmp_path)
