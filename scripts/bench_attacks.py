@@ -111,7 +111,9 @@ def audit_rows(report):
     for b in report["levels"].get("mechanism", []):
         row("mechanism", b)
     for p in report["levels"].get("transcript", {}).get("pairs", []):
-        exact = "infinite" if p["exact_epsilon"] is None else f"{p['exact_epsilon']:,.0f}"
+        exact = "infinite" if p["exact_epsilon"] is None else (
+            f"{p['exact_epsilon']:,.{0 if p['exact_epsilon'] >= 100 else 2}f}"
+        )  # fmt: skip
         row(f"transcript, {p['kind']}: {p['differing']:,} of {p['answers']:,} answers differ, the "
             f"pair's exact eps {exact}", p["bound"])  # fmt: skip
     for b in report["levels"].get("one_run", {}).get("bounds", []):
