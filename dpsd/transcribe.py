@@ -208,12 +208,12 @@ def transcribe(
 def _oracle(config: Config, plan: Plan, run: Run) -> Oracle:
     if config.privacy.route == "federated":
         raise UserError("privacy.route: federated; accepted by transcribe: other routes")
-    home, ledger = read_folder(run.teacher_folder), ledger_of(run)
+    home = read_folder(run.teacher_folder)
     if home.uuid != run.teacher:
         raise UserError(
             f"teacher {home.path}: is {home.uuid}, the run has asked {run.teacher}; restore it"
         )
-    teacher = load_teacher(config, home)
+    teacher, ledger = load_teacher(config, home), ledger_of(run)
     oracle = Oracle(teacher, plan, ledger, run.id, run.started, run.bank, config.seed)
     enter_elsewhere(run, plan, home)
     return oracle

@@ -253,8 +253,11 @@ def test_a_stopped_run_is_charged_to_its_own_ledger_or_not_gone_on_with(root, tm
     ledger.write_bytes(kept)
     facts = json.loads(teacher.read_text())
     teacher.write_text(json.dumps(facts | {"uuid": "another"}))  # trained anew in the same place
+    ledger.unlink()
     with pytest.raises(UserError, match="is another, the run has asked"):
         transcribe(config, out=out, resume=True)
+    assert not ledger.exists()  # the other teacher's home stays its own
+    ledger.write_bytes(kept)
     teacher.write_text(json.dumps(facts))
     assert transcribe(config, out=out, resume=True).report()["answers"] == 2000
 

@@ -174,9 +174,9 @@ def _summary(report: dict[str, Any]) -> str:
 
 
 def _worst(report: dict[str, Any]) -> str:
-    """The attack that finds most in the student, where it is another than the headline's."""
+    """Of the attacks with power the one that finds most in the student, if not the headline's."""
     found = {name: a["targets"]["student"]["advantage"]["both"]
-             for name, a in report["attacks"].items()}  # fmt: skip
+             for name, a in report["attacks"].items() if a["power"]}  # fmt: skip
     worst = max(found, key=lambda name: float(found[name]["value"]))
     if worst == report["headline_attack"]:
         return ""
