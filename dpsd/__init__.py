@@ -4,10 +4,8 @@
 command line is a thin layer over them. Importing the package imports no torch.
 """
 
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,19 +13,9 @@ if TYPE_CHECKING:
 
     from dpsd.config import Config
     from dpsd.privacy.plan import Plan
-    from dpsd.run import Run
+    from dpsd.runs.folder import Run
 
 __all__ = ["__version__", "load_config", "load_student", "plan", "transcribe"]
-
-
-class _Package(ModuleType):
-    # Importing the submodule dpsd.transcribe would otherwise put it in the function's place.
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name != "transcribe" or not isinstance(value, ModuleType):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> Any:
@@ -59,8 +47,12 @@ def plan(config: "Config | Path | str | dict[str, Any]") -> "Plan":
         UserError: bad input, in one line.
     """
     from dpsd.privacy.plan import make_plan
+    from dpsd.transcription.session import check_memory
 
-    return make_plan(_config(config))
+    config = _config(config)
+    plan = make_plan(config)
+    check_memory(config, plan)
+    return plan
 
 
 def transcribe(
@@ -90,14 +82,14 @@ def transcribe(
     Raises:
         UserError: bad input, in one line.
     """
-    from dpsd.transcribe import transcribe
+    from dpsd.transcription.transcribe import transcribe
 
     config = _config(config)
     run = transcribe(
         config, out=out, resume=resume, data_is_public=data_is_public, progress=progress, say=say
     )
     if evaluate and run is not None and config.data.name != "none":
-        from dpsd.evaluate import evaluate as measure
+        from dpsd.evaluation.evaluate import evaluate as measure
 
         measure(run, split="holdout")
     return run
@@ -112,7 +104,7 @@ def load_student(run: "Run | Path | str") -> "nn.Module":
     Raises:
         UserError: no release is there.
     """
-    from dpsd.release import load_student
+    from dpsd.runs.release import load_student
 
     return load_student(run)
 

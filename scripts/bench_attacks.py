@@ -6,8 +6,6 @@ from pathlib import Path
 
 from bench_machine import machine, revision
 
-from dpsd.data import public_facts
-
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results" / "attacks"
 PAGE = ROOT / "docs" / "attacks.md"
@@ -36,9 +34,9 @@ def title(config):
     unit = "answer" if p.route == "single" else "record" if p.unit == "answer" else p.unit
     epsilon = p.epsilon if p.route != "inherited" else config.teacher.dp.epsilon
     claim = "not private" if epsilon is None else f"eps {epsilon:g} per {unit}"
-    answers = config.queries_per_round() * config.loop.rounds
+    answers = config.answers()
     split = config.data.split
-    names = public_facts(config.data).class_names
+    names = config.facts.class_names
     data = config.data.name
     data += "" if split is None else f" ({len(names)} classes private: {', '.join(names[:5])})"
     return f"{data}, route {p.route}, {p.mechanism}, {claim}, {answers:,} answers"

@@ -53,7 +53,7 @@ def configure(cell: dict, seed: int, teachers: Path, shrink: int = 1) -> Config:
         shares.pop("adversarial", None)
         shares["adversarial"] = sum(shares.values()) * share / (1 - share)
     rounds = max(2, config.loop.rounds // shrink)
-    answers = config.queries_per_round() * config.loop.rounds * cell.get("budget", 1) / shrink
+    answers = config.answers() * cell.get("budget", 1) / shrink
     if cell.get("budget", 1) < 1:
         tree["student"]["refit_epochs"] = min(_PASSES, config.student.refit_epochs)
     tree["loop"] |= {"rounds": rounds, "queries_per_round": None}

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from dpsd.config import Config
-from dpsd.data import load_data
+from dpsd.data.load import load_data
 from dpsd.privacy.ledger import Ledger
 from dpsd.privacy.oracle import Oracle
-from dpsd.release import load_student
-from dpsd.run import Run
-from dpsd.teacher import ensure_teacher, load_teacher
-from dpsd.transcribe import transcribe
+from dpsd.runs.folder import Run
+from dpsd.runs.release import load_student
+from dpsd.teachers.teacher import ensure_teacher, load_teacher
+from dpsd.transcription.transcribe import transcribe
 
 Ask = Callable[[Tensor], Tensor]
 CONTROLS = ("permuted", "uniform")

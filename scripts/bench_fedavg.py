@@ -11,13 +11,12 @@ from flwr.serverapp.strategy import FedAvg
 from torch import Tensor
 
 from dpsd.config import Config
-from dpsd.data import PrivateData, public_facts
+from dpsd.data.load import PrivateData
 from dpsd.device import pick_device, pick_dtype
 from dpsd.federated.app import node_number
 from dpsd.federated.grid import InProcessGrid
-from dpsd.fitting import augment
-from dpsd.models import build_model
-from dpsd.student import as_input
+from dpsd.models.networks import as_input, build_model
+from dpsd.teachers.teacher import augment
 
 BATCH, LR, MOMENTUM = 64, 0.05, 0.9
 SMALL, SMALL_BATCH, SMALL_PASSES = 2_000, 10, 5
@@ -28,7 +27,7 @@ MOST = 100
 
 def network(config: Config) -> torch.nn.Module:
     """The student's architecture with GroupNorm: averaged batch statistics fit no client."""
-    facts = public_facts(config.data)
+    facts = config.facts
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         return build_model(config.student.model, facts.shape, facts.classes, norm="group")
@@ -82,7 +81,7 @@ def fit(
 ) -> None:  # fmt: skip
     """SGD with momentum, one learning rate a round."""
     device = pick_device(config.device)
-    dtype = pick_dtype(config, device)
+    dtype = pick_dtype(config.precision, device)
     model.to(device).to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=MOMENTUM, weight_decay=1e-4)
     size = min(batch, len(images))

@@ -10,8 +10,8 @@ import yaml
 from bench_cells import ROOT, config_hash
 
 from dpsd.config import Config, load_config
-from dpsd.sections import DataConfig
-from dpsd.sources import read_cifar10_jpeg
+from dpsd.config.sections import DataConfig
+from dpsd.data.sources import read_cifar10_jpeg
 
 RESULTS = ROOT / "docs" / "results" / "federated"
 FEDAVG = {"fedavg-1": (1, 12.0), "fedavg-20": (20, 1.0)}

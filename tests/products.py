@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from dpsd.config import Config, parse_config
-from dpsd.run import Run
-from dpsd.transcribe import transcribe
+from dpsd.runs.folder import Run
+from dpsd.transcription.transcribe import transcribe
 
 
 def tiny_config(root: Path) -> Config:

@@ -4,17 +4,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from dpsd.attacks.audit_report import card_section as audit_section
-from dpsd.attacks.audit_run import audit as audit_run
-from dpsd.attacks.inversion import attack, private_folder
-from dpsd.attacks.inversion_text import card_section, write_pictures
-from dpsd.attacks.membership import attack as attack_membership
-from dpsd.attacks.membership_report import card_section as membership_section
-from dpsd.attacks.report import analyse
-from dpsd.attacks.targets import Say
-from dpsd.finish import publish_attack
-from dpsd.release import release_folder
-from dpsd.run import Run
+from dpsd.attacks.audit.attack import audit as audit_run
+from dpsd.attacks.audit.report import card_section as audit_section
+from dpsd.attacks.inversion.attack import attack, private_folder
+from dpsd.attacks.inversion.report import analyse
+from dpsd.attacks.inversion.text import card_section, write_pictures
+from dpsd.attacks.membership.attack import attack as attack_membership
+from dpsd.attacks.membership.report import card_section as membership_section
+from dpsd.console import Say
+from dpsd.runs.finish import publish_attack
+from dpsd.runs.folder import Run
+from dpsd.runs.release import release_folder
 
 
 def inversion(
@@ -64,7 +64,7 @@ def membership(run: Run, *, data_is_public: bool = False, **options: Any) -> dic
     Args:
         run: finished.
         data_is_public: as for `inversion`.
-        options: of `dpsd.attacks.membership.attack`.
+        options: of `dpsd.attacks.membership.attack.attack`.
 
     Raises:
         UserError: bad input, in one line.
@@ -80,7 +80,7 @@ def audit(run: Run, *, data_is_public: bool = False, **options: Any) -> dict[str
     Args:
         run: finished.
         data_is_public: as for `inversion`.
-        options: of `dpsd.attacks.audit_run.audit`.
+        options: of `dpsd.attacks.audit.attack.audit`.
 
     Raises:
         UserError: bad input, in one line.

@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from dpsd.config import Config
-from dpsd.data import PrivateData, PublicFacts, Split, load_data, load_public_classes, public_facts
+from dpsd.config import Config, PublicFacts
+from dpsd.config.splits import named_splits
+from dpsd.data.load import PrivateData, Split, load_data, load_public_classes
 from dpsd.errors import UserError
-from dpsd.evaluate import find_teacher
-from dpsd.run import Run
-from dpsd.splits import named_splits
-from dpsd.teacher import TeacherFolder
+from dpsd.evaluation.evaluate import find_teacher
+from dpsd.runs.folder import Run
+from dpsd.teachers.folder import TeacherFolder
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def load_profile(run: Run, data: Path | None = None, profile: str | None = None)
         raise UserError(f"attacks.profile: {wanted!r} is unknown; accepted: {accepted}")
     expected = None if wanted is None else named_splits()[wanted]
     if expected is not None and split != expected:
-        has = list(range(public_facts(config.data).classes)) if split is None else [*split.private]
+        has = list(range(config.facts.classes)) if split is None else [*split.private]
         raise UserError(
             f"attacks.profile: {wanted} has the private classes {list(expected.private)}, the "
             f"run's models have {has}; accepted: a run made with data.split {wanted}"
@@ -67,7 +67,7 @@ def load_profile(run: Run, data: Path | None = None, profile: str | None = None)
         )
     name = next((n for n, s in named_splits().items() if s == split), "own split")
     return Profile(
-        name, config, public_facts(config.data), load_data(config.data),
+        name, config, config.facts, load_data(config.data),
         load_public_classes(config.data),
     )  # fmt: skip
 

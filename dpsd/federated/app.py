@@ -25,10 +25,10 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
 from dpsd.config import Config, load_config
+from dpsd.console import Progress, say
 from dpsd.errors import UserError
 from dpsd.federated import messages
-from dpsd.federated.answering import Node
-from dpsd.progress import Progress, say
+from dpsd.federated.client import Node
 
 _LOG = logging.getLogger("dpsd.federated")
 
@@ -95,7 +95,7 @@ def main(grid: Grid, context: Context) -> None:
 
     given, config = context.run_config, config_of(context)
     out = given.get("out")
-    with Progress(config) as progress:
+    with Progress(config.loop.rounds, config.answers()) as progress:
         serve(
             grid,
             config,

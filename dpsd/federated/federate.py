@@ -10,19 +10,19 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 
 from dpsd.config import Config
+from dpsd.console import Say
 from dpsd.errors import UserError
-from dpsd.federated.answering import Node
 from dpsd.federated.app import make_client_app, node_number
+from dpsd.federated.client import Node
 from dpsd.federated.grid import InProcessGrid
 from dpsd.federated.home import dealt_dataset, federation_folder, folder_uuid
-from dpsd.federated.oracle import FederatedOracle
+from dpsd.federated.server_oracle import FederatedOracle
 from dpsd.privacy.plan import Plan
-from dpsd.run import Run
-from dpsd.teacher import TeacherFolder
-from dpsd.transcribe import transcribe
+from dpsd.runs.folder import Run
+from dpsd.teachers.folder import TeacherFolder
+from dpsd.transcription.transcribe import transcribe
 
 Progress = Callable[[dict[str, Any]], None]
-Say = Callable[[str], None]
 
 
 def federate(
@@ -57,7 +57,7 @@ def federate(
     if config.federated.runtime == "simulation":
         return _simulate(config, out, resume, data_is_public, say)
     if config.federated.runtime == "deployment":
-        from dpsd.federated.deployed import federate_deployed
+        from dpsd.federated.deployment.deployed import federate_deployed
 
         return federate_deployed(
             config, out=out, resume=resume, data_is_public=data_is_public, say=say

@@ -14,11 +14,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from dpsd.config import Config
-from dpsd.data import NAMED, PrivateData, Split, load_data, public_facts, rows_fingerprint
-from dpsd.dataset_home import dataset_home
+from dpsd.config import NAMED, Config
+from dpsd.console import Say
+from dpsd.data.identity import dataset_home, rows_fingerprint
+from dpsd.data.load import PrivateData, Split, load_data
 from dpsd.device import pick_device, pick_dtype
-from dpsd.ensemble import KINDS, Members, Weights, chunks, member_choices, train_members
 from dpsd.errors import UserError
 from dpsd.federated.partition import (
     draw_partition,
@@ -27,11 +27,11 @@ from dpsd.federated.partition import (
     partition,
     save_partition,
 )
-from dpsd.keyed import draw_key
-from dpsd.locks import one_at_a_time
-from dpsd.teacher import ensure_teacher, load_teacher
+from dpsd.files import locked
+from dpsd.randomness import draw_key
+from dpsd.teachers.members import KINDS, Members, Weights, chunks, member_choices, train_members
+from dpsd.teachers.teacher import ensure_teacher, load_teacher
 
-Say = Callable[[str], None]
 _PARTITION = ("clients", "partition", "alpha", "client_classes", "least_rows", "tries", "seed")
 _LOCK = threading.Lock()
 
@@ -127,7 +127,7 @@ def client_rows(config: Config, data: PrivateData) -> list[Tensor]:
             rows = partition(config, data)
             folder.mkdir(parents=True, exist_ok=True)
             os.chmod(folder, 0o700)
-            counts = histograms(rows, data.train.labels, public_facts(config.data).classes)
+            counts = histograms(rows, data.train.labels, config.facts.classes)
             draw_partition(folder / "partition.png", counts)
             save_partition(path, rows, dealt)
         return load_partition(path, dealt)
@@ -153,7 +153,7 @@ def open_home(config: Config, node: int, say: Say = lambda text: None) -> Home:
     folder = federation_folder(config) / "clients" / name
     folder.mkdir(parents=True, exist_ok=True)
     os.chmod(folder, 0o700)
-    with one_at_a_time(folder):  # a server that asks again starts a second process
+    with locked(folder):  # a server that asks again starts a second process
         return _open(config, clients, folder, data, rows, say)
 
 
@@ -161,7 +161,7 @@ def _open(
     config: Config, clients: list[int], folder: Path, data: PrivateData, rows: dict[int, Tensor],
     say: Say,
 ) -> Home:  # fmt: skip
-    name, classes = folder.name, public_facts(config.data).classes
+    name, classes = folder.name, config.facts.classes
     labels = histograms([torch.cat(list(rows.values()))], data.train.labels, classes)[0]
     if len(clients) > 1:
         choose, home = _members(config, folder, data, rows, say)
@@ -200,13 +200,13 @@ def _members(
     config: Config, folder: Path, data: PrivateData, rows: dict[int, Tensor], say: Say
 ) -> tuple[Callable[[Tensor], Tensor], Path]:
     """Teachers of many clients on one node, trained a stack at a time, and their folder."""
-    t, facts, device = config.teacher, public_facts(config.data), pick_device(config.device)
+    t, facts, device = config.teacher, config.facts, pick_device(config.device)
     if t.model not in KINDS:
         raise UserError(
             f"teacher.model: {t.model} with federated.nodes {config.federated.nodes}; accepted "
             f"where a node hosts many clients: {', '.join(KINDS)}"
         )
-    dtype = pick_dtype(config, device)
+    dtype = pick_dtype(config.precision, device)
     recipe = {k: getattr(t, k) for k in ("model", "augment", "copies", "ridge", "seed",
                                          "shard_steps", "shard_batch", "lr")}  # fmt: skip
     name = hashlib.blake2b(json.dumps(recipe).encode(), digest_size=8).hexdigest()
@@ -239,7 +239,7 @@ def folder_uuid(folder: Path) -> str:
 
 @functools.lru_cache(maxsize=2)
 def _data_by_text(text: str) -> PrivateData:
-    from dpsd.sections import DataConfig
+    from dpsd.config.sections import DataConfig
 
     return load_data(DataConfig.model_validate_json(text))
 

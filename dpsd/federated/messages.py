@@ -10,7 +10,7 @@ import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,6 +19,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dpsd.errors import UserError
+
+if TYPE_CHECKING:
+    from dpsd.config import Config
 
 HELLO, ANSWER, LABELS = "query.hello", "query.answer", "query.labels"
 FACTS, ARRAYS, WEIGHTS = "facts", "arrays", "weights"
@@ -199,3 +202,18 @@ def group_width(classes: int) -> int:
 
 def _arrays(tensors: Mapping[str, NDArray[Any]]) -> ArrayRecord:
     return ArrayRecord({k: Array(np.ascontiguousarray(a)) for k, a in tensors.items()})
+
+
+def settings(config: "Config") -> str:
+    """A short hash of all public settings that server and clients must agree on."""
+    import hashlib
+    import json
+
+    privacy = config.privacy.model_dump(mode="json")
+    f = config.federated
+    facts = {"privacy": privacy, "clients": f.clients, "nodes": f.nodes,
+             "aggregate": f.aggregate, "labels_share": f.labels_share,
+             "shards": config.teacher.shards,
+             "answers": config.answers()}  # fmt: skip
+    text = json.dumps(facts, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

@@ -17,12 +17,12 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from dpsd.console import say
 from dpsd.errors import UserError
 from dpsd.federated.certificates import LOOPBACK
-from dpsd.federated.clientapp import write_commands
-from dpsd.federated.flower import App, Settings, flower_environment, toml
-from dpsd.federated.processes import Processes, Started, processes
-from dpsd.progress import say
+from dpsd.federated.deployment.clientapp import write_commands
+from dpsd.federated.deployment.flower import App, Settings, flower_environment, toml
+from dpsd.federated.deployment.processes import Processes, Started, processes
 
 READY_S = 120.0
 """Seconds that a process has to become ready."""

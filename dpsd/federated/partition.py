@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dpsd.config import Config
-from dpsd.data import PrivateData
+from dpsd.config.sections import FederatedConfig
+from dpsd.data.load import PrivateData
+from dpsd.data.users import held_users, read_user_ids
 from dpsd.errors import UserError
+from dpsd.figures import new_figure, save_figure
 from dpsd.imports import brief
-from dpsd.sections import FederatedConfig
-from dpsd.users import held_users, read_user_ids
 
 _SHOWN = 60  # clients in the picture
 
@@ -170,13 +171,10 @@ def draw_partition(path: Path, counts: Tensor) -> None:
         counts: int64 [clients, K].
     """
     from matplotlib import colormaps
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
 
     shown = counts[:_SHOWN].numpy()
     clients, classes = shown.shape
-    figure = Figure(figsize=(8, 1.2 + 0.2 * clients), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(8, 1.2 + 0.2 * clients)
     axes = figure.subplots()
     left = np.zeros(clients)
     for c in range(classes):
@@ -187,4 +185,4 @@ def draw_partition(path: Path, counts: Tensor) -> None:
     axes.set(xlabel="training rows, a colour for each class", ylabel="client")
     if classes <= 20:
         figure.legend(ncols=10, fontsize=6, loc="outside upper center")
-    figure.savefig(path, dpi=110, metadata={"Software": None})
+    save_figure(figure, path, dpi=110)

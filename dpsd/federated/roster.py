@@ -7,12 +7,11 @@ from flwr.app import ConfigRecord, RecordDict
 from flwr.serverapp import Grid
 
 from dpsd.config import Config
-from dpsd.data import public_facts
 from dpsd.errors import UserError
 from dpsd.federated import messages
-from dpsd.federated.collect import collect
 from dpsd.federated.home import hosted
-from dpsd.federated.plan import settings
+from dpsd.federated.messages import settings
+from dpsd.federated.rounds import collect
 
 _POLL = 0.2
 
@@ -85,7 +84,7 @@ class Roster:
 
     def _read(self, node: int, content: RecordDict) -> list[int]:
         said, f = messages.facts_of(content), self._config.federated
-        facts = public_facts(self._config.data)
+        facts = self._config.facts
         try:
             clients = [int(c) for c in said["clients"]]
             known = (int(said["classes"]), [int(x) for x in said["shape"]])

@@ -7,10 +7,16 @@ import csv
 from collections.abc import Mapping
 from typing import Any
 
-from dpsd.federated.collect import Collected
+from dpsd.config import quorum
 from dpsd.federated.messages import Request
 from dpsd.federated.roster import Roster
-from dpsd.run import Run, append_lines, read_lines
+from dpsd.federated.rounds import Collected
+from dpsd.files import append_lines, read_lines
+from dpsd.privacy.events import event_facts
+from dpsd.privacy.mechanisms.federated import Combined
+from dpsd.privacy.plan import Plan
+from dpsd.privacy.units import FEDERATED_TRUST
+from dpsd.runs.folder import Run
 
 _COLUMNS = ("round", "node", "clients", "answers", "bytes_down", "bytes_up", "seconds", "failure")
 
@@ -92,3 +98,32 @@ def totals(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
         if r["failure"]:
             mine["failures"].append(f"round {r['round']}: {r['failure']}")
     return found
+
+
+def federation_facts(run: Run, plan: Plan) -> dict[str, Any]:
+    """What the statement of a federated run holds besides the facts of any run.
+
+    Returns:
+        `trust`; `labels`, the release of each client's label histogram or None; `federation` with
+        `clients` planned, `rounds`, `partition`, `quorum`, `aggregate`, `fewest`, the least
+        number of clients that answered in a round, and `answered`, by node what it gave.
+    """
+    pass
+
+    f, rows = run.config.federated, Table(run).rows()
+    labels = plan.mechanism.labels if isinstance(plan.mechanism, Combined) else None
+    by_round = [sum(r["clients"] for r in rows if r["round"] == n and r["answers"])
+                for n in range(plan.rounds)]  # fmt: skip
+    return {
+        "trust": FEDERATED_TRUST[plan.unit],
+        "labels": None if labels is None else event_facts(labels),
+        "federation": {
+            "clients": f.clients,
+            "rounds": plan.rounds,
+            "partition": f.partition,
+            "quorum": quorum(run.config),
+            "aggregate": f.aggregate,
+            "fewest": min(by_round),
+            "answered": totals(rows),
+        },
+    }

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from dpsd.errors import UserError
 from dpsd.federated import messages
-from dpsd.privacy.gaussian import Gaussian
-from dpsd.privacy.group_response import GroupResponse
-from dpsd.privacy.mechanisms import Answers, Mechanism, NoMechanism
-from dpsd.privacy.randomized_response import RandomizedResponse
-from dpsd.privacy.votes import NoisyVotes
+from dpsd.privacy.mechanisms.base import Answers, Mechanism, NoMechanism
+from dpsd.privacy.mechanisms.gaussian import Gaussian
+from dpsd.privacy.mechanisms.group_response import GroupResponse
+from dpsd.privacy.mechanisms.randomized_response import RandomizedResponse
+from dpsd.privacy.mechanisms.votes import NoisyVotes
 
 _REACH = 9.0  # of ChaCha20 normals by inversion: 8.3 deviations
 _FAR = 40.0  # deviations that a discrete Gaussian passes with a chance below 1e-340

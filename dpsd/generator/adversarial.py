@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dpsd.models import logits_and_features
-from dpsd.sections import GeneratorConfig
-from dpsd.student import Student
+from dpsd.config.sections import GeneratorConfig
+from dpsd.models.networks import logits_and_features
+from dpsd.student.student import Student
 
 
 class Generator(nn.Module):

@@ -9,14 +9,14 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from dpsd.config import Config
-from dpsd.data import PublicFacts, load_public_images
+from dpsd.config import Config, PublicFacts
+from dpsd.data.load import load_public_images
 from dpsd.errors import UserError
 from dpsd.generator.adversarial import Adversarial
 from dpsd.generator.procedural import FAMILIES, procedural
 from dpsd.generator.recombine import Pool
 from dpsd.imports import import_object
-from dpsd.student import Student
+from dpsd.student.student import Student
 
 _TRIES = 20
 _LEAST_DRAW = 64

@@ -9,11 +9,11 @@ optimal composition of pure epsilon. Where votes or DP-SGD take part, privacy-lo
 composed instead (`dpsd.privacy.distributions`).
 """
 
+import functools
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,71 +22,21 @@ from scipy.signal import fftconvolve
 from scipy.special import expit, log_ndtr
 from scipy.stats import binom
 
+from dpsd.privacy.distributions import epsilon
+from dpsd.privacy.events import (
+    DpSgdRelease,
+    OpenRelease,
+    PureRelease,
+    Relation,
+    Release,
+    VotesRelease,
+    total_mu,
+)
+
 _GRID = 2**18  # cells for the loss of several pure mechanisms of different epsilon
 _TAIL = 1e-30  # probability cut off a binomial's end; added to delta
 
 _Combined = tuple[float, NDArray[np.floating[Any]], NDArray[np.floating[Any]], float]
-
-
-@dataclass(frozen=True)
-class GaussianRelease:
-    """A Gaussian mechanism: L2 sensitivity and noise deviation, in the same unit."""
-
-    sensitivity: float
-    sigma: float
-
-    @property
-    def mu(self) -> float:
-        """The mechanism is mu-GDP."""
-        return self.sensitivity / self.sigma
-
-
-@dataclass(frozen=True)
-class PureRelease:
-    """A mechanism with pure epsilon."""
-
-    epsilon: float
-
-
-@dataclass(frozen=True)
-class OpenRelease:
-    """A release without any noise: epsilon is infinite."""
-
-
-@dataclass(frozen=True)
-class VotesRelease:
-    """Integers with exact discrete Gaussian noise of parameter sigma, relation replace-one.
-
-    `cells` of them differ by one between the two worlds: two for a histogram of votes of which one
-    moves, one for its largest count.
-    """
-
-    sigma: float
-    cells: int = 2
-
-    @property
-    def rho(self) -> float:
-        """The release is rho-zCDP (Canonne, Kamath and Steinke 2020, theorem 14)."""
-        return self.cells / (2 * self.sigma**2)
-
-
-@dataclass(frozen=True)
-class DpSgdRelease:
-    """A whole training by DP-SGD: Poisson sampling, Gaussian noise on a sum of clipped gradients.
-
-    Args:
-        noise_multiplier: deviation of the noise in units of the clipping norm.
-        sample_rate: chance of a row to be in a batch.
-        steps: batches.
-    """
-
-    noise_multiplier: float
-    sample_rate: float
-    steps: int
-
-
-Release = GaussianRelease | PureRelease | OpenRelease | VotesRelease | DpSgdRelease
-Relation = Literal["replace_one", "add_or_remove_one"]
 
 
 def gaussian_delta(epsilon: float, mu: float) -> float:
@@ -171,11 +121,6 @@ def compose_epsilon(
     return min(epsilon, bound)
 
 
-def total_mu(releases: Iterable[tuple[Release, int]]) -> float:
-    """Mu of all Gaussian releases together: the root of the sum of (sensitivity / sigma)^2."""
-    return math.sqrt(sum(r.mu**2 * n for r, n in releases if isinstance(r, GaussianRelease)))
-
-
 def _needs_distributions(counts: Counter[Release]) -> bool:
     if any(isinstance(r, OpenRelease) for r in counts):
         return False
@@ -245,3 +190,47 @@ def _invert(delta_of: Callable[[float], float], delta: float, start: float) -> f
         high *= 2
     root = brentq(lambda eps: delta_of(eps) - delta, 0.0, high, xtol=1e-13 * max(1, high))
     return float(root)
+
+
+@functools.lru_cache(maxsize=256)
+def calibrate_votes(
+    epsilon: float, delta: float, answers: int, tests: int = 0, share: float = 0.0
+) -> tuple[float, float]:
+    """The noise of vote histograms, and of threshold tests, that all together cost (eps, delta).
+
+    Args:
+        epsilon: of the unit that moves one vote of each histogram; all releases compose.
+        delta: in (0, 1).
+        answers: histograms released at most.
+        tests: threshold tests at most, 0 without a threshold.
+        share: of the budget (in zCDP) that the tests take, in (0, 1).
+
+    Returns:
+        sigma of the histograms and sigma of the tests, rounded to less privacy loss.
+    """
+
+    def sigmas(mu: float) -> tuple[float, float]:
+        test = math.sqrt(tests / share) / mu if tests else math.inf
+        return math.sqrt(2 * answers / (1 - share if tests else 1.0)) / mu, test
+
+    def excess(log_mu: float) -> float:
+        sigma, test = sigmas(math.exp(log_mu))
+        return _votes_epsilon(sigma, answers, test, tests, delta) - epsilon
+
+    start = math.log(gaussian_mu(epsilon, delta))  # right but for the grid, and for small sigma
+    low, high = start - 0.02, start + 0.02
+    while excess(low) > 0:
+        low -= 4 * (high - low)
+    while excess(high) < 0:
+        high += high - low
+    root = float(brentq(excess, low, high, xtol=2e-5))
+    while excess(root) > 0:
+        root -= 2e-5
+    return sigmas(math.exp(root))
+
+
+def _votes_epsilon(sigma: float, answers: int, test: float, tests: int, delta: float) -> float:
+    counts: Counter[Release] = Counter({VotesRelease(sigma): answers})
+    if tests:
+        counts[VotesRelease(test, cells=1)] += tests
+    return epsilon(counts, delta, "replace_one")

@@ -8,20 +8,18 @@ Every figure is an upper bound; the zero-concentrated bound (Canonne, Kamath and
 
 import functools
 import math
-from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from scipy.optimize import brentq, minimize_scalar
+from scipy.optimize import minimize_scalar
 
-from dpsd.privacy.accounting import (
+from dpsd.privacy.events import (
     DpSgdRelease,
     GaussianRelease,
     PureRelease,
     Relation,
     Release,
     VotesRelease,
-    gaussian_mu,
     total_mu,
 )
 
@@ -87,50 +85,6 @@ def zcdp_delta(rho: float, epsilon: float) -> float:
 
     found = minimize_scalar(at, bounds=(-20.0, 20.0), method="bounded")
     return min(1.0, math.exp(float(found.fun)))
-
-
-@functools.lru_cache(maxsize=256)
-def calibrate_votes(
-    epsilon: float, delta: float, answers: int, tests: int = 0, share: float = 0.0
-) -> tuple[float, float]:
-    """The noise of vote histograms, and of threshold tests, that all together cost (eps, delta).
-
-    Args:
-        epsilon: of the unit that moves one vote of each histogram; all releases compose.
-        delta: in (0, 1).
-        answers: histograms released at most.
-        tests: threshold tests at most, 0 without a threshold.
-        share: of the budget (in zCDP) that the tests take, in (0, 1).
-
-    Returns:
-        sigma of the histograms and sigma of the tests, rounded to less privacy loss.
-    """
-
-    def sigmas(mu: float) -> tuple[float, float]:
-        test = math.sqrt(tests / share) / mu if tests else math.inf
-        return math.sqrt(2 * answers / (1 - share if tests else 1.0)) / mu, test
-
-    def excess(log_mu: float) -> float:
-        sigma, test = sigmas(math.exp(log_mu))
-        return _votes_epsilon(sigma, answers, test, tests, delta) - epsilon
-
-    start = math.log(gaussian_mu(epsilon, delta))  # right but for the grid, and for small sigma
-    low, high = start - 0.02, start + 0.02
-    while excess(low) > 0:
-        low -= 4 * (high - low)
-    while excess(high) < 0:
-        high += high - low
-    root = float(brentq(excess, low, high, xtol=2e-5))
-    while excess(root) > 0:
-        root -= 2e-5
-    return sigmas(math.exp(root))
-
-
-def _votes_epsilon(sigma: float, answers: int, test: float, tests: int, delta: float) -> float:
-    counts: Counter[Release] = Counter({VotesRelease(sigma): answers})
-    if tests:
-        counts[VotesRelease(test, cells=1)] += tests
-    return epsilon(counts, delta, "replace_one")
 
 
 def _rho(counts: Mapping[Release, int]) -> float:

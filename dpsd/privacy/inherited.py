@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dpsd.errors import UserError
-from dpsd.privacy.accounting import DpSgdRelease
+from dpsd.privacy.events import DpSgdRelease
 
 DP_LEDGER = "dp.json"
 

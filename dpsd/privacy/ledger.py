@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dpsd.errors import UserError
-from dpsd.privacy import accounting
+from dpsd.privacy.events import Release, event_facts, event_from_facts
 
 HASH_BYTES = 16
 Hashes = NDArray[np.void]
@@ -31,42 +31,6 @@ def image_hashes(images: Tensor) -> Hashes:
     flat = images.flatten(1).contiguous().numpy()
     digests = b"".join(hashlib.blake2b(row, digest_size=HASH_BYTES).digest() for row in flat)
     return np.frombuffer(digests, dtype=f"V{HASH_BYTES}")
-
-
-def event_facts(event: accounting.Release) -> dict[str, Any]:
-    """An accounting release as plain values."""
-    if isinstance(event, accounting.GaussianRelease):
-        return {"kind": "gaussian", "sensitivity": event.sensitivity, "sigma": event.sigma}
-    if isinstance(event, accounting.PureRelease):
-        return {"kind": "pure", "epsilon": event.epsilon}
-    if isinstance(event, accounting.VotesRelease):
-        return {"kind": "votes", "sigma": event.sigma, "cells": event.cells}
-    if isinstance(event, accounting.DpSgdRelease):
-        return {"kind": "dp_sgd", "noise_multiplier": event.noise_multiplier,
-                "sample_rate": event.sample_rate, "steps": event.steps}  # fmt: skip
-    return {"kind": "open"}
-
-
-def event_from_facts(facts: dict[str, Any]) -> accounting.Release:
-    """The inverse of `event_facts`.
-
-    Raises:
-        UserError: a kind that the accountant does not know.
-    """
-    kind = facts.get("kind")
-    if kind == "gaussian":
-        return accounting.GaussianRelease(float(facts["sensitivity"]), float(facts["sigma"]))
-    if kind == "pure":
-        return accounting.PureRelease(float(facts["epsilon"]))
-    if kind == "votes":
-        return accounting.VotesRelease(float(facts["sigma"]), int(facts["cells"]))
-    if kind == "dp_sgd":
-        return accounting.DpSgdRelease(
-            float(facts["noise_multiplier"]), float(facts["sample_rate"]), int(facts["steps"])
-        )
-    if kind == "open":
-        return accounting.OpenRelease()
-    raise UserError(f"release kind: {kind!r}; accepted: gaussian, pure, votes, dp_sgd, open")
 
 
 def labels_run(run: str) -> str:
@@ -94,14 +58,14 @@ class RunRecord:
     """
 
     run: str
-    event: accounting.Release
+    event: Release
     cap: int
     asks_per_image: int
     answers: int
     seeded_noise: bool
     started: str
     unit: str = "answer"
-    test: accounting.Release | None = None
+    test: Release | None = None
     histograms_cap: int | None = None
     histograms: int | None = None
     teacher: str | None = None
@@ -141,8 +105,8 @@ class Ledger:
             )
 
     def open_run(
-        self, run: str, event: accounting.Release, cap: int, asks_per_image: int, seeded: bool,
-        started: str, unit: str = "answer", test: accounting.Release | None = None,
+        self, run: str, event: Release, cap: int, asks_per_image: int, seeded: bool,
+        started: str, unit: str = "answer", test: Release | None = None,
         histograms: int | None = None, teacher: str | None = None,
     ) -> None:  # fmt: skip
         """Enter a run and what it may release, before its first answer. Idempotent."""

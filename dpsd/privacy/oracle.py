@@ -4,26 +4,24 @@ It refuses what the plan does not cover before it answers, charges the ledger, p
 release, and returns it. What it does on the outside depends on public things alone.
 """
 
-import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dpsd.errors import BudgetError, UserError
-from dpsd.imports import brief
-from dpsd.privacy.ledger import HASH_BYTES, Hashes, Ledger, image_hashes
-from dpsd.privacy.mechanisms import Answers
+from dpsd.privacy.budget import Asked, copies_before
+from dpsd.privacy.ledger import Hashes, Ledger, image_hashes
+from dpsd.privacy.mechanisms.base import Answers
+from dpsd.privacy.mechanisms.votes import NoisyVotes
 from dpsd.privacy.noise import NoiseSource
 from dpsd.privacy.plan import Plan
-from dpsd.privacy.votes import NoisyVotes
+from dpsd.privacy.releases import keep_release, load_release, release_file
 
 Prior = Callable[[Tensor], Tensor]
 """uint8 images [B, C, H, W] -> the student's probabilities, float32 [B, K]."""
@@ -44,46 +42,8 @@ class Door(Protocol):
     def recall(self, position: int) -> tuple[Tensor, Answers] | None:
         """Images and answers that were paid before a stop, or None if they were lost."""
 
-
-class Asked:
-    """Counts how often images were asked, by the first 8 bytes of their hash.
-
-    A chance collision counts an image once too often, never too rarely. Sorted runs of doubling
-    size keep both insertion and look-up cheap at millions of images.
-    """
-
-    def __init__(self) -> None:
-        self._runs: list[NDArray[np.uint64]] = []
-
-    def counts(self, hashes: Hashes) -> NDArray[np.int64]:
-        """How often each image was added before, int64 [B]."""
-        keys, out = _keys(hashes), np.zeros(len(hashes), dtype=np.int64)
-        for run in self._runs:
-            out += np.searchsorted(run, keys, "right") - np.searchsorted(run, keys, "left")
-        return out
-
-    def add(self, hashes: Hashes) -> None:
-        """Count these images once more."""
-        new = np.sort(_keys(hashes))
-        while self._runs and len(self._runs[-1]) <= 2 * len(new):
-            new = np.sort(np.concatenate([self._runs.pop(), new]), kind="stable")
-        self._runs.append(new)
-
-
-def _keys(hashes: Hashes) -> NDArray[np.uint64]:
-    return np.ascontiguousarray(hashes).view(np.uint64).reshape(-1, HASH_BYTES // 8)[:, 0]
-
-
-def _copies_before(hashes: Hashes) -> NDArray[np.int64]:
-    """For each row, how many equal rows stand before it in the batch, int64 [B]."""
-    keys = _keys(hashes)
-    order = np.argsort(keys, kind="stable")
-    ordered = keys[order]
-    starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
-    rank = np.arange(len(keys)) - np.repeat(starts, np.diff(np.r_[starts, len(keys)]))
-    out = np.empty(len(keys), dtype=np.int64)
-    out[order] = rank
-    return out
+    def federation(self) -> dict[str, Any] | None:
+        """What the statement says of clients; None where there are none."""
 
 
 class Oracle:
@@ -128,7 +88,7 @@ class Oracle:
     def fresh(self, images: Tensor) -> Tensor:
         """Which images may still be asked in this run, bool [B]. Depends on public images only."""
         hashes = image_hashes(images)
-        asks = self._asked.counts(hashes) + _copies_before(hashes)
+        asks = self._asked.counts(hashes) + copies_before(hashes)
         return torch.from_numpy(asks < self._plan.asks_per_image)
 
     def answer(self, images: Tensor, prior: Prior | None = None) -> Answers:
@@ -185,9 +145,13 @@ class Oracle:
 
     def recall(self, position: int) -> tuple[Tensor, Answers] | None:
         """Images and answers that are paid already; None if lost before they were kept."""
-        if self._keep is None or not _release_file(self._keep, position).exists():
+        if self._keep is None or not release_file(self._keep, position).exists():
             return None
         return load_release(self._keep, position)
+
+    def federation(self) -> dict[str, Any] | None:
+        """None: one teacher or ensemble answers, and no clients."""
+        return None
 
     def _check(self, images: Tensor) -> None:
         shape = self._plan.facts.shape
@@ -203,7 +167,7 @@ class Oracle:
                 f"privacy.answers: {len(hashes)} more after {self.position} would exceed the cap "
                 f"of {self._plan.answers}"
             )
-        asks = self._asked.counts(hashes) + _copies_before(hashes) + 1
+        asks = self._asked.counts(hashes) + copies_before(hashes) + 1
         if len(asks) and asks.max() > self._plan.asks_per_image:
             raise BudgetError(
                 f"privacy.asks_per_image: an image would be asked {asks.max()} times; "
@@ -266,6 +230,7 @@ class ReplayOracle:
 
     fresh = Oracle.fresh
     recall = Oracle.recall
+    federation = Oracle.federation
 
     def answer(self, images: Tensor, prior: Prior | None = None) -> Answers:
         """The release that was kept at this position.
@@ -279,47 +244,3 @@ class ReplayOracle:
         self._asked.add(image_hashes(images))
         self.position += len(images)
         return answers
-
-
-def keep_release(folder: Path, position: int, images: Tensor, answers: Answers) -> None:
-    """Write a release and its images, whole or not at all, and so that a power cut leaves it."""
-    tensors = {"images": images, "values": answers.values, "support": answers.support,
-               "size": answers.size, "prior": answers.prior}  # fmt: skip
-    path = _release_file(folder, position)
-    partial = path.with_suffix(".partial")
-    save_file({k: v.contiguous() for k, v in tensors.items() if v is not None}, partial)
-    sync(partial)
-    os.replace(partial, path)
-    sync(folder)
-
-
-def sync(path: Path) -> None:
-    """Have the disk hold a file, or a folder's list of files."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def load_release(folder: Path, position: int) -> tuple[Tensor, Answers]:
-    """Images and answers kept at a position of the run.
-
-    Raises:
-        UserError: none was kept there, or it is damaged.
-    """
-    path = _release_file(folder, position)
-    if not path.exists():
-        raise UserError(f"{path}: no kept release at answer {position}")
-    try:
-        t = load_file(path)
-    except Exception as e:
-        raise UserError(
-            f"{path}: damaged ({brief(e)}); restore it, or remove it to go on without these "
-            "answers, which stay paid"
-        ) from e
-    return t["images"], Answers(t["values"], t.get("support"), t.get("size"), t.get("prior"))
-
-
-def _release_file(folder: Path, position: int) -> Path:
-    return folder / f"{position:012d}.safetensors"

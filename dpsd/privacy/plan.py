@@ -6,34 +6,25 @@ sensitivity, epsilon, delta and the number of asks, never given.
 
 import math
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from dpsd.config import Config
-from dpsd.data import PublicFacts, public_facts
+from dpsd.config import Config, PublicFacts
 from dpsd.errors import UserError
-from dpsd.federated.plan import RELATIONS as FEDERATED
-from dpsd.federated.plan import Combined, federated_mechanism
-from dpsd.generator.bank import bank_bytes
 from dpsd.privacy import accounting
-from dpsd.privacy.distributions import calibrate_votes
-from dpsd.privacy.gaussian import Gaussian
-from dpsd.privacy.graded_response import GradedResponse, least_epsilon
-from dpsd.privacy.group_response import GroupResponse
+from dpsd.privacy.events import Release
 from dpsd.privacy.inherited import DpTraining
-from dpsd.privacy.mechanisms import Mechanism, NoMechanism
-from dpsd.privacy.randomized_response import RandomizedResponse
-from dpsd.privacy.votes import NoisyVotes
+from dpsd.privacy.mechanisms.base import Mechanism
+from dpsd.privacy.mechanisms.choose import choose_mechanism, federated_mechanism
+from dpsd.privacy.mechanisms.federated import Combined
+from dpsd.privacy.mechanisms.votes import NoisyVotes
+from dpsd.privacy.units import FEDERATED_RELATIONS as FEDERATED
+from dpsd.privacy.units import RELATIONS
 
-RELATION = (
-    "two teachers that agree on every image but one, where an image is the exact uint8 tensor that "
-    "reaches the teacher"
-)
-RELATIONS = {
-    "answer": RELATION,
-    "none": RELATION,
-    "record": "two data sets of the same size that differ in the content of one row (replace-one)",
-    "user": "two data sets over the same public roster of users, where the rows of one user are "
-    "replaced by any number of other rows, also none",
-}
+if TYPE_CHECKING:
+    from dpsd.config import Config
+
+    pass
+from dpsd.privacy.mechanisms.federated import GivenVotes
 
 _MOST_HELD_OUT = 1000
 
@@ -87,12 +78,12 @@ class Plan:
         return "total" if self.unit in ("record", "user", "client") else "per_answer"
 
     @property
-    def event(self) -> accounting.Release:
+    def event(self) -> Release:
         """What the ledger holds: one answer, or the training whose post-processing answers are."""
         return self.mechanism.event if self.training is None else self.training.event
 
     @property
-    def test(self) -> accounting.Release | None:
+    def test(self) -> Release | None:
         """The threshold test of one answer, where there is one."""
         return self.mechanism.test if isinstance(self.mechanism, NoisyVotes) else None
 
@@ -101,7 +92,7 @@ class Plan:
         """The cap on released histograms, where there is a threshold."""
         return self.mechanism.histograms if isinstance(self.mechanism, NoisyVotes) else None
 
-    def releases(self) -> list[tuple[accounting.Release, int]]:
+    def releases(self) -> list[tuple[Release, int]]:
         """All that may change together in the worst case, each with its cap."""
         if self.training is not None:
             return [(self.training.event, 1)]
@@ -133,9 +124,9 @@ def make_plan(config: Config) -> Plan:
     """The plan of a configuration, without touching data.
 
     Raises:
-        UserError: top_k above the number of classes, or a bank that will not fit in memory.
+        UserError: top_k above the number of classes.
     """
-    facts = public_facts(config.data)
+    facts = config.facts
     p = config.privacy
     if p.top_k is not None and p.top_k > facts.classes:
         raise UserError(
@@ -146,9 +137,9 @@ def make_plan(config: Config) -> Plan:
         raise UserError(f"data.classes: {facts.classes}; accepted: from 2")
     queries = config.queries_per_round()
     unit = "none" if p.mechanism == "none" and p.route != "inherited" else p.unit
-    mechanism = _mechanism(config, facts.classes)
+    mechanism = choose_mechanism(config, facts.classes)
     federated = p.route == "federated"
-    plan = Plan(
+    return Plan(
         unit=unit,
         relation=(FEDERATED if federated else RELATIONS)[unit],
         mechanism=federated_mechanism(config, mechanism) if federated else mechanism,
@@ -163,8 +154,6 @@ def make_plan(config: Config) -> Plan:
         seeded_noise=p.insecure_seeded_noise,
         route=p.route,
     )
-    _check_memory(config, plan)
-    return plan
 
 
 def inherit(plan: Plan, training: DpTraining) -> Plan:
@@ -175,74 +164,10 @@ def inherit(plan: Plan, training: DpTraining) -> Plan:
     return replace(known, epsilon=known.unit_epsilon(plan.delta))
 
 
-def _votes(config: Config, classes: int) -> NoisyVotes:
-    p, answers = config.privacy, config.queries_per_round() * config.loop.rounds
-    voters = config.federated.clients if p.unit == "client" else config.teacher.shards
-    assert p.epsilon is not None and voters is not None
-    if p.threshold is None:
-        sigma, _ = calibrate_votes(p.epsilon, p.delta, answers)
-        return NoisyVotes(classes, voters, sigma, p.top_k)
-    histograms = answers if p.threshold_answers is None else min(p.threshold_answers, answers)
-    sigma, test = calibrate_votes(p.epsilon, p.delta, histograms, answers, p.threshold_share)
-    return NoisyVotes(classes, voters, sigma, p.top_k, p.threshold, test, histograms)
-
-
-def _mechanism(config: Config, classes: int) -> Mechanism:
-    p = config.privacy
-    if p.mechanism == "none" or p.epsilon is None:
-        return NoMechanism(classes)
-    if p.mechanism == "noisy_votes":
-        return _votes(config, classes)
-    if p.mechanism == "randomized_response" and p.ask == "group":
-        return GroupResponse(classes, p.epsilon / p.asks_per_image, p.prior == "student")
-    if p.mechanism == "randomized_response" and p.ask == "graded":
-        return _graded(GradedResponse(classes, p.epsilon / p.asks_per_image))
-    if p.mechanism == "randomized_response":
-        return RandomizedResponse(
-            classes,
-            epsilon=p.epsilon / p.asks_per_image,
-            top_k=p.top_k,
-            uses_prior=p.prior == "student",
-        )
-    k = p.top_k or classes
-    sensitivity = Gaussian(classes, 1.0, p.vector, p.bound, p.bound_norm, k).sensitivity
-    mu = accounting.gaussian_mu(p.epsilon, p.delta) / math.sqrt(p.asks_per_image)
-    return Gaussian(classes, sensitivity / mu, p.vector, p.bound, p.bound_norm, k)
-
-
-def _graded(mechanism: GradedResponse) -> GradedResponse:
-    if not mechanism.grades:
-        raise UserError(
-            f"privacy.epsilon: {mechanism.epsilon:g} per ask; accepted with ask graded and "
-            f"{mechanism.classes} classes: from {least_epsilon(mechanism.classes):.3g}"
-        )
-    return mechanism
-
-
-def expected_bytes(config: Config, plan: Plan) -> int:
-    """Memory that the bank and one round of queries need, in bytes, on top of torch."""
-    pixels = math.prod(plan.facts.shape)
-    bank = bank_bytes(min(config.loop.window, plan.answers), plan.facts.shape, plan.facts.classes)
-    return bank + plan.queries_per_round * config.generator.select * (pixels + 8)
-
-
-def _check_memory(config: Config, plan: Plan) -> None:
-    need, have = expected_bytes(config, plan), available_bytes()
-    if need > have:
-        raise UserError(
-            f"loop.window: {config.loop.window} images and {plan.queries_per_round} queries a "
-            f"round need {need / 2**30:.1f} GiB, and {have / 2**30:.1f} GiB are free; "
-            "lower loop.window or raise loop.rounds"
-        )
-
-
-def available_bytes() -> int:
-    """Memory that is free now, in bytes."""
-    try:
-        with open("/proc/meminfo") as f:
-            for line in f:
-                if line.startswith("MemAvailable:"):
-                    return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return 2**62
+def home_plan(plan: "Plan") -> "Plan":
+    """The plan that a client's own oracle enforces."""
+    mechanism = plan.mechanism
+    if isinstance(mechanism, Combined):
+        return replace(plan, mechanism=mechanism.inner)
+    assert isinstance(mechanism, NoisyVotes)
+    return replace(plan, mechanism=GivenVotes(mechanism.classes, mechanism.sigma))

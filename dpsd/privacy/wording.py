@@ -38,7 +38,7 @@ def not_covered(route: str) -> str:
 
 def statement_text(facts: dict[str, Any]) -> str:
     """The statement in words, in the order that an expert reads it."""
-    from dpsd.federated.statement import federated_lines
+    from dpsd.privacy.federated_wording import federated_lines
 
     bodies = {"ensemble": _ensemble, "inherited": _inherited, "federated": federated_lines}
     body = bodies.get(facts["route"], _single)

@@ -2,11 +2,13 @@
 
 import pytest
 
-from dpsd.attacks import audit_run, inversion, membership
-from dpsd.attacks.audit_run import AuditBudget, audit
-from dpsd.attacks.membership import MembershipBudget
-from dpsd.attacks.report import analyse
-from dpsd.attacks.search import BUDGETS, Budget
+from dpsd.attacks.audit import attack as audit_run
+from dpsd.attacks.audit.attack import AuditBudget, audit
+from dpsd.attacks.inversion import attack as inversion
+from dpsd.attacks.inversion.report import analyse
+from dpsd.attacks.inversion.search import BUDGETS, Budget
+from dpsd.attacks.membership import attack as membership
+from dpsd.attacks.membership.attack import MembershipBudget
 from dpsd.config import parse_config
 from dpsd.federated.federate import federate
 

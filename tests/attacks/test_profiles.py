@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from dpsd.config import load_config, parse_config
-from dpsd.data import load_data, load_public_classes, public_facts
+from dpsd.config import load_config, parse_config, public_facts
+from dpsd.config.sections import DataConfig
+from dpsd.config.splits import named_splits
+from dpsd.data.load import load_data, load_public_classes
+from dpsd.data.sources import read_digits
 from dpsd.errors import UserError
-from dpsd.sections import DataConfig
-from dpsd.sources import read_digits
-from dpsd.splits import named_splits
 
 OWN = {"private": [3, 1], "public": [0], "train": [[0, 30]], "holdout": [[30, 50]]}
 

@@ -9,14 +9,14 @@ from flwr.serverapp import Grid
 from torch import Tensor
 
 from dpsd.config import Config, parse_config
-from dpsd.federated.answering import Node
+from dpsd.federated.client import Node
 from dpsd.federated.federate import app_of
 from dpsd.federated.grid import InProcessGrid
 from dpsd.federated.home import Home, chosen
-from dpsd.federated.oracle import FederatedOracle
+from dpsd.federated.server_oracle import FederatedOracle
 from dpsd.privacy.ledger import Ledger
 from dpsd.privacy.plan import make_plan
-from dpsd.run import Run, create_run
+from dpsd.runs.folder import Run, create_run
 
 CLIENTS, QUERIES, ROUNDS = 3, 40, 2
 

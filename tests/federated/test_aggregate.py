@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from dpsd.federated.aggregate import _KNOWN, aggregate
+from dpsd.privacy.mechanisms.randomized_response import RandomizedResponse
 from dpsd.privacy.noise import NoiseSource
-from dpsd.privacy.randomized_response import RandomizedResponse
 
 
 def scores(clients=3, rows=5, classes=4, seed=0):

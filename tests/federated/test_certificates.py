@@ -9,12 +9,7 @@ from cryptography.hazmat.primitives.serialization import load_ssh_private_key, l
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
 from dpsd.errors import UserError
-from dpsd.federated.certificates import (
-    Credentials,
-    check_credentials,
-    main,
-    make_credentials,
-)
+from dpsd.federated.certificates import Credentials, check_credentials, main, make_credentials
 
 
 @pytest.fixture

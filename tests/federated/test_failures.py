@@ -22,8 +22,9 @@ from federated.doors import (
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDict
 
 from dpsd.errors import BudgetError, UserError
-from dpsd.federated import messages, paid
-from dpsd.federated import oracle as server
+from dpsd.federated import answers as paid
+from dpsd.federated import messages
+from dpsd.federated import server_oracle as server
 from dpsd.federated.table import Table
 
 FAST = {"quorum": 2, "deadline_s": 0.4}

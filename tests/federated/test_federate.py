@@ -13,16 +13,17 @@ from products import contents
 
 from dpsd.cli import main
 from dpsd.config import load_config
-from dpsd.data import load_data
+from dpsd.data.load import load_data
 from dpsd.errors import UserError
-from dpsd.evaluate import evaluate
+from dpsd.evaluation.evaluate import evaluate
 from dpsd.federated import messages
 from dpsd.federated.federate import federate
 from dpsd.federated.home import client_rows, federation_folder
+from dpsd.federated.table import federation_facts
 from dpsd.privacy.ledger import Ledger
 from dpsd.privacy.oracle import ReplayOracle
-from dpsd.privacy.statement import verify_release
-from dpsd.transcribe import transcribe
+from dpsd.privacy.verify import verify_release
+from dpsd.transcription.transcribe import transcribe
 
 YAML = """
 device: cpu
@@ -122,7 +123,7 @@ def test_seeded_runs_are_the_same_bit_for_bit_and_replay_without_clients(file, t
 
 
 def home_of(run):
-    from dpsd.teacher import TeacherFolder
+    from dpsd.teachers.folder import TeacherFolder
 
     return TeacherFolder(run.teacher_folder, run.teacher, {})
 
@@ -131,7 +132,12 @@ def opened(run, first, plan):
     ledger = Ledger(run.ledger_folder, run.ledger)
     ledger.open_run(run.id, plan.mechanism.event, plan.answers, 1, True, "", plan.unit)
     shutil.copy(first.private / "rounds.jsonl", run.private)
-    return ReplayOracle(first.bank, plan)
+
+    class Replay(ReplayOracle):
+        def federation(self):
+            return federation_facts(run, plan)
+
+    return Replay(first.bank, plan)
 
 
 def test_a_killed_server_goes_on_and_ends_at_the_same_student(file, tmp_path):

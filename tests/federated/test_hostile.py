@@ -22,17 +22,17 @@ from federated.doors import (
 from federated.test_failures import FAST, changed, failures, rebuilt, with_values
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
-from dpsd.data import public_facts
+from dpsd.config import public_facts
 from dpsd.errors import BudgetError, UserError
 from dpsd.federated import messages
-from dpsd.federated.answering import Node
+from dpsd.federated.answers import answer, noisy_labels
+from dpsd.federated.client import Node
 from dpsd.federated.home import federation_folder
 from dpsd.federated.messages import Request
-from dpsd.federated.paid import answer, noisy_labels
 from dpsd.federated.table import Table
 from dpsd.generator import synthesizer
 from dpsd.generator.synthesizer import Synthesizer
-from dpsd.privacy.accounting import VotesRelease
+from dpsd.privacy.events import VotesRelease
 from dpsd.privacy.ledger import Ledger
 from dpsd.privacy.plan import make_plan
 

@@ -63,7 +63,7 @@ def test_any_other_field_is_refused():
 
 
 def test_settings_must_agree():
-    from dpsd.federated.plan import settings
+    from dpsd.federated.messages import settings
 
     assert settings(config()) == settings(config())
     assert settings(config()) != settings(config(epsilon=9.0))
@@ -75,7 +75,7 @@ def test_ties_of_a_uniform_prior_survive_the_way():
     """Else the first classes stood first in every top k."""
     from dpsd.config import parse_config
     from dpsd.privacy.plan import make_plan
-    from dpsd.transcribe import asking_prior
+    from dpsd.transcription.loop import asking_prior
 
     class Even:
         def predict(self, images):

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from dpsd.config import parse_config
-from dpsd.data import PrivateData, Split
+from dpsd.data.load import PrivateData, Split
 from dpsd.errors import UserError
 from dpsd.federated.home import federation_folder
 from dpsd.federated.partition import (

@@ -6,7 +6,7 @@ import pytest
 from products import contents
 
 from dpsd.cli import main
-from dpsd.run import open_run
+from dpsd.runs.folder import open_run
 
 YAML = """
 device: cpu

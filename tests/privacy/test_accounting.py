@@ -12,13 +12,8 @@ from mpmath import mp, mpf
 from scipy.optimize import brentq
 
 from dpsd.privacy import accounting
-from dpsd.privacy.accounting import (
-    GaussianRelease,
-    OpenRelease,
-    PureRelease,
-    compose_delta,
-    compose_epsilon,
-)
+from dpsd.privacy.accounting import compose_delta, compose_epsilon
+from dpsd.privacy.events import GaussianRelease, OpenRelease, PureRelease
 
 DELTA = 1e-5
 REPLACE_ONE = NeighboringRelation.REPLACE_ONE

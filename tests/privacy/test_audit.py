@@ -5,13 +5,13 @@ import pytest
 import torch
 from scipy.stats import binom, norm
 
-from dpsd.attacks.audit import audit_mechanism, lower_bound_epsilon, lower_bound_mu
+from dpsd.attacks.audit.mechanism import audit_mechanism, lower_bound_epsilon, lower_bound_mu
 from dpsd.errors import UserError
 from dpsd.privacy.accounting import gaussian_epsilon, gaussian_mu
-from dpsd.privacy.gaussian import Gaussian
-from dpsd.privacy.mechanisms import NoMechanism
+from dpsd.privacy.mechanisms.base import NoMechanism
+from dpsd.privacy.mechanisms.gaussian import Gaussian
+from dpsd.privacy.mechanisms.randomized_response import RandomizedResponse
 from dpsd.privacy.noise import NoiseSource
-from dpsd.privacy.randomized_response import RandomizedResponse
 
 K, DRAWS, DELTA, STRICT, LOOSE = 10, 100_000, 1e-5, 1e-6, 0.05
 SURE = torch.eye(K, dtype=torch.float64)

@@ -7,16 +7,19 @@ from dp_accounting.pld.pld_privacy_accountant import PLDAccountant
 from dp_accounting.privacy_accountant import NeighboringRelation
 
 from dpsd.privacy.accounting import (
+    calibrate_votes,
+    compose_delta,
+    compose_epsilon,
+    gaussian_epsilon,
+)
+from dpsd.privacy.distributions import zcdp_delta, zcdp_epsilon
+from dpsd.privacy.events import (
     DpSgdRelease,
     GaussianRelease,
     OpenRelease,
     PureRelease,
     VotesRelease,
-    compose_delta,
-    compose_epsilon,
-    gaussian_epsilon,
 )
-from dpsd.privacy.distributions import calibrate_votes, zcdp_delta, zcdp_epsilon
 
 DELTA = 1e-5
 SGD = DpSgdRelease(1.3, 512 / 60_000, round(15 * 60_000 / 512))

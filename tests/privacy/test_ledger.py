@@ -7,8 +7,14 @@ import torch
 
 from dpsd.errors import UserError
 from dpsd.privacy import ledger as module
-from dpsd.privacy.accounting import GaussianRelease, OpenRelease, PureRelease
-from dpsd.privacy.ledger import Ledger, event_facts, event_from_facts, image_hashes
+from dpsd.privacy.events import (
+    GaussianRelease,
+    OpenRelease,
+    PureRelease,
+    event_facts,
+    event_from_facts,
+)
+from dpsd.privacy.ledger import Ledger, image_hashes
 
 
 def images(n, seed=0):

@@ -6,13 +6,11 @@ from scipy.stats import norm
 
 from dpsd.config import parse_config
 from dpsd.errors import UserError
-from dpsd.generator.bank import Bank
-from dpsd.privacy import plan as module
 from dpsd.privacy.accounting import compose_epsilon
-from dpsd.privacy.gaussian import Gaussian
-from dpsd.privacy.mechanisms import NoMechanism
-from dpsd.privacy.plan import expected_bytes, make_plan
-from dpsd.privacy.randomized_response import RandomizedResponse
+from dpsd.privacy.mechanisms.base import NoMechanism
+from dpsd.privacy.mechanisms.gaussian import Gaussian
+from dpsd.privacy.mechanisms.randomized_response import RandomizedResponse
+from dpsd.privacy.plan import make_plan
 
 
 def config(privacy=None, loop=None, **sections):
@@ -90,24 +88,3 @@ def test_top_k_above_the_classes_is_refused(mechanism):
     assert plan({"mechanism": mechanism, "top_k": 10}).mechanism.top_k == 10
     with pytest.raises(UserError, match=r"privacy.top_k: 11 .* up to 10"):
         plan({"mechanism": mechanism, "top_k": 11})
-
-
-def test_memory_is_that_of_the_bank_and_a_round():
-    c = config({"answers": 5000}, {"window": 300, "queries_per_round": 500})
-    bank = Bank(300, (1, 28, 28), 10)
-    held = sum(t.numel() * t.element_size() for t in (bank.images, bank.scores))
-    assert expected_bytes(c, make_plan(c)) == held + 500 * (28 * 28 + 8)
-
-
-def test_a_bank_too_big_for_memory_is_refused(monkeypatch):
-    c = config({"answers": 100_000})
-    need = expected_bytes(c, make_plan(c))
-    monkeypatch.setattr(module, "available_bytes", lambda: need)
-    make_plan(c)
-    monkeypatch.setattr(module, "available_bytes", lambda: need - 1)
-    with pytest.raises(UserError, match=r"loop.window: 400000 .* lower loop.window"):
-        make_plan(c)
-
-
-def test_available_bytes_is_plausible():
-    assert 2**24 < module.available_bytes() <= 2**62

@@ -8,8 +8,9 @@ import torch
 from oracles import KINDS, images, plan, prior, same
 
 from dpsd.errors import UserError
+from dpsd.privacy.budget import Asked
 from dpsd.privacy.ledger import image_hashes
-from dpsd.privacy.oracle import Asked, ReplayOracle
+from dpsd.privacy.oracle import ReplayOracle
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -10,9 +10,9 @@ from dpsd.errors import UserError
 from dpsd.privacy.inherited import DpTraining, write_dp_ledger
 from dpsd.privacy.ledger import Ledger
 from dpsd.privacy.oracle import Oracle
-from dpsd.privacy.statement import verify_release
-from dpsd.teacher import TeacherFolder
-from dpsd.transcribe import transcribe
+from dpsd.privacy.verify import verify_release
+from dpsd.teachers.folder import TeacherFolder
+from dpsd.transcription.transcribe import transcribe
 
 DATASET = {"folder": "data", "uuid": "d"}
 ROUTES = {

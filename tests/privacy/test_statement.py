@@ -7,16 +7,13 @@ import torch
 
 from dpsd.config import parse_config
 from dpsd.errors import UserError
-from dpsd.privacy.accounting import GaussianRelease, PureRelease, compose_epsilon
+from dpsd.privacy.accounting import compose_epsilon
+from dpsd.privacy.events import GaussianRelease, PureRelease
 from dpsd.privacy.ledger import Ledger, image_hashes
 from dpsd.privacy.plan import make_plan
-from dpsd.privacy.statement import (
-    file_hashes,
-    guarantee,
-    statement_facts,
-    statement_text,
-    verify_release,
-)
+from dpsd.privacy.statement import file_hashes, guarantee, statement_facts
+from dpsd.privacy.verify import verify_release
+from dpsd.privacy.wording import statement_text
 
 PUBLIC = {"image_shape": [1, 28, 28], "classes": 10}
 RR = {"mechanism": "randomized_response", "epsilon": 1.0, "answers": 1000}

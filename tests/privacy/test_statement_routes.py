@@ -12,14 +12,9 @@ from dpsd.privacy.accounting import compose_epsilon
 from dpsd.privacy.inherited import DpTraining
 from dpsd.privacy.ledger import Ledger, image_hashes
 from dpsd.privacy.plan import inherit
-from dpsd.privacy.statement import (
-    _contradictions,
-    file_hashes,
-    guarantee,
-    statement_facts,
-    statement_text,
-    verify_release,
-)
+from dpsd.privacy.statement import file_hashes, guarantee, statement_facts
+from dpsd.privacy.verify import _contradictions, verify_release
+from dpsd.privacy.wording import statement_text
 
 TRAINING = DpTraining("t", 1.3, 512 / 60_000, 1758, 1.0, 60_000, 1e-5)
 TESTED = {"threshold": 10, "threshold_answers": 40}

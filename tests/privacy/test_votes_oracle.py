@@ -6,7 +6,7 @@ from ensembles import SHAPE, VOTERS, Ensemble, ensemble_plan
 from oracles import images, same
 
 from dpsd.errors import BudgetError, UserError
-from dpsd.privacy.accounting import VotesRelease
+from dpsd.privacy.events import VotesRelease
 from dpsd.privacy.ledger import Ledger
 from dpsd.privacy.oracle import Oracle, ReplayOracle
 

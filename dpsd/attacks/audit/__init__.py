@@ -1,0 +1,1 @@
+"""Audit: epsilon bounded from below by attack."""

@@ -1,0 +1,270 @@
+"""`dpsd audit RUN`: lower bounds on epsilon at three levels, each beside its ceiling and the claim.
+
+1. The mechanism alone: one image, two teachers as far apart as the sensitivity allows. Unit: answer
+   (for votes: record or user, one histogram).
+2. The transcript of answers in two worlds, teachers known. Unit: record.
+3. One run with canaries, through teacher and student. Unit: record.
+
+Two steps: `collect` gives scores, `analyse` turns saved scores into a report.
+"""
+
+import math
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from dpsd.attacks.audit.canaries import canary_run
+from dpsd.attacks.audit.mechanism import audit_mechanism
+from dpsd.attacks.audit.pairs import retrainable, teacher_pairs
+from dpsd.attacks.audit.report import report_of
+from dpsd.attacks.audit.transcripts import draw_transcripts, exact_epsilon, merged, pair_loss
+from dpsd.attacks.profiles import own_teacher
+from dpsd.attacks.statistics import Scores
+from dpsd.attacks.store import Arrays, attack_folder, load_scores, save_scores
+from dpsd.config import Config
+from dpsd.console import Say
+from dpsd.data.load import PrivateData, load_data
+from dpsd.errors import UserError
+from dpsd.files import write_json
+from dpsd.privacy.accounting import compose_epsilon
+from dpsd.privacy.events import GaussianRelease, OpenRelease, event_facts, total_mu
+from dpsd.privacy.inherited import read_dp_ledger
+from dpsd.privacy.mechanisms.base import Mechanism
+from dpsd.privacy.mechanisms.federated import Combined
+from dpsd.privacy.mechanisms.votes import NoisyVotes
+from dpsd.privacy.plan import Plan, inherit, make_plan
+from dpsd.privacy.releases import load_release
+from dpsd.runs.folder import Run
+
+BudgetName = Literal["fast", "standard", "full"]
+NAME = "audit"
+
+
+@dataclass(frozen=True)
+class AuditBudget:
+    """What an audit may spend.
+
+    Attributes:
+        draws: of the mechanism, in each world.
+        pairs: of teachers.
+        questions: of the run's transcript that are put to each pair, the newest.
+        trials: transcripts in each world.
+        slots: canaries of the one run.
+        answers: of the one run at most; None: as many as the run.
+    """
+
+    draws: int
+    pairs: int
+    questions: int
+    trials: int
+    slots: int
+    answers: int | None
+
+
+BUDGETS = {
+    "fast": AuditBudget(20_000, 2, 10_000, 2_000, 100, 8_000),
+    "standard": AuditBudget(100_000, 5, 50_000, 10_000, 200, 50_000),
+    "full": AuditBudget(400_000, 5, 200_000, 10_000, 400, None),
+}
+
+
+def audit(
+    run: Run,
+    *,
+    budget: str | None = None,
+    seed: int = 0,
+    teacher: Path | None = None,
+    data: Path | None = None,
+    analyse_only: bool = False,
+    say: Say = lambda text: None,
+) -> dict[str, Any]:
+    """Audit a finished run; writes `private/attacks/audit/{scores.npz,report.json}`.
+
+    Args:
+        run: finished.
+        budget: `fast`, `standard` or `full`; default: the run's `attacks.budget`.
+        seed: of rows, coins and trials; the mechanism's own draws are fresh noise.
+        teacher: the teacher's folder where it has been moved.
+        data: another `data.root`.
+        analyse_only: read the saved scores and write the report again.
+        say: receives progress.
+
+    Returns:
+        The report.
+
+    Raises:
+        UserError: an unknown budget, an unfinished run, another teacher, missing data or scores.
+    """
+    folder = attack_folder(run, NAME)
+    if not analyse_only:
+        name = budget or run.config.attacks.budget
+        arrays, facts = collect(run, name, seed, folder, teacher, data, say)
+        save_scores(folder, arrays, facts)
+    report = report_of(*load_scores(folder))
+    write_json(folder / "report.json", report)
+    return report
+
+
+def collect(
+    run: Run,
+    budget: str,
+    seed: int,
+    folder: Path,
+    teacher: Path | None,
+    data: Path | None,
+    say: Say,
+) -> tuple[Arrays, dict[str, Any]]:
+    """The scores of all three levels and the facts that a report needs. Arguments as in `audit`."""
+    if budget not in BUDGETS:
+        raise UserError(f"budget: {budget!r}; accepted: {', '.join(BUDGETS)}")
+    run.report()  # unfinished runs are refused here
+    spend = BUDGETS[budget]
+    config = run.config
+    if data is not None:
+        config = config.model_copy(update={"data": config.data.model_copy(update={"root": data})})
+    _, home = own_teacher(run, config, teacher)
+    plan = make_plan(config)
+    if plan.route == "inherited" and home is not None:
+        plan = inherit(plan, read_dp_ledger(home.path, home.uuid))
+    facts: dict[str, Any] = {
+        "budget": budget, "spend": asdict(spend), "seed": seed, "run": run.id,
+        "claim": claim(plan), "skipped": {}, "seconds": {},
+    }  # fmt: skip
+    arrays: Arrays = {}
+
+    start = time.perf_counter()
+    if isinstance(plan.mechanism.event, OpenRelease):
+        facts["skipped"]["mechanism"] = (
+            "the answers are open; the noise is in the teacher's training"
+            if plan.route == "inherited"
+            else "the answers are open: not private, nothing is claimed"
+        )
+    else:
+        say(f"mechanism: {spend.draws:,} draws in each of two worlds")
+        arrays["mechanism0"], arrays["mechanism1"] = mechanism_scores(plan, spend.draws)
+    start = _lap(facts, "mechanism", start)
+
+    reason = "there are no data to train on" if config.data.name == "none" else None
+    reason = reason or (
+        "the clients' teachers stay at their homes" if home is None else retrainable(home)
+    )
+    private = load_data(config.data) if config.data.name != "none" else None
+    if reason is None and private is not None and home is not None:
+        facts["pairs"] = []
+        pairs = teacher_pairs(
+            config, home, private, pairs=spend.pairs, seed=seed, folder=folder / "teachers", say=say
+        )
+        for i, pair in enumerate(pairs):
+            parts = _transcript_losses(run, plan.mechanism, pair.world0, pair.world1, spend)
+            loss = merged(parts)
+            exact = exact_epsilon(loss, plan.delta)
+            drawn = draw_transcripts(loss, spend.trials, seed * 1000 + i)
+            arrays[f"pair{i}_0"], arrays[f"pair{i}_1"] = drawn
+            facts["pairs"].append(
+                {"row": pair.row, "kind": pair.kind, "answers": loss.answers,
+                 "differing": loss.differing, "exact_epsilon": _finite(exact)}
+            )  # fmt: skip
+    else:
+        facts["skipped"]["transcript"] = reason
+    start = _lap(facts, "transcript", start)
+
+    if private is None or home is None or home.facts.get("recipe") is None:
+        facts["skipped"]["one_run"] = reason
+    else:
+        found, facts["one_run"] = _canaries(config, home, private, spend, seed, folder, say)
+        arrays |= {f"canary_{name}": values for name, values in found.items()}
+    _lap(facts, "one_run", start)
+    return arrays, facts
+
+
+def claim(plan: Plan) -> dict[str, Any]:
+    """What the run claims: for one image's answers, and for one record where it does."""
+    per_ask = plan.asks_per_image if plan.scope == "per_answer" else 1
+    releases = [(plan.mechanism.event, per_ask)]
+    gaussian = isinstance(plan.mechanism.event, GaussianRelease)
+    record = plan.epsilon if plan.scope == "total" else None
+    return {
+        "route": plan.route,
+        "unit": plan.unit,
+        "relation": plan.relation,
+        "delta": plan.delta,
+        "release": event_facts(plan.mechanism.event),
+        "asks": per_ask,
+        "mechanism_epsilon": _finite(compose_epsilon(releases, plan.delta)),
+        "mechanism_mu": total_mu(releases) if gaussian else None,
+        "record_epsilon": None if record is None else _finite(record),
+        "record_claimed": record is not None,
+        "seeded_noise": plan.seeded_noise,
+    }
+
+
+def mechanism_scores(plan: Plan, draws: int) -> tuple[Scores, Scores]:
+    """Scores of one image's answers in two worlds, float64 [draws] each; fresh noise."""
+    asks = plan.asks_per_image if plan.scope == "per_answer" else 1
+    whole = plan.mechanism
+    mechanism = whole.inner if isinstance(whole, Combined) else whole  # what one client releases
+    world0, world1, prior = farthest_worlds(mechanism)
+    found = audit_mechanism(mechanism, world0, world1, prior, draws=draws * asks)
+    scores0, scores1 = (s.reshape(draws, asks).sum(1) for s in (found.world0, found.world1))
+    return scores0.round(9), scores1.round(9)
+
+
+def farthest_worlds(mechanism: Mechanism) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Two teachers whose answers are as far apart as the sensitivity allows, and a prior."""
+    k = mechanism.classes
+    sure = torch.eye(k, dtype=torch.float64)
+    # The first two classes lead, so that both are inside of every support.
+    prior = torch.full((k,), 1e-6).index_fill_(0, torch.tensor([0, 1]), 0.5 - 1e-6 * (k - 2) / 2)
+    if isinstance(mechanism, NoisyVotes):
+        others = mechanism.voters - 1
+        rest = torch.zeros(k, dtype=torch.int64).index_fill_(0, torch.tensor([0]), others)
+        return rest + sure[0].long(), rest + sure[1].long(), prior if mechanism.uses_prior else None
+    return sure[0], sure[1], prior if mechanism.uses_prior else None
+
+
+def _transcript_losses(
+    run: Run, mechanism: Mechanism, world0: Any, world1: Any, spend: AuditBudget
+) -> list[Any]:
+    """The pair's loss on the newest kept questions, one part a kept release."""
+    files = sorted((int(p.stem) for p in run.bank.glob("*.safetensors")), reverse=True)
+    if not files:
+        raise UserError(f"{run.bank}: no kept answers, so there is no transcript to audit")
+    parts, seen = [], 0
+    for position in files:
+        if seen >= spend.questions:
+            break
+        images, asked = load_release(run.bank, position)
+        parts.append(pair_loss(mechanism, asked, world0(images), world1(images)))
+        seen += len(asked)
+    return parts
+
+
+def _canaries(
+    config: Config,
+    home: Any,
+    data: PrivateData,
+    spend: AuditBudget,
+    seed: int,
+    folder: Path,
+    say: Say,
+) -> tuple[Arrays, dict[str, Any]]:
+    arrays, facts = canary_run(
+        config, home, data, slots=spend.slots, answers=spend.answers, seed=seed,
+        folder=folder / f"one-run-{spend.answers or 'all'}", say=say,
+    )  # fmt: skip
+    # Pre-registered: half of the slots are guessed, those with the largest |score|.
+    return arrays, facts | {"guesses": facts["slots"] // 2}
+
+
+def _lap(facts: dict[str, Any], name: str, start: float) -> float:
+    now = time.perf_counter()
+    facts["seconds"][name] = round(now - start, 2)
+    return now
+
+
+def _finite(x: float) -> float | None:
+    return x if math.isfinite(x) else None

@@ -1,0 +1,1 @@
+"""Inversion: images out of a model."""

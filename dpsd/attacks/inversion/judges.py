@@ -1,0 +1,135 @@
+"""Two judges, of two kinds, that say which private class an image shows.
+
+J1 is a network of another architecture than the attacked ones, J2 has no gradient that an attack
+could follow: k nearest neighbours of the principal components. Both learn from private rows that
+the teacher never saw.
+"""
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dpsd.data.load import Split
+from dpsd.errors import UserError
+from dpsd.models.networks import as_input, build_model
+from dpsd.teachers.teacher import augment
+
+Judge = Callable[[Tensor], Tensor]
+"""uint8 images [B, C, H, W] -> classes int64 [B]."""
+
+_COMPONENTS = 40
+_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Judges:
+    """Both judges, and the share of real private images, unseen by them, that each gets right."""
+
+    network: Judge
+    neighbours: Judge
+    network_accuracy: float
+    neighbours_accuracy: float
+    both_accuracy: float
+
+
+def train_judges(
+    used: Collection[str], holdout: Split, real: Split, *, steps: int, seed: int
+) -> Judges:
+    """Train J1 and J2 on the holdout and measure them on other real rows of the same classes.
+
+    Args:
+        used: architectures of the attacked models, of which J1 is none.
+        holdout: private rows that no attacked model saw.
+        real: other private rows.
+        steps: of J1's training.
+        seed: of J1.
+
+    Raises:
+        UserError: scikit-learn is missing.
+    """
+    network = network_judge(used, holdout, steps=steps, seed=seed)
+    neighbours = neighbours_judge(holdout)
+    first, second = network(real.images) == real.labels, neighbours(real.images) == real.labels
+    shares = [float(hits.double().mean()) for hits in (first, second, first & second)]
+    return Judges(network, neighbours, *shares)
+
+
+def need_judges() -> None:
+    """Say at once, before anything is trained, that scikit-learn is missing.
+
+    Raises:
+        UserError: it is.
+    """
+    try:
+        import sklearn  # noqa: F401
+    except ImportError as e:
+        raise UserError(f"judge J2: needs scikit-learn ({e}); pip install scikit-learn") from e
+
+
+def network_judge(used: Collection[str], split: Split, *, steps: int, seed: int) -> Judge:
+    """J1: a small network of another architecture than those used, trained with shifts."""
+    name = next(n for n in ("cnn-tiny", "cnn-small", "cnn", "resnet20") if n not in used)
+    shape = tuple(split.images.shape[1:])
+    model = train_classifier(
+        split, name, (shape[0], shape[1], shape[2]), int(split.labels.max()) + 1, steps=steps,
+        seed=seed,
+    )  # fmt: skip
+
+    @torch.inference_mode()
+    def judge(images: Tensor) -> Tensor:
+        return torch.cat([model(as_input(x)).argmax(1) for x in images.split(512)])
+
+    return judge
+
+
+def train_classifier(
+    split: Split, name: str, shape: tuple[int, int, int], classes: int, *, steps: int, seed: int
+) -> torch.nn.Module:
+    """Adam with a falling rate on shifted images; in evaluation mode."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = build_model(name, shape, classes, norm="group").train()
+        optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
+        falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+        for _ in range(steps):
+            rows = torch.randint(len(split), (min(_BATCH, len(split)),))
+            x = as_input(augment(split.images[rows], "shift"))
+            loss = F.cross_entropy(model(x), split.labels[rows])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            falling.step()
+    return model.eval().requires_grad_(False)
+
+
+def neighbours_judge(split: Split) -> Judge:
+    """J2: nearest neighbours on the principal components of pixels, scikit-learn.
+
+    Raises:
+        UserError: scikit-learn is missing.
+    """
+    need_judges()
+    from sklearn.decomposition import PCA
+    from sklearn.neighbors import KNeighborsClassifier
+    from sklearn.pipeline import make_pipeline
+
+    rows = int(split.labels.bincount().min())
+    components = min(_COMPONENTS, len(split) - 1, split.images[0].numel())
+    pipeline = make_pipeline(
+        PCA(components, random_state=0), KNeighborsClassifier(1 if rows < 10 else 3)
+    )
+    pipeline.fit(_flat(split.images), split.labels.numpy())
+
+    def judge(images: Tensor) -> Tensor:
+        return torch.from_numpy(np.asarray(pipeline.predict(_flat(images)), dtype=np.int64))
+
+    return judge
+
+
+def _flat(images: Tensor) -> NDArray[np.float32]:
+    return np.asarray(images.flatten(1).float().numpy() / 255, dtype=np.float32)

@@ -1,0 +1,58 @@
+"""LOMMA (Nguyen et al. 2023): the logit loss, and models distilled from the attacked one beside it.
+
+Cross-entropy stops pulling once the model is sure; the logit itself does not. And what fools one
+model at a point fools its distilled relatives less.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dpsd.attacks.inversion.targets import Logits
+from dpsd.models.networks import as_input, build_model
+from dpsd.teachers.teacher import augment
+
+_KEEP = 0.01
+_BATCH = 64
+
+
+def logit_loss(logits: Tensor, labels: Tensor, reduction: str = "none") -> Tensor:
+    """Minus the logit of the class, plus 0.01 of the squared norm of all logits, [B, K] -> [B].
+
+    Equation 3 of the paper keeps the last features near those of public images instead; a model
+    that is known by its logits alone has none to offer, so the logits are kept small.
+    """
+    wanted = logits.gather(1, labels[:, None])[:, 0]
+    return _KEEP * logits.square().sum(1) - wanted
+
+
+def helpers(
+    logits: Logits, public: Tensor, classes: int, *, count: int, steps: int, seed: int
+) -> list[Logits]:
+    """Models that learned from the attacked model's soft labels of public images.
+
+    Args:
+        logits: of the attacked model.
+        public: uint8 [N, C, H, W].
+        classes: number of classes.
+        count: how many.
+        steps: of training for each.
+        seed: of weights and batches.
+    """
+    shape = (int(public.shape[1]), int(public.shape[2]), int(public.shape[3]))
+    made: list[Logits] = []
+    for i in range(count):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed + i)
+            model = build_model("cnn-small", shape, classes, norm="group").train()
+            adam = torch.optim.Adam(model.parameters(), lr=1e-3)
+            for _ in range(steps):
+                x = as_input(augment(public[torch.randint(len(public), (_BATCH,))], "shift"))
+                with torch.no_grad():
+                    wanted = logits(x).cpu().softmax(1)
+                loss = F.cross_entropy(model(x), wanted)
+                adam.zero_grad()
+                loss.backward()
+                adam.step()
+        made.append(model.eval().requires_grad_(False))
+    return made

@@ -1,0 +1,314 @@
+"""The models under attack, and the models that tell what an attack finds where nothing is.
+
+Everything is white box: float images in, logits out, with gradient. No answer of these models is
+charged or reaches a release; the noise-free student is made in a run folder of its own below
+`private/`, from a copy of the teacher's folder, so that the teacher's ledger stays as it is.
+"""
+
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from dpsd.attacks.profiles import Profile
+from dpsd.config import Config
+from dpsd.config.sections import PrivacyConfig, TeacherConfig
+from dpsd.console import Say
+from dpsd.data.load import Split
+from dpsd.device import pick_device, pick_dtype
+from dpsd.errors import UserError
+from dpsd.evaluation.evaluate import find_teacher
+from dpsd.files import write_json
+from dpsd.imports import brief
+from dpsd.models.frozen import Teacher, logits_of
+from dpsd.models.networks import as_input, build_model
+from dpsd.privacy.plan import make_plan
+from dpsd.runs.folder import Run
+from dpsd.runs.release import load_student, release_folder
+from dpsd.teachers.folder import TeacherFolder, read_folder
+from dpsd.teachers.teacher import augment, ensure_teacher, frozen_teacher
+from dpsd.transcription.transcribe import transcribe
+
+Logits = Callable[[Tensor], Tensor]
+
+FLOORS = ("untrained", "permuted")
+_WHAT = {
+    "teacher": "the run's own teacher",
+    "student": "the released student",
+    "noise_free": "a student of the same recipe from the teacher's open answers (eps infinite)",
+    "control": "an undefended model of the student's architecture, stopped at its accuracy",
+    "untrained": "fresh weights",
+    "permuted": "trained on the same images with labels shuffled over the rows",
+}
+_CONTROL_STEPS = 4000
+_PERMUTED_STEPS = 300
+_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Target:
+    """One model as an attacker holds it."""
+
+    name: str
+    logits: Logits
+    """float [B, C, H, W] in [0, 1] -> float32 logits [B, K], with gradient."""
+    accuracy: float
+    """Share of the profile's holdout rows that it gets right: private."""
+    what: str
+    """What the model is, for readers of a report."""
+
+
+def load_targets(
+    run: Run, profile: Profile, folder: Path, *, answers: int, seed: int,
+    teacher: Path | None = None, beside: Sequence[Run] = (), say: Say = lambda text: None,
+) -> list[Target]:  # fmt: skip
+    """Teacher, students, noise-free student, utility-matched control, and the floors' models.
+
+    A run whose teachers are an ensemble, were trained by DP-SGD or are the clients' of a federation
+    has no undefended teacher; then `teacher` is one model of the student's architecture, trained on
+    the same rows without defence.
+
+    Args:
+        run: a finished run.
+        profile: its data.
+        folder: private; models that are made here are kept in it.
+        answers: at most so many for the noise-free student.
+        seed: of the models that are made here.
+        teacher: the teacher's folder where it has been moved.
+        beside: other runs of the same split, whose students are attacked too.
+        say: receives lines for the user.
+
+    Raises:
+        UserError: no student, no teacher, a teacher that gives no gradient, or a run beside this
+            one that is of other data or has the name of another.
+    """
+    student = load_student(run)
+    others = _beside(run, beside)
+    clients = run.config.privacy.route == "federated"  # whose teachers stay at their homes
+    folder.mkdir(parents=True, exist_ok=True)
+    what = _WHAT | {name: f"the student of another run, {guarantee_line(guarantee(other))}"
+                    for name, other in others.items()}  # fmt: skip
+    found = None if clients else find_teacher(profile.config, run, teacher)
+    if found is None or (found[1].facts.get("recipe") or {}).keys() & {"shards", "dp"}:
+        say("the run has no undefended teacher of its own; one is trained for comparison")
+        found = _reference(profile, folder)
+        what["teacher"] = "an undefended model of the student's architecture on the same rows"
+    config, home = found
+    say("making the noise-free student, the control and the floors' models where they are missing")
+    made: dict[str, nn.Module] = {
+        "teacher": _Open(frozen_teacher(config, home)),
+        "student": student,
+        **{name: load_student(other) for name, other in others.items()},
+        "noise_free": _noise_free(profile, config, home, folder, answers),
+    }
+    holdout = profile.private.holdout
+    reached = accuracy(_as_logits(student, profile), holdout)
+    made["control"] = _kept(
+        folder / f"control-{seed}.safetensors", profile, seed,
+        lambda: _control(profile, reached, seed),
+    )  # fmt: skip
+    made["untrained"] = _fresh(profile, seed).eval()
+    made["permuted"] = _kept(
+        folder / f"permuted-{seed}.safetensors", profile, seed, lambda: _permuted(profile, seed)
+    )
+    targets = []
+    for name, model in made.items():
+        logits = _as_logits(model, profile)
+        _check_gradient(name, logits, profile)
+        targets.append(Target(name, logits, accuracy(logits, holdout), what[name]))
+    return targets
+
+
+def guarantee(run: Run) -> dict[str, Any]:
+    """Unit, mechanism, epsilon and delta that a run's statement claims."""
+    privacy = run.report()["privacy"]
+    return {k: privacy[k] for k in ("unit", "mechanism", "epsilon", "delta")}
+
+
+def guarantee_line(g: dict[str, Any]) -> str:
+    """`guarantee` in words, with its unit."""
+    if g["epsilon"] is None:
+        return f"no guarantee (mechanism {g['mechanism']})"
+    return f"eps {g['epsilon']:g} for one {g['unit']} at delta {g['delta']:g} ({g['mechanism']})"
+
+
+def student_of(run: Run) -> str:
+    """The name, among the targets, of the student of another run: that of its folder."""
+    return f"student of {run.path.resolve().name}"
+
+
+def _beside(run: Run, beside: Sequence[Run]) -> dict[str, Run]:
+    """The other runs by the name of their student."""
+    mine, found = run.config.data, dict[str, Run]()
+    for other in beside:
+        release_folder(other)
+        data, name = other.config.data, student_of(other)
+        if (data.name, data.split) != (mine.name, mine.split):
+            raise UserError(
+                f"beside: {other.path} is of {data.name} with other private classes or rows; "
+                f"accepted: a run of {mine.name} made with the same data.split"
+            )
+        if other.id == run.id or name in found:
+            raise UserError(
+                f"beside: {other.path} is there twice or shares its folder's name; accepted: "
+                "other runs, each folder named once"
+            )
+        found[name] = other
+    return found
+
+
+def accuracy(logits: Logits, split: Split) -> float:
+    """Share of rows whose most probable class is the label."""
+    with torch.no_grad():
+        hits = [
+            logits(as_input(x)).argmax(1).cpu() == y
+            for x, y in zip(split.images.split(512), split.labels.split(512), strict=True)
+        ]
+    return float(torch.cat(hits).double().mean())
+
+
+def _check_gradient(name: str, logits: Logits, profile: Profile) -> None:
+    x = torch.zeros(2, *profile.facts.shape, requires_grad=True)
+    try:
+        torch.autograd.grad(logits(x).sum(), x)
+    except Exception as e:
+        raise UserError(
+            f"{name}: gives no gradient ({brief(e)}); inversion is a white-box attack and needs a "
+            "differentiable model"
+        ) from e
+
+
+class _Open(nn.Module):
+    """A teacher with gradients: float images in [0, 1] in."""
+
+    def __init__(self, teacher: Teacher) -> None:
+        super().__init__()
+        self.teacher = teacher
+
+    def forward(self, x: Tensor) -> Tensor:
+        t = self.teacher
+        z = logits_of(t.model((x.expand(-1, t.in_channels, -1, -1) - t.mean) / t.std))
+        if t.classes == 2 and z.numel() == len(x):
+            z = torch.stack([torch.zeros_like(z), z], 1).flatten(1)
+        return z
+
+
+def _as_logits(model: nn.Module, profile: Profile) -> Logits:
+    device = pick_device(profile.config.device)
+    dtype = pick_dtype(profile.config.precision, device)
+    ready = model.to(device).to(memory_format=torch.channels_last).requires_grad_(False)
+
+    def logits(x: Tensor) -> Tensor:
+        with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
+            out: Tensor = ready(x.to(device))
+        return out.float()
+
+    return logits
+
+
+def _reference(profile: Profile, folder: Path) -> tuple[Config, TeacherFolder]:
+    """An undefended teacher of the student's architecture, on all of the private training rows."""
+    teacher = TeacherConfig(model=profile.config.student.model, root=folder / "teachers")
+    config = profile.config.model_copy(update={"teacher": teacher})
+    return config, ensure_teacher(config, lambda text: None)
+
+
+def _noise_free(
+    profile: Profile, config: Config, home: TeacherFolder, folder: Path, answers: int
+) -> nn.Module:
+    """A student of the same recipe that learned from the teacher's open probabilities."""
+    rounds, planned = config.loop.rounds, make_plan(profile.config).answers
+    asked = max(1, min(planned, answers) // rounds) * rounds
+    path = folder / f"noise_free-{asked}"
+    if not (path / "private" / "report.json").is_file():
+        shutil.rmtree(path, ignore_errors=True)
+        privacy = PrivacyConfig(
+            route="none", unit="none", mechanism="none", epsilon=None, answers=asked
+        )
+        loop = config.loop.model_copy(update={"queries_per_round": None})
+        plain = config.model_copy(update={"privacy": privacy, "loop": loop})
+        transcribe(plain, out=path, home=_copied(home, folder / "teacher"))
+    return load_student(path)
+
+
+def _copied(home: TeacherFolder, folder: Path) -> TeacherFolder:
+    """The same weights under another UUID and an empty ledger."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode=0o700)
+    weights = home.path / "weights.safetensors"
+    if weights.is_file():
+        shutil.copyfile(weights, folder / weights.name)
+    write_json(folder / "teacher.json", home.facts | {"uuid": str(uuid.uuid4())})
+    return read_folder(folder)
+
+
+def _kept(path: Path, profile: Profile, seed: int, make: Callable[[], nn.Module]) -> nn.Module:
+    """A model of the student's architecture, from its file or made and written there."""
+    with suppress(Exception):  # missing or damaged: made anew
+        model = _fresh(profile, 0)
+        model.load_state_dict(load_file(path))
+        return model.eval()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = make().eval()
+    partial = path.with_suffix(".partial")
+    save_file({k: v.cpu().contiguous() for k, v in model.state_dict().items()}, partial)
+    os.replace(partial, path)
+    return model
+
+
+def _fresh(profile: Profile, seed: int) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build_model(profile.config.student.model, profile.facts.shape, profile.facts.classes)
+
+
+def _control(profile: Profile, reached: float, seed: int) -> nn.Module:
+    """Trained on the teacher's rows, stopped where it first gets `reached` of the holdout right."""
+    model = _fresh(profile, seed)
+    for step in _fit(model, profile, profile.private.train.labels, _CONTROL_STEPS, seed):
+        if step % (5 if step < 100 else 50) == 0:
+            model.eval()
+            if accuracy(_as_logits(model, profile), profile.private.holdout) >= reached:
+                return model
+            model.train().requires_grad_(True)
+    return model
+
+
+def _permuted(profile: Profile, seed: int) -> nn.Module:
+    """Trained on the teacher's images with labels that were shuffled over the rows."""
+    labels = profile.private.train.labels
+    shuffled = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))]
+    model = _fresh(profile, seed)
+    for _ in _fit(model, profile, shuffled, _PERMUTED_STEPS, seed):
+        pass
+    return model
+
+
+def _fit(
+    model: nn.Module, profile: Profile, labels: Tensor, steps: int, seed: int
+) -> Iterator[int]:
+    """Adam on the private training images; yields after each step."""
+    images, augmentation = profile.private.train.images, profile.config.teacher.augment
+    device = pick_device(profile.config.device)
+    model.to(device).train().requires_grad_(True)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    rng = torch.Generator().manual_seed(seed)
+    for step in range(1, steps + 1):
+        rows = torch.randint(len(images), (_BATCH,), generator=rng)
+        kind = "shift" if augmentation == "affine" else augmentation
+        x = as_input(augment(images[rows], kind).to(device))
+        loss = F.cross_entropy(model(x), labels[rows].to(device))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        yield step

@@ -1,0 +1,1 @@
+"""Membership: was a record in the data?"""

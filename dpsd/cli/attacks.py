@@ -1,0 +1,114 @@
+"""The subcommands `attack` and `audit`. Heavy imports stay inside."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from dpsd.console import say
+from dpsd.errors import UserError
+
+KINDS = ("inversion", "membership", "all")
+
+
+def add_attack(commands: Any) -> argparse.ArgumentParser:
+    """`dpsd attack KIND RUN`; `commands` is what `add_subparsers` gave."""
+    added: argparse.ArgumentParser = commands.add_parser(
+        "attack", help="try what a run's models give away"
+    )
+    added.set_defaults(run=_attack)
+    added.add_argument("kind", choices=KINDS, help="which attack; all: with the audit")
+    added.add_argument("target", metavar="RUN", type=Path, help="a run folder")
+    _common(added)
+    added.add_argument("--profile", metavar="NAME", help="the split the run was made with")
+    added.add_argument("--beside", type=Path, nargs="+", default=[], metavar="RUN",
+                       help="inversion: other runs, whose students are attacked too")  # fmt: skip
+    added.add_argument("--fpr", type=float, metavar="RATE",
+                       help="membership: false-positive rate, default 0.01")  # fmt: skip
+    return added
+
+
+def add_audit(commands: Any) -> argparse.ArgumentParser:
+    """`dpsd audit RUN`; `commands` is what `add_subparsers` gave."""
+    text = "bound epsilon from below by attack"
+    added: argparse.ArgumentParser = commands.add_parser("audit", help=text, description=text)
+    added.set_defaults(run=_audit)
+    added.add_argument("target", metavar="RUN", type=Path, nargs="?", help="a run folder")
+    added.add_argument("--self-test", action="store_true",
+                       help="audit mechanisms of known epsilon, some broken, instead")  # fmt: skip
+    _common(added)
+    return added
+
+
+def _common(added: argparse.ArgumentParser) -> None:
+    budget = added.add_mutually_exclusive_group()
+    for name, text in (("fast", "minutes"), ("standard", "an hour"), ("full", "hours")):
+        budget.add_argument(f"--{name}", dest="budget", action="store_const", const=name,
+                            help=f"{text} on two cores")  # fmt: skip
+    added.add_argument("--seed", type=int, default=0, metavar="N", help="of the first repetition")
+    added.add_argument("--teacher", type=Path, metavar="DIR", help="the teacher's folder")
+    added.add_argument("--data", type=Path, metavar="DIR", help="the data's folder")
+    added.add_argument("--analyse-only", action="store_true",
+                       help="compute the figures again from saved scores")  # fmt: skip
+    added.add_argument("--data-is-public", action="store_true",
+                       help="the figures go on the card too")  # fmt: skip
+
+
+def _attack(args: argparse.Namespace) -> int:
+    from dpsd.runs.folder import open_run
+
+    run, reports = open_run(args.target), dict[str, Any]()
+    others = [open_run(path) for path in args.beside]
+    if others and args.kind == "membership":
+        raise UserError("--beside: inversion alone compares runs; accepted: inversion or all")
+    tell = (lambda text: None) if args.json else say
+    options = {
+        "budget": args.budget, "seed": args.seed, "teacher": args.teacher, "data": args.data,
+        "analyse_only": args.analyse_only, "data_is_public": args.data_is_public, "say": tell,
+    }  # fmt: skip
+    if args.kind in ("membership", "all"):
+        from dpsd.attacks.command import membership
+        from dpsd.attacks.membership.report import report_text
+
+        reports["membership"] = membership(run, fpr=args.fpr, **options)
+        tell("\n" + report_text(reports["membership"]))
+    if args.kind in ("inversion", "all"):
+        from dpsd.attacks.command import inversion
+        from dpsd.attacks.inversion.text import inversion_table
+
+        reports["inversion"] = inversion(run, profile=args.profile, beside=others, **options)
+        tell("\n" + inversion_table(reports["inversion"]))
+    if args.kind == "all":
+        from dpsd.attacks.audit.report import report_text as audit_text
+        from dpsd.attacks.command import audit
+
+        reports["audit"] = audit(run, **options)
+        tell("\n" + audit_text(reports["audit"]))
+    if args.json:
+        say(json.dumps(reports, indent=2, allow_nan=False))
+    else:
+        say(f"\nscores, reports and pictures: {run.private / 'attacks'} (private)")
+    return 1 if any(r.get("verdict") == "violated" for r in reports.values()) else 0
+
+
+def _audit(args: argparse.Namespace) -> int:
+    if args.self_test == (args.target is not None):
+        raise UserError("audit: say which run, or --self-test alone")
+    if args.self_test:
+        from dpsd.attacks.audit.self_test import self_test, self_test_text
+
+        outcomes = self_test(seed=args.seed)
+        facts = {"outcomes": [o.facts() for o in outcomes]}
+        say(json.dumps(facts, indent=2) if args.json else self_test_text(outcomes))
+        return 0 if all(o.passed for o in outcomes) else 1
+    from dpsd.attacks.audit.report import report_text
+    from dpsd.attacks.command import audit
+    from dpsd.runs.folder import open_run
+
+    report = audit(
+        open_run(args.target), budget=args.budget, seed=args.seed,
+        teacher=args.teacher, data=args.data, analyse_only=args.analyse_only,
+        data_is_public=args.data_is_public, say=(lambda text: None) if args.json else say,
+    )  # fmt: skip
+    say(json.dumps(report, indent=2, allow_nan=False) if args.json else report_text(report))
+    return 1 if report["verdict"] == "violated" else 0

@@ -1,0 +1,79 @@
+"""The facts about the data that are declared public: known from the configuration alone."""
+
+import difflib
+import functools
+from dataclasses import dataclass
+
+from dpsd.config.sections import DataConfig
+from dpsd.errors import UserError
+
+_FASHION = "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot"
+_CIFAR = "airplane,automobile,bird,cat,deer,dog,frog,horse,ship,truck"
+NAMED = {
+    "digits": ((1, 28, 28), "0,1,2,3,4,5,6,7,8,9"),
+    "mnist": ((1, 28, 28), "0,1,2,3,4,5,6,7,8,9"),
+    "fashion_mnist": ((1, 28, 28), _FASHION),
+    "cifar10": ((3, 32, 32), _CIFAR),
+    "cifar10_jpeg": ((3, 32, 32), _CIFAR),
+    "att_faces": ((1, 112, 92), ",".join(f"person {i}" for i in range(40))),
+}
+_OTHERS = ("image_folder", "npz", "none")
+_ACCEPTED = f"{', '.join((*NAMED, *_OTHERS))} or an import path package.module:callable"
+
+
+@dataclass(frozen=True)
+class PublicFacts:
+    """What everybody may know about the data. The statement repeats it."""
+
+    shape: tuple[int, int, int]
+    """Channels, height, width."""
+    classes: int
+    class_names: tuple[str, ...]
+    pixel_range: tuple[int, int] = (0, 255)
+
+
+@functools.lru_cache
+def public_facts(config: DataConfig) -> PublicFacts:
+    """Shape, classes and pixel range from the configuration alone; no data are touched.
+
+    Raises:
+        UserError: an unknown name, a missing declaration, or one that contradicts a named set.
+    """
+    name, shape, classes = config.name, config.shape, config.classes
+    if shape is not None and min(shape) < 1:
+        raise UserError(f"data.shape: {list(shape)}; accepted: [C, H, W], each from 1")
+    if name in NAMED:
+        own_shape, names = NAMED[name]
+        class_names = tuple(names.split(","))
+        if classes not in (None, len(class_names)):
+            raise UserError(f"data.classes: {classes}, but {name} has {len(class_names)}")
+        resized = name == "att_faces" and shape is not None and shape[0] == 1
+        if shape not in (None, own_shape) and not resized:
+            raise UserError(f"data.shape: {list(shape or ())}, but {name} has {list(own_shape)}")
+        return _private_facts(
+            config, PublicFacts(shape or own_shape, len(class_names), class_names)
+        )
+    if name not in _OTHERS and ":" not in name:
+        near = difflib.get_close_matches(name, [*NAMED, *_OTHERS], n=1)
+        hint = f"; did you mean {near[0]}?" if near else ";"
+        raise UserError(f"data.name: {name!r} is unknown{hint} accepted: {_ACCEPTED}")
+    if shape is None or classes is None:
+        key, what = ("shape", "[C, H, W]") if shape is None else ("classes", "a number from 2")
+        raise UserError(f"data.{key}: missing; with data.name {name} declare {what}")
+    if name == "image_folder" and shape[0] not in (1, 3):
+        raise UserError(f"data.shape: {list(shape)}; an image folder has 1 (grey) or 3 channels")
+    numbers = tuple(str(i) for i in range(classes))
+    return _private_facts(config, PublicFacts(shape, classes, numbers))
+
+
+def _private_facts(config: DataConfig, facts: PublicFacts) -> PublicFacts:
+    """The same with the private classes of `data.split` alone, renumbered from 0."""
+    split = config.split
+    if split is None:
+        return facts
+    for key, classes in (("private", split.private), ("public", split.public)):
+        if max(classes) >= facts.classes:
+            accepted = f"0 to {facts.classes - 1} ({config.name} has {facts.classes} classes)"
+            raise UserError(f"data.split.{key}: class {max(classes)}; accepted: {accepted}")
+    names = tuple(facts.class_names[c] for c in split.private)
+    return PublicFacts(facts.shape, len(names), names, facts.pixel_range)

@@ -1,0 +1,284 @@
+"""The sections of the configuration: every key with its type, default and accepted range."""
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from dpsd.config.splits import SplitFile, resolve_split
+
+
+class Section(BaseModel):
+    """A part of the configuration: unknown keys, inf and nan are refused; values are frozen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class DataConfig(Section):
+    """The private data, and the facts about it that are declared public."""
+
+    name: str = "digits"
+    """digits | mnist | fashion_mnist | cifar10 | cifar10_jpeg | att_faces | image_folder | npz |
+    none (a checkpoint only) | an import path `package.module:callable`."""
+    root: Path | None = None
+    """Folder (or npz file) of the data; default `$DPSD_DATA`, else `data/`."""
+    classes: int | None = Field(default=None, ge=2)
+    """Number of classes, public. Named data sets know theirs."""
+    shape: tuple[int, int, int] | None = None
+    """Channels, height, width of an image, public. Named data sets know theirs."""
+
+    rows: Path | None = None
+    """Manifest that numbers the rows of an image folder, from `dpsd manifest`: fixed before and
+    independently of content. A record claim on an image folder needs it."""
+    user_ids: Path | None = None
+    """Which user each row belongs to, over a public roster. Unit `user` needs it."""
+    split: SplitFile | None = None
+    """For attacks: private classes, public classes and rows, as `dpsd.config.splits.SplitFile` or
+    the name of one that ships: digits | mnist | fashion_mnist | att_faces. The teacher then knows
+    the private classes alone. Null: all classes are private."""
+
+    @field_validator("split", mode="before")
+    @classmethod
+    def _by_name(cls, value: Any) -> Any:
+        return resolve_split(value)
+
+    @model_validator(mode="after")
+    def _rows_by_number(self) -> "DataConfig":
+        if self.split is not None and (self.user_ids is not None or self.rows is not None):
+            key = "user_ids" if self.user_ids is not None else "rows"
+            raise ValueError(f"data.{key}: {getattr(self, key)} with data.split; accepted: null")
+        return self
+
+    def folder(self) -> Path:
+        """Where the data lie."""
+        return self.root or Path(os.environ.get("DPSD_DATA", "data"))
+
+
+class Normalize(Section):
+    """The teacher's own input normalisation, on a pixel range of 0 to 1, one entry a channel."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+class DpConfig(Section):
+    """Training of the teacher by DP-SGD. Unit: one record; relation: replace-one.
+
+    With an epsilon here `epochs`, `batch_size`, `lr` and `augment` of `teacher` are not read.
+    """
+
+    epsilon: float | None = Field(default=None, gt=0)
+    """For one record. Null: the teacher is trained without DP."""
+    delta: float = Field(default=1e-5, gt=0, lt=1)
+    noise_multiplier: float | None = Field(default=None, gt=0)
+    """Of the clipping norm; null: the least that keeps to epsilon. Given, epsilon is a cap."""
+    max_grad_norm: float = Field(default=0.1, gt=0)
+    """The gradient of each row is clipped to this L2 norm."""
+    batch_size: int = Field(default=4096, ge=1)
+    """Expected; rows are drawn by Poisson sampling."""
+    epochs: float = Field(default=20, gt=0)
+    """Expected number of times that a row is drawn."""
+    lr: float = Field(default=4.0, gt=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+
+
+class TeacherConfig(Section):
+    """The private model: one to train here (model and recipe), or the user's own (weights)."""
+
+    model: str = "cnn"
+    """cnn | cnn-small | cnn-tiny | resnet20 | a torchvision model | `package.module:callable`; for
+    an ensemble cnn | cnn-small | cnn-tiny | scatter-linear; for DP-SGD also scatter-linear |
+    scatter-cnn | cnn-tanh."""
+    weights: Path | None = None
+    """The user's own trained weights (.pt, .safetensors), TorchScript or `torch.export` file."""
+    path: Path | None = None
+    """A teacher folder made by `dpsd teacher`; default: found by recipe under `root`."""
+    root: Path = Path("teachers")
+    normalize: Normalize | None = None
+    shards: int | None = Field(default=None, ge=2)
+    """Teachers of an ensemble, each trained on its own part of the data. None: one teacher."""
+    epochs: int = Field(default=12, ge=1)
+    batch_size: int = Field(default=256, ge=1)
+    lr: float = Field(default=0.01, gt=0)
+    augment: Literal["none", "shift", "shift-flip", "affine"] = "shift"
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    """Of the teacher's training; the run's own `seed` leaves the teacher as it is."""
+    dataset: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """The name under which all ensembles and DP-trained teachers of the same people's data share
+    one ledger. Without it a named data set is known by its name, any other by a fingerprint of its
+    content."""
+    shard_steps: int = Field(default=350, ge=1)
+    """Updates of each teacher of an ensemble, whatever its shard's size."""
+    shard_batch: int = Field(default=16, ge=1)
+    """Records drawn, with replacement, for each of these updates."""
+    copies: int = Field(default=5, ge=1)
+    """scatter-linear: versions of each record that a teacher sees, one plain, others augmented."""
+    ridge: float = Field(default=0.001, gt=0)
+    """scatter-linear: penalty on the squared weights, for each of the `copies`."""
+    dp: DpConfig = DpConfig()
+
+    @model_validator(mode="after")
+    def _trained_here(self) -> "TeacherConfig":
+        if self.dp.epsilon is not None and self.shards is not None:
+            raise ValueError(
+                f"teacher.shards: {self.shards} with teacher.dp.epsilon {self.dp.epsilon:g}; an "
+                "ensemble needs no DP-SGD; set one of the two to null"
+            )
+        own = self.weights or (self.model if ":" in self.model else None)
+        if self.dp.epsilon is not None and own is not None:
+            raise ValueError(
+                f"teacher.dp.epsilon: {self.dp.epsilon:g}, but teacher {own} is your own and is "
+                "not trained here; accepted: null"
+            )
+        return self
+
+
+class StudentConfig(Section):
+    """The model that is released, and how it learns from the answers."""
+
+    model: str = "cnn-small"
+    loss: Literal["dkd", "kd", "likelihood"] = "dkd"
+    """Decoupled KD, Hinton's KD, or the mixture likelihood -log sum_c p(c) exp(ll(c))."""
+    alpha: float = Field(default=1.0, ge=0)
+    """Weight of DKD's target part; KD's mixing weight (at most 1)."""
+    beta: float = Field(default=1.0, ge=0)
+    """Weight of DKD's non-target part."""
+    temperature: float = Field(default=1.0, gt=0)
+    prior_temperature: float = Field(default=2.0, ge=1)
+    """Flattens the student's prediction where it serves as prior for its own posterior labels."""
+    epochs_per_round: float = Field(default=1.0, gt=0)
+    """Examples trained on in a round, in units of `queries_per_round`."""
+    refit_epochs: int = Field(default=4, ge=0)
+    """Passes over the whole bank after the last round, by a fresh student, which is the one that is
+    released; 0 releases the student of the loop."""
+    smoothing: float = Field(default=0.0, ge=0)
+    """Weight of the cross-entropy to the uniform distribution beside the loss, fading to 0 over the
+    first half of the steps. Where answers are few or noisy a class that the student gives up early
+    hardly gets a gradient any more and never comes back; this keeps all classes alive."""
+    augment: Literal["none", "shift", "shift-flip", "affine"] = "none"
+    """Of answered images in training, each time anew: where answers are few."""
+    batch_size: int = Field(default=256, ge=1)
+    lr: float = Field(default=0.01, gt=0)
+    average: float = Field(default=0.99, ge=0, lt=1)
+    """Decay of the moving average of the weights, which is what is released."""
+
+
+class GeneratorConfig(Section):
+    """The synthesizer: makes query images from public knowledge alone."""
+
+    kind: Literal["procedural", "adversarial", "mixed", "images"] = "procedural"
+    shares: dict[Literal["strokes", "blobs", "spectra", "leaves", "adversarial"], float] = {
+        "strokes": 0.4,
+        "blobs": 0.2,
+        "spectra": 0.1,
+        "leaves": 0.3,
+    }
+    """Shares of the mix, normalised to one. `adversarial` is read when kind is mixed."""
+    select: int = Field(default=1, ge=1)
+    """Candidates drawn for each image asked; doubtful ones and rare classes are preferred."""
+    recombine: float = Field(default=0.5, ge=0, lt=1)
+    """Share of the candidates that are variants of earlier queries, evenly over the classes the
+    student sees in them; read with select above 1."""
+    source: str | None = None
+    """kind `images`: an image folder that you declare public, or `package.module:callable`."""
+    steps: int = Field(default=50, ge=0)
+    """Updates of the trainable generator in a round."""
+    lr: float = Field(default=0.001, gt=0)
+    latent: int = Field(default=64, ge=1)
+    classification: float = Field(default=1.0, ge=0)
+    entropy: float = Field(default=5.0, ge=0)
+    activation: float = Field(default=0.1, ge=0)
+    disagreement: float = Field(default=1.0, ge=0)
+
+
+class LoopConfig(Section):
+    """Rounds of the loop. rounds times queries_per_round is privacy.answers."""
+
+    rounds: int = Field(default=20, ge=1)
+    queries_per_round: int | None = Field(default=None, ge=1)
+    window: int = Field(default=400_000, ge=1)
+    """Images that the bank keeps, the newest; the bound on its memory follows from it."""
+
+
+class PrivacyConfig(Section):
+    """What is guaranteed. Epsilon belongs to the unit named beside it."""
+
+    route: Literal["single", "ensemble", "inherited", "federated", "none"] = "single"
+    """single: a checkpoint, unit answer. ensemble: votes of teachers on disjoint shards, unit
+    record or user. inherited: a teacher trained with DP, whose guarantee the student has.
+    federated: clients that keep data and teachers, unit answer, record or client."""
+    unit: Literal["answer", "record", "user", "client", "none"] = "answer"
+    mechanism: Literal["gaussian", "randomized_response", "noisy_votes", "none"] = (
+        "randomized_response"
+    )
+    epsilon: float | None = Field(default=None, gt=0)
+    delta: float = Field(default=1e-5, gt=0, lt=1)
+    answers: int | None = Field(default=None, ge=1)
+    asks_per_image: int = Field(default=1, ge=1)
+    """How often one image may be asked in a run; epsilon covers all of them together."""
+    vector: Literal["gradient", "probabilities", "onehot"] = "onehot"
+    bound: Literal["normalize", "clip"] = "normalize"
+    bound_norm: float = Field(default=1.0, gt=0)
+    top_k: int | None = Field(default=None, ge=1)
+    threshold: float | None = Field(default=None, gt=0)
+    """noisy_votes: answer only where the largest count, with noise, reaches so many votes."""
+    threshold_share: float = Field(default=0.1, gt=0, lt=1)
+    """Of the budget (in zCDP), spent on the threshold's tests."""
+    threshold_answers: int | None = Field(default=None, ge=1)
+    """Histograms released at most where there is a threshold; default: privacy.answers."""
+    prior: Literal["student", "uniform"] = "student"
+    ask: Literal["label", "group", "graded"] = "label"
+    """randomized_response: for the class itself; yes or no to a public group of classes (for a
+    small epsilon); or the first class, the second and their distance (for a large one)."""
+    explore: float = Field(default=0.3, ge=0, le=1)
+    """Share of images whose prior is uniform, so that randomised response draws over all classes.
+    It falls from 1 to this over the first half of the rounds; a student that trusts a wrong prior
+    would otherwise never be contradicted."""
+    insecure_seeded_noise: bool = False
+
+
+class FederatedConfig(Section):
+    """Clients that share neither data nor models; read with privacy.route federated."""
+
+    clients: int = Field(default=5, ge=2)
+    """How many take part."""
+    partition: Literal["iid", "dirichlet", "classes", "users", "own"] = "dirichlet"
+    """Who holds which training rows: at random, Dirichlet(alpha) over labels, `client_classes`
+    classes each, all rows of a user together; own: each client's own `data`, whole."""
+    alpha: float = Field(default=0.5, gt=0)
+    client_classes: int = Field(default=2, ge=1)
+    least_rows: int = Field(default=10, ge=1)
+    """Training rows that each client must get."""
+    tries: int = Field(default=100, ge=1)
+    """Dirichlet draws at most, until each client has `least_rows`."""
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    """Of the partition."""
+    rounds: int | None = Field(default=None, ge=1)
+    """Another name of loop.rounds; 1 is one-shot."""
+    quorum: int | None = Field(default=None, ge=1)
+    """Clients that must answer in each round; null: all."""
+    deadline_s: float = Field(default=600, gt=0)
+    """Seconds that clients have for a round; who is later counts as silent."""
+    runtime: Literal["in-process", "simulation", "deployment"] = "in-process"
+    aggregate: Literal["plain", "labels", "confidence", "learned", "logits"] = "plain"
+    """How one answer is made of the clients' (`dpsd.federated.aggregate`)."""
+    labels_share: float = Field(default=0.05, gt=0, lt=1)
+    """Of the budget (in zCDP), spent on each client's label histogram; aggregate labels."""
+    nodes: int | None = Field(default=None, ge=1)
+    """Processes or threads that host the clients, evenly; null: one each. Unit client alone."""
+    runs: int | None = Field(default=None, ge=1)
+    """Runs at most that a client answers with its teacher, against a server that is not trusted.
+    Null: one with partition own, else any number; all compose in its ledger."""
+
+
+class AttacksConfig(Section):
+    """Attacks on the finished run; their results are private."""
+
+    profile: str | None = None
+    """The split that the run must have been made with (`data.split`), by name. Null: whatever the
+    run has."""
+    budget: Literal["fast", "standard", "full"] = "standard"
+    """Seeds, steps and attacks; the same for every target."""
+    cache: Path | None = None
+    """Folder of priors trained on public data; default: `priors` beside the teacher's folder."""

@@ -1,0 +1,1 @@
+"""Private data: reading, numbering, and whose they are."""

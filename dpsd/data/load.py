@@ -1,0 +1,200 @@
+"""Private data as uint8 tensors, and the facts about them that are declared public."""
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from dpsd.config import PublicFacts, public_facts
+from dpsd.config.sections import DataConfig
+from dpsd.data import sources
+from dpsd.data.users import held_users, read_user_ids
+from dpsd.errors import UserError
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images uint8 [N, C, H, W] and their labels int64 [N]."""
+
+    images: torch.Tensor
+    labels: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class PrivateData:
+    """Training rows less their last tenth, that tenth, and the test rows (None if there are none).
+
+    Everything in here is private: it never reaches the student's or the generator's side.
+    """
+
+    train: Split
+    holdout: Split
+    test: Split | None
+
+
+def load_data(config: DataConfig) -> PrivateData:
+    """Read, check and split the private data.
+
+    The holdout is the last tenth of the training rows (at least one), or the rows of the last tenth
+    of the roster where `data.user_ids` is set. Rows keep the order of their
+    source, except where that order is by class: digits and image folders are shuffled with a fixed
+    key, AT&T faces are interleaved person by person.
+
+    Raises:
+        UserError: one line with the field or file, what was found and what is accepted.
+    """
+    if config.split is not None:
+        return _load_parted(config)
+    facts, root, name = public_facts(config), config.folder(), config.name
+    if config.rows is not None and name != "image_folder":
+        raise UserError(f"data.rows: {config.rows}; accepted with data.name image_folder alone")
+    if name == "none":
+        raise UserError("data.name: none, so there are only a checkpoint and no data to read")
+    if name == "digits":
+        train, test = sources.read_digits()
+    elif name in ("mnist", "fashion_mnist", "cifar10"):
+        train, test = sources.read_torchvision(name, root)
+    elif name == "cifar10_jpeg":
+        train, test = sources.read_cifar10_jpeg(root / "cifar10_jpeg.npz")
+    elif name == "att_faces":
+        train, test = sources.read_att_faces(root / "att_faces.npz", facts.shape)
+    elif name == "image_folder":
+        train, test = sources.read_image_folder(root, facts.shape, facts.classes, config.rows)
+    elif name == "npz":
+        if config.root is None:
+            raise UserError("data.root: missing; with data.name npz it is the path of the file")
+        train, test = sources.as_tables(sources.read_npz(root), str(root))
+    else:
+        train, test = sources.read_imported(name)
+    source = name if ":" in name or name == "digits" else f"{name} in {root}"
+    rows = _split(train, facts, f"{source}: training")
+    if len(rows) < 2:
+        raise UserError(f"{source}: {len(rows)} training rows; at least 2 are needed")
+    held = _held_out(config, len(rows))
+    data = PrivateData(
+        train=Split(rows.images[~held], rows.labels[~held]),
+        holdout=Split(rows.images[held], rows.labels[held]),
+        test=None if test is None else _split(test, facts, f"{source}: test"),
+    )
+    if set(data.holdout.labels.tolist()) - set(data.train.labels.tolist()):
+        hint = "are the rows sorted by class? Shuffle them once"
+        warnings.warn(
+            f"{source}: the holdout has classes that training lacks; {hint}", stacklevel=2
+        )
+    return data
+
+
+def _load_parted(config: DataConfig) -> PrivateData:
+    """The private classes by the rows of `data.split`."""
+    public_facts(config)
+    split = config.split
+    assert split is not None
+    rows, where = _numbered(config)
+    parts = {
+        name: _picked(rows, getattr(split, name), split.private, f"{where}: data.split.{name}")
+        for name in ("train", "holdout", "test")
+        if getattr(split, name)
+    }
+    return PrivateData(parts["train"], parts["holdout"], parts.get("test"))
+
+
+def load_public_classes(config: DataConfig) -> Split:
+    """What an attacker knows: rows of the public classes of `data.split`, labels 0 to their number.
+
+    Raises:
+        UserError: no split, rows that the source does not have, or an image that is private too.
+    """
+    split = config.split
+    if split is None:
+        raise UserError("data.split: null, so nothing is known to an attacker; name a split")
+    public_facts(config)
+    rows, where = _numbered(config)
+    public = _picked(rows, split.train, split.public, f"{where}: public data.split.train")
+    everything = (*split.train, *split.holdout, *split.test)
+    private = _picked(rows, everything, split.private, f"{where}: data.split")
+    known = {x.numpy().tobytes() for x in private.images}
+    shared = sum(x.numpy().tobytes() in known for x in public.images)
+    if shared:
+        raise UserError(
+            f"data.split.public: {shared} of {len(public)} public images are private too; success "
+            "of an attack would be faked; accepted: images that are in one of the two alone"
+        )
+    return public
+
+
+def _numbered(config: DataConfig) -> tuple[Split, str]:
+    """All rows of the source in order, training rows first, with the source's own classes."""
+    data = load_data(config.model_copy(update={"split": None}))
+    parts = [data.train, data.holdout, *([] if data.test is None else [data.test])]
+    images, labels = (torch.cat([getattr(p, k) for p in parts]) for k in ("images", "labels"))
+    return Split(images, labels), config.name
+
+
+def _picked(
+    rows: Split, ranges: tuple[tuple[int, int], ...], classes: tuple[int, ...], where: str
+) -> Split:
+    last = max(end for _, end in ranges)
+    if last > len(rows):
+        raise UserError(f"{where}: rows up to {last}, but there are {len(rows)}")
+    numbers = torch.cat([torch.arange(start, end) for start, end in ranges])
+    place = torch.full((int(rows.labels.max()) + 1 + max(classes),), -1)
+    place[torch.tensor(classes)] = torch.arange(len(classes))
+    labels = place[rows.labels[numbers]]
+    found = labels.unique()
+    if len(found[found >= 0]) != len(classes):
+        raise UserError(f"{where}: no row of some of the classes {list(classes)}")
+    return Split(rows.images[numbers[labels >= 0]], labels[labels >= 0])
+
+
+def _held_out(config: DataConfig, rows: int) -> torch.Tensor:
+    """Bool [rows]: the last tenth of the rows; by user, the rows of the last tenth of the roster.
+
+    Which rows are held out may depend on the number of rows or on the roster, never on content.
+    """
+    if config.user_ids is None:
+        return torch.arange(rows) >= rows - max(1, rows // 10)
+    user_of, roster = read_user_ids(config.user_ids, rows)
+    held = user_of >= roster - held_users(roster)
+    if bool(held.all()) or not bool(held.any()):
+        part = "last tenth" if not held.any() else "first nine tenths"
+        raise UserError(f"data.user_ids: {config.user_ids}: the {part} of the roster has no rows")
+    return held
+
+
+def _split(rows: sources.Rows, facts: PublicFacts, where: str) -> Split:
+    images, labels = rows
+    images = images[:, None] if images.ndim == 3 else images
+    c, h, w = facts.shape
+    if images.shape[1:] == (h, w, c) != facts.shape:
+        images = np.moveaxis(images, 3, 1)
+    if images.ndim != 4 or images.shape[1:] != facts.shape:
+        size = f"{list(images.shape[1:])} each, data.shape is {list(facts.shape)}"
+        raise UserError(f"{where} images are {size}")
+    if labels.ndim != 1 or labels.dtype.kind not in "iu":
+        kind = f"{labels.dtype} {list(labels.shape)}"
+        raise UserError(f"{where} labels are {kind}; accepted: integers [N]")
+    if len(labels) != len(images) or not len(labels):
+        counts = f"{len(images)} images and {len(labels)} labels"
+        raise UserError(f"{where} has {counts}; accepted: as many of each, at least 1")
+    if labels.min() < 0 or labels.max() >= facts.classes:
+        accepted = f"0 to {facts.classes - 1} (data.classes {facts.classes})"
+        raise UserError(f"{where} labels: {labels.min()} to {labels.max()}; accepted: {accepted}")
+    if images.dtype != np.uint8:
+        numbers = images.dtype.kind in "fiu"
+        extent = f" from {images.min():g} to {images.max():g}" if numbers else ""
+        if images.dtype.kind != "f" or not (images.min() >= 0 and images.max() <= 1):
+            given = f"{images.dtype}{extent}"
+            raise UserError(f"{where} images are {given}; accepted: uint8, or floats from 0 to 1")
+        images = np.rint(images.astype(np.float32) * 255).astype(np.uint8)
+    pixels = torch.tensor(np.ascontiguousarray(images))
+    return Split(pixels, torch.tensor(labels.astype(np.int64)))
+
+
+def load_public_images(folder: Path, facts: PublicFacts) -> torch.Tensor:
+    """All images under a folder that the user declares public, uint8 [N, C, H, W]."""
+    return torch.from_numpy(sources.read_images(folder, facts.shape))

@@ -1,0 +1,211 @@
+"""Readers of data sets, folders and archives: files in, arrays out.
+
+They know formats alone; `dpsd.data.load` checks what they give and splits it.
+"""
+
+import contextlib
+import io
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from dpsd.data.manifest import read_manifest
+from dpsd.errors import UserError
+from dpsd.imports import brief, import_object
+
+Array = NDArray[Any]
+Shape = tuple[int, int, int]
+Rows = tuple[Array, Array]
+"""Images and labels, as found."""
+Tables = tuple[Rows, Rows | None]
+"""Training rows, and test rows if there are any."""
+
+_BILINEAR = Image.Resampling.BILINEAR
+_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
+
+
+def _shuffled(rows: Rows) -> Rows:
+    # RandomState, because numpy promises that its streams never change.
+    order = np.random.RandomState(20260119).permutation(len(rows[1]))
+    return rows[0][order], rows[1][order]
+
+
+def read_digits() -> Tables:
+    """scikit-learn's digits, enlarged to 28 x 28 and shuffled; a fifth is for tests."""
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    small = torch.tensor(bunch.images, dtype=torch.float32)[:, None] / 16 * 255
+    large = torch.nn.functional.interpolate(small, (28, 28), mode="bilinear", align_corners=False)
+    images, labels = _shuffled((large.round().to(torch.uint8).numpy(), bunch.target))
+    n_test = len(labels) // 5
+    return (images[n_test:], labels[n_test:]), (images[:n_test], labels[:n_test])
+
+
+def read_torchvision(name: str, root: Path) -> Tables:
+    """mnist, fashion_mnist or cifar10 under a folder, downloaded where it is missing."""
+    from torchvision import datasets
+
+    kind = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "cifar10": "CIFAR10"}[name]
+    folder = root / ("cifar-10-batches-py" if name == "cifar10" else f"{kind}/raw")
+    download = not (folder.is_dir() and any(folder.iterdir()))
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            parts = [
+                getattr(datasets, kind)(root, train=t, download=download) for t in (True, False)
+            ]
+        train, test = ((np.asarray(part.data), np.asarray(part.targets)) for part in parts)
+    except Exception as e:
+        state = "not found, and its download failed" if download else "incomplete or damaged"
+        hint = "point data.root or $DPSD_DATA to its parent, or empty it to download again"
+        raise UserError(f"data.root: {name} in {folder}: {state} ({brief(e)}); {hint}") from e
+    return train, test
+
+
+def read_cifar10_jpeg(path: Path) -> Tables:
+    """CIFAR-10 as JPEG streams in an npz."""
+    arrays = read_npz(path)
+
+    def decode(part: str) -> Rows:
+        stream, offset, labels = (arrays[f"{part}_{key}"] for key in ("jpeg", "offset", "label"))
+        if len(offset) != len(labels) + 1 or offset[-1] != len(stream):
+            raise ValueError(f"{len(labels)} labels, {len(offset)} offsets, {len(stream)} bytes")
+        images, raw = np.empty((len(labels), 32, 32, 3), np.uint8), stream.tobytes()
+        for i in range(len(labels)):
+            with Image.open(io.BytesIO(raw[offset[i] : offset[i + 1]])) as image:
+                images[i] = np.asarray(image.convert("RGB"))
+        return images, labels
+
+    try:
+        return decode("train"), decode("test")
+    except Exception as e:
+        raise UserError(f"{path}: damaged ({brief(e)})") from e
+
+
+def read_att_faces(path: Path, shape: Shape) -> Tables:
+    """AT&T faces at a size, person by person in turn; the last three of ten are for tests."""
+    arrays = read_npz(path)
+    try:
+        images, labels = arrays["images"], arrays["labels"]
+        shots = np.stack([np.flatnonzero(labels == person) for person in range(40)], axis=1)
+        if images.shape != (400, 112, 92) or images.dtype != np.uint8 or len(shots) != 10:
+            raise ValueError(f"images {images.dtype} {images.shape}, labels {labels.shape}")
+        size = (shape[2], shape[1])
+        images = np.stack([np.asarray(Image.fromarray(x).resize(size, _BILINEAR)) for x in images])
+    except Exception as e:
+        raise UserError(f"{path}: ten faces of 40 people, 112x92, are expected; {brief(e)}") from e
+    train, test = shots[:-3].ravel(), shots[-3:].ravel()
+    return (images[train], labels[train]), (images[test], labels[test])
+
+
+def image_files(root: Path) -> tuple[Path, list[Path]]:
+    """The folder that holds the training classes, and all training images below it, sorted."""
+    base = root / "train" if (root / "train").is_dir() else root
+    classes = (p for p in base.iterdir() if p.is_dir() and p.name[0] != ".")
+    return base, sorted(p for c in classes for p in c.rglob("*") if p.suffix.lower() in _SUFFIXES)
+
+
+def read_image_folder(root: Path, shape: Shape, classes: int, rows: Path | None) -> Tables:
+    """One folder a class, in `train` (and `test`) or at once.
+
+    Training rows come in the order of the manifest `rows`, or are shuffled where there is none.
+    """
+    base = root / "train" if (root / "train").is_dir() else root
+    if not base.is_dir():
+        raise UserError(f"data.root: no folder {base.absolute()}; accepted: one folder a class")
+    names = sorted(p.name for p in base.iterdir() if p.is_dir() and p.name[0] != ".")
+    if len(names) != classes:
+        raise UserError(f"data.classes: {classes}, but {base} has {len(names)} class folders")
+    if rows is None:
+        train = _shuffled(_read_folder(base, names, shape))
+    else:
+        files = read_manifest(rows, *image_files(root))
+        labels = [names.index(path.relative_to(base).parts[0]) for path in files]
+        train = np.stack([_read_image(path, shape) for path in files]), np.asarray(labels)
+    held = root / "test"
+    has_test = base != root and held.is_dir()
+    return train, _read_folder(held, names, shape) if has_test else None
+
+
+def _read_folder(base: Path, names: list[str], shape: Shape) -> Rows:
+    images, labels = [], []
+    for folder in sorted(p for p in base.iterdir() if p.is_dir() and p.name[0] != "."):
+        if folder.name not in names:
+            raise UserError(f"{folder}: no such class in training; accepted: {', '.join(names)}")
+        files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in _SUFFIXES)
+        if not files:
+            raise UserError(f"{folder}: no images; accepted: {', '.join(sorted(_SUFFIXES))}")
+        images += [_read_image(path, shape) for path in files]
+        labels += [names.index(folder.name)] * len(files)
+    if not images:
+        raise UserError(f"{base}: no class folders; accepted: {', '.join(names)}")
+    return np.stack(images), np.asarray(labels)
+
+
+def _read_image(path: Path, shape: Shape) -> Array:
+    channels, height, width = shape
+    try:
+        with Image.open(path) as image:
+            if image.mode[0] in "IF":
+                raise ValueError(f"pixel mode {image.mode}; accepted: 8 bits a channel")
+            upright = ImageOps.exif_transpose(image).convert("L" if channels == 1 else "RGB")
+            pixels = np.asarray(upright.resize((width, height), _BILINEAR))
+    except Exception as e:
+        raise UserError(f"{path}: not a readable image ({brief(e)})") from e
+    return pixels[None] if channels == 1 else np.moveaxis(pixels, 2, 0)
+
+
+def read_npz(path: Path) -> dict[str, Array]:
+    """All arrays of an archive."""
+    if not path.is_file():
+        hint = "looked for in data.root, else $DPSD_DATA, else data/"
+        raise UserError(f"data.root: no file {path.absolute()}; {hint}")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {key: archive[key] for key in archive.files}
+    except Exception as e:
+        raise UserError(f"{path}: not a readable npz archive ({brief(e)})") from e
+
+
+def read_imported(name: str) -> Tables:
+    """What the callable at an import path gives."""
+    function, keys = import_object(name), ("images", "labels", "test_images", "test_labels")
+    try:
+        found = function()
+        if isinstance(found, tuple | list) and len(found) in (2, 4):
+            found = dict(zip(keys, found, strict=False))
+        if not isinstance(found, Mapping):
+            accepted = f"a dict or tuple of {', '.join(keys)} (the last two if there are any)"
+            raise TypeError(f"returned {type(found).__name__}; accepted: {accepted}")
+        arrays = {key: np.asarray(value) for key, value in found.items() if value is not None}
+    except Exception as e:
+        raise UserError(f"data.name: {name} gave no data ({brief(e)})") from e
+    return as_tables(arrays, name)
+
+
+def as_tables(arrays: Mapping[str, Array], source: str) -> Tables:
+    """Arrays by name as training rows and, if there are any, test rows."""
+    short = {"images": "x", "labels": "y", "test_images": "test_x", "test_labels": "test_y"}
+    found = {name: arrays.get(name, arrays.get(x)) for name, x in short.items()}
+    has_test = found["test_images"] is not None or found["test_labels"] is not None
+    for name in list(short)[: 4 if has_test else 2]:
+        if found[name] is None:
+            names = ", ".join(arrays) or "nothing"
+            raise UserError(f"{source}: no array {name} (or {short[name]}); found: {names}")
+    x, y, test_x, test_y = (np.asarray(array) for array in found.values())
+    return (x, y), (test_x, test_y) if has_test else None
+
+
+def read_images(folder: Path, shape: Shape) -> Array:
+    """All images under a folder at a size, uint8 [N, C, H, W]."""
+    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in _SUFFIXES)
+    if not files:
+        accepted = ", ".join(sorted(_SUFFIXES))
+        raise UserError(f"generator.source: {folder} holds no images; accepted: {accepted}")
+    return np.stack([_read_image(path, shape) for path in files])

@@ -1,0 +1,1 @@
+"""How good a student is, measured on private data."""

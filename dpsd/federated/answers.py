@@ -1,0 +1,190 @@
+"""What a client gives: charged first, kept, and given again to who asks the same again.
+
+Nothing in here believes the server: the plan is the node's own configuration's, each answer is
+charged to the client's ledger before it is given, and no image is answered twice. A repeated
+request gets the stored answer.
+"""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from dpsd.config import Config
+from dpsd.errors import BudgetError, UserError
+from dpsd.federated.home import Home
+from dpsd.federated.messages import Request, digest
+from dpsd.files import locked, sync
+from dpsd.privacy.events import VotesRelease
+from dpsd.privacy.ledger import HASH_BYTES, Ledger, labels_run
+from dpsd.privacy.mechanisms.base import Answers
+from dpsd.privacy.mechanisms.federated import Combined, GivenVotes
+from dpsd.privacy.noise import NoiseSource
+from dpsd.privacy.oracle import Oracle, Prior
+from dpsd.privacy.plan import Plan, home_plan, make_plan
+from dpsd.privacy.releases import keep_release, load_release
+
+
+class _VotesOracle(Oracle):
+    """Passes on the classes that the hosted clients name; int64 [B, clients]."""
+
+    def _ask(self, images: Tensor) -> Tensor:
+        with torch.inference_mode():
+            return torch.cat([self._teacher(part) for part in images.split(self._batch)])
+
+
+def answer(config: Config, home: Home, request: Request) -> Answers:
+    """Answer a request through the client's own oracle, or give the stored answer again.
+
+    Raises:
+        BudgetError: the client's budget or its no-image-twice rule does not allow it.
+        UserError: another question at a position that was answered before.
+    """
+    plan, name = home_plan(make_plan(config)), digest(request.images)
+    with locked(home.ledger_folder):  # clients may share a teacher
+        kept = stored(home, request.run, request.position, name)
+        if kept is not None:
+            return kept
+        ledger = Ledger(home.ledger_folder, home.ledger_uuid)
+        _check_runs(config, ledger, request.run)
+        kind = _VotesOracle if isinstance(plan.mechanism, GivenVotes) else Oracle
+        oracle = kind(home.teacher, plan, ledger, request.run, seed=_seed(config, home))
+        prior = _given(request.prior)
+        answers = _cut_off(oracle, home, request, prior)
+        if answers is None:
+            _begun(home, request.run).write_text(json.dumps(_mark(request, oracle.position)))
+            answers = oracle.answer(request.images, prior)
+        named = torch.frombuffer(bytearray(name), dtype=torch.uint8)
+        keep_release(run_folder(home, request.run), request.position, named, answers)
+        _forget(home, request.run, request.position)
+        return answers
+
+
+def _given(prior: Tensor | None) -> Prior | None:
+    return None if prior is None else lambda images: prior
+
+
+def _cut_off(oracle: Oracle, home: Home, request: Request, prior: Prior | None) -> Answers | None:
+    """Answers that a stop cut off after their charge, before they were kept: made, not charged.
+
+    Nothing is given that is not kept first, so that nobody has seen others. The mark is written
+    before each charge, beside the ledger, and goes when the answers are kept, before they are
+    given: it must name this very request, and its images must be the last that were charged.
+    Without it nothing is made twice, so that losing it is safe.
+    """
+    charged = oracle.position - len(request)
+    if charged < 0 or _read_mark(home, request.run) != _mark(request, charged):
+        return None
+    return oracle.answer_charged(request.images, charged, prior)
+
+
+def _begun(home: Home, run: str) -> Path:
+    return home.ledger_folder / f"begun-{run_folder(home, run).name}.json"
+
+
+def _read_mark(home: Home, run: str) -> dict[str, Any] | None:
+    try:
+        mark: dict[str, Any] = json.loads(_begun(home, run).read_text())
+        return mark
+    except (OSError, ValueError):  # none, or a stop cut it off
+        return None
+
+
+def _forget(home: Home, run: str, position: int) -> None:
+    """Drop the mark of a request whose answers are kept."""
+    if (_read_mark(home, run) or {}).get("position") == position:
+        _begun(home, run).unlink(missing_ok=True)
+        sync(home.ledger_folder)
+
+
+def _mark(request: Request, charged: int) -> dict[str, Any]:
+    return {"position": request.position, "images": digest(request.images).hex(),
+            "charged_before": charged}  # fmt: skip
+
+
+def stored(home: Home, run: str, position: int, name: bytes) -> Answers | None:
+    """The answer that was given at a position of a run, None if there was none.
+
+    Args:
+        home: the node's.
+        run: its id.
+        position: of the server's request.
+        name: `digest` of the images.
+
+    Raises:
+        UserError: it was given to other images.
+    """
+    keep = run_folder(home, run)
+    if not (keep / f"{position:012d}.safetensors").exists():
+        return None
+    asked, answers = load_release(keep, position)
+    _forget(home, run, position)
+    if bytes(asked.tolist()) != name:
+        raise UserError(f"request: other images than before at position {position}")
+    return answers
+
+
+def noisy_labels(config: Config, home: Home, run: str) -> Tensor:
+    """The label histogram with noise, int64 [K]: charged once, then the stored one.
+
+    Unit: one record. L2 sensitivity sqrt(2): a replaced record leaves a count and enters another.
+    Without a privacy claim (mechanism none) there is no noise.
+
+    Raises:
+        BudgetError: the plan has no label histogram.
+    """
+    plan = make_plan(config)
+    if config.federated.aggregate != "labels":
+        raise BudgetError("federated.aggregate: the plan has no label histogram")
+    path = run_folder(home, run) / "labels.safetensors"
+    with locked(home.ledger_folder):
+        if path.exists():
+            return load_file(path)["labels"]
+        noisy = home.labels
+        if plan.mechanism.name != "none":
+            noisy = noisy + _labels_noise(config, home, plan, run)
+        save_file({"labels": noisy}, path.with_suffix(".partial"))
+        os.replace(path.with_suffix(".partial"), path)
+        return noisy
+
+
+def run_folder(home: Home, run: str) -> Path:
+    """Where a client keeps what it has answered in a run. Private."""
+    if not run.replace("-", "").isalnum():
+        raise UserError(f"request: run {run!r:.40}; accepted: letters, digits and dashes")
+    folder = home.folder / "runs" / run
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _labels_noise(config: Config, home: Home, plan: Plan, run: str) -> Tensor:
+    mechanism = plan.mechanism
+    assert isinstance(mechanism, Combined) and mechanism.labels_sigma is not None
+    ledger = Ledger(home.ledger_folder, home.ledger_uuid)
+    _check_runs(config, ledger, run)
+    sigma, seeded = mechanism.labels_sigma, plan.seeded_noise
+    ledger.open_run(labels_run(run), VotesRelease(sigma), 1, 1, seeded, "", plan.unit)
+    ledger.charge(labels_run(run), 0, np.frombuffer(b"label histogram ", f"V{HASH_BYTES}"))
+    source = NoiseSource(f"dpsd labels {_seed(config, home)}".encode() if seeded else None)
+    return torch.from_numpy(source.discrete_gaussians((mechanism.classes,), sigma))
+
+
+def _check_runs(config: Config, ledger: Ledger, run: str) -> None:
+    """Refuse one run more than the client wants to take part in."""
+    f = config.federated
+    most = f.runs or (1 if f.partition == "own" else None)
+    others = {r.run.split()[0] for r in ledger.runs()} - {run}
+    if most is not None and len(others) >= most:
+        raise BudgetError(f"federated.runs: {len(others)} runs were answered; accepted: {most}")
+
+
+def _seed(config: Config, home: Home) -> int:
+    """Of a client's noise where it is seeded, which is never private."""
+    text = f"{config.seed} client {home.clients[0]}".encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=7).digest(), "little")

@@ -1,0 +1,1 @@
+"""A real SuperLink with SuperNodes over TLS."""

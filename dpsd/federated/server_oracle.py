@@ -1,0 +1,274 @@
+"""The door of a federated run: `answer` goes over Flower's grid to every client. Server side."""
+
+import os
+import time
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from flwr.app import ConfigRecord, RecordDict
+from flwr.serverapp import Grid
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from dpsd.config import Config, quorum
+from dpsd.errors import UserError
+from dpsd.federated import messages
+from dpsd.federated.aggregate import aggregate
+from dpsd.federated.messages import Request
+from dpsd.federated.roster import Roster
+from dpsd.federated.rounds import Collected, collect
+from dpsd.federated.table import Table, federation_facts
+from dpsd.federated.validate import read_answers, read_labels, read_votes
+from dpsd.generator.synthesizer import Synthesizer
+from dpsd.imports import brief
+from dpsd.privacy.events import VotesRelease
+from dpsd.privacy.ledger import HASH_BYTES, image_hashes, labels_run
+from dpsd.privacy.mechanisms.base import Answers, Mechanism, NoMechanism
+from dpsd.privacy.mechanisms.federated import Combined
+from dpsd.privacy.mechanisms.votes import NoisyVotes
+from dpsd.privacy.noise import NoiseSource
+from dpsd.privacy.oracle import Oracle, Prior
+from dpsd.privacy.plan import Plan, home_plan
+from dpsd.privacy.releases import keep_release
+from dpsd.runs.folder import Run
+from dpsd.transcription.session import ledger_of
+
+
+class FederatedOracle(Oracle):
+    """An oracle without a teacher: clients answer, the server combines.
+
+    With unit answer or record each client's own oracle charges its own ledger; the server's ledger
+    repeats it for the statement. With unit client the server's is the one that counts.
+
+    A request is written down before it is sent and dropped when its release is kept. A server that
+    was stopped in between sends the same request again, and the clients give their stored answers.
+
+    Args:
+        grid: Flower's.
+        config: of the run.
+        plan: of the run.
+        run: its folder.
+    """
+
+    def __init__(self, grid: Grid, config: Config, plan: Plan, run: Run) -> None:
+        super().__init__(_nobody, plan, ledger_of(run), run.id, run.started, run.bank, config.seed)
+        self._grid, self._config, self._folder = grid, config, run
+        self.synthesizer: Synthesizer | None = None
+        self.seconds = {"clients": 0.0, "prior": 0.0, "teacher": 0.0, "oracle": 0.0}
+        self.table = Table(run)
+        self._roster = Roster(grid, config)
+        self._labels: dict[int, Tensor] = {}
+        self._unlabelled: dict[int, str] = {}  # nodes without a label histogram, and why
+        self._pending = self._read_pending()
+        if self._pending is not None and self._pending.position == self.position:
+            self.position += len(self._pending)
+
+    def answer(self, images: Tensor, prior: Prior | None = None) -> Answers:
+        """Ask every client, combine, charge, keep, return.
+
+        Raises:
+            BudgetError: the cap on answers or on asks of one image would be exceeded.
+            UserError: wrong shape or type, or fewer clients than the quorum answered; nothing was
+                released then, and a resumed run asks the same again.
+        """
+        self._check(images)
+        self._check_budget(image_hashes(images))
+        believed = self._believe(images, prior)
+        request = self._request(
+            images, None if believed is None else messages.as_travelled(believed)
+        )
+        self._write_pending(request)
+        return self._finish(request)
+
+    def recall(self, position: int) -> tuple[Tensor, Answers] | None:
+        """Kept answers; those that a stop interrupted are asked for again."""
+        kept = super().recall(position)
+        if kept is None and self._pending is not None and self._pending.position == position:
+            return self._pending.images, self._finish(self._pending)
+        return kept
+
+    def federation(self) -> dict[str, Any]:
+        """What the statement says of the clients."""
+        return federation_facts(self._folder, self._plan)
+
+    def _request(self, images: Tensor, prior: Tensor | None) -> Request:
+        g, made = self._config.generator, self.synthesizer
+        from_seed = g.kind != "images" and g.select == 1 and made is not None
+        weights: dict[str, Tensor] = {}
+        if made is not None and made.adversarial is not None:
+            weights = {k: w.clone() for k, w in made.adversarial.model.state_dict().items()}
+        return Request(
+            run=self._run, position=self.position, images=images, prior=prior, weights=weights,
+            round=self.position // self._plan.queries_per_round,
+            seed=self._config.seed if from_seed else None,
+        )  # fmt: skip
+
+    def _finish(self, request: Request) -> Answers:
+        start = time.perf_counter()
+        self._roster.meet()
+        labels = self._all_labels()
+        home = home_plan(self._plan).mechanism
+        frame = _frame(home, request)
+        voting = isinstance(self._plan.mechanism, NoisyVotes)
+
+        def read(node: int, content: RecordDict) -> Any:
+            clients = self._roster.clients[node]
+            if messages.facts_of(content).get("position") != request.position:
+                raise UserError("answered another question, late")
+            if voting:
+                return read_votes(content, len(clients), len(request), home.classes)
+            return read_answers(content, home, len(request), frame)
+
+        collected = self._ask_everybody(request, read)
+        self.table.add(request, self._roster, collected, self._down, self._unlabelled)
+        self._check_quorum(request, collected)
+        self.seconds["clients"] += time.perf_counter() - start
+        hashes = image_hashes(request.images)
+        charged = self._ledger.charged(self._run)
+        if charged == request.position:
+            charged = self._ledger.charge(self._run, charged, hashes)
+        self._asked.add(hashes)
+        self.position = charged
+        answers = self._combine(request, collected, labels)
+        assert self._keep is not None
+        keep_release(self._keep, request.position, request.images, answers)
+        self._pending_path.unlink(missing_ok=True)
+        self._pending = None
+        self.seconds["oracle"] += time.perf_counter() - start
+        return answers
+
+    def _ask_everybody(self, request: Request, read: Any) -> Collected[Any]:
+        """Ask; nodes whose images from the seed differ get the images themselves."""
+        f = self._config.federated
+        prior = request.prior if home_plan(self._plan).mechanism.uses_prior else None
+        request = replace(request, prior=prior)
+        content = messages.encode_request(request)
+        self._down = {node: messages.size_of(content) for node in self._roster.clients}
+        collected = collect(
+            self._grid, dict.fromkeys(self._roster.clients, content), messages.ANSWER,
+            deadline=f.deadline_s, read=read,
+        )  # fmt: skip
+        others = [n for n, why in collected.failures.items() if why == "refused: images"]
+        if others and request.seed is not None:
+            content = messages.encode_request(request, raw=True)
+            again = collect(
+                self._grid, dict.fromkeys(others, content), messages.ANSWER,
+                deadline=f.deadline_s, read=read,
+            )  # fmt: skip
+            for node in others:
+                self._down[node] += messages.size_of(content)
+                del collected.failures[node]
+                collected.up[node] = collected.up.get(node, 0) + again.up.get(node, 0)
+                collected.seconds[node] += again.seconds.get(node, f.deadline_s)
+            collected.found.update(again.found)
+            collected.failures.update(again.failures)
+            collected.twice.extend(again.twice)
+        return collected
+
+    def _check_quorum(self, request: Request, collected: Collected[Any]) -> None:
+        f, answered = self._config.federated, self._roster.count(collected.found)
+        if answered >= quorum(self._config):
+            return
+        why = [f"{self._roster.name(n)}: {w}" for n, w in sorted(collected.failures.items())]
+        missing = self._roster.missing()
+        if missing:
+            met = ", ".join(sorted(set(self._roster.problems.values()))) or "no node"
+            why.append(f"client {', '.join(map(str, missing[:10]))}: never met ({met})")
+        raise UserError(
+            f"federated.quorum: {answered} of {f.clients} clients answered in round "
+            f"{request.round} ({'; '.join(why[:10])}); accepted: from {quorum(self._config)}; "
+            "mend them and go on with --resume, where one is lost for good with a lower quorum"
+        )
+
+    def _combine(
+        self, request: Request, collected: Collected[Any], labels: dict[int, Tensor]
+    ) -> Answers:
+        mechanism = self._plan.mechanism
+        nodes = sorted(collected.found, key=lambda n: self._roster.clients[n])
+        if isinstance(mechanism, NoisyVotes):
+            votes = torch.from_numpy(np.concatenate([collected.found[n] for n in nodes]))
+            counts = torch.zeros((votes.shape[1], mechanism.classes), dtype=torch.int64)
+            counts.scatter_add_(1, votes.mT, torch.ones_like(votes.mT))
+            noise = NoiseSource(self._noise_seed(request.position))
+            present = replace(mechanism, voters=len(votes))
+            return present.release(present.repaired(counts), request.prior, noise)
+        assert isinstance(mechanism, Combined)
+        scores = torch.stack([mechanism.inner.log_likelihood(collected.found[n]) for n in nodes])
+        known = torch.stack([labels[n] for n in nodes]) if labels else None
+        private = not isinstance(mechanism.inner, NoMechanism)
+        return Answers(aggregate(mechanism.aggregate, scores, private=private, labels=known))
+
+    def _all_labels(self) -> dict[int, Tensor]:
+        """Each node's released label histogram, asked once a run; kind `labels` alone."""
+        mechanism = self._plan.mechanism
+        if not isinstance(mechanism, Combined) or mechanism.aggregate != "labels":
+            return {}
+        new = [n for n in self._roster.clients if n not in self._labels]
+        if new:
+            content = RecordDict({messages.FACTS: ConfigRecord({"run": self._run})})
+            sigma = mechanism.labels_sigma
+            if sigma is not None:
+                name = labels_run(self._run)
+                self._ledger.open_run(name, VotesRelease(sigma), 1, 1, self._plan.seeded_noise,
+                                      "", self._plan.unit)  # fmt: skip
+                if not self._ledger.charged(name):
+                    line = np.frombuffer(b"label histogram ", f"V{HASH_BYTES}")
+                    self._ledger.charge(name, 0, line)
+            came = collect(
+                self._grid, dict.fromkeys(new, content), messages.LABELS,
+                deadline=self._config.federated.deadline_s,
+                read=lambda node, c: torch.from_numpy(read_labels(c, mechanism.classes, sigma)),
+            )  # fmt: skip
+            self._labels |= came.found
+            for node, why in came.failures.items():
+                self._unlabelled[node] = f"no label histogram: {why}"
+                self._labels[node] = torch.zeros(mechanism.classes, dtype=torch.int64)
+        return self._labels
+
+    @property
+    def _pending_path(self) -> Any:
+        return self._folder.private / "pending.safetensors"
+
+    def _write_pending(self, request: Request) -> None:
+        self._pending = request
+        tensors = {"images": request.images} | {f"w.{k}": w for k, w in request.weights.items()}
+        if request.prior is not None:
+            tensors["prior"] = request.prior
+        seed = "" if request.seed is None else str(request.seed)
+        facts = {"position": str(request.position), "round": str(request.round), "seed": seed}
+        partial = self._pending_path.with_suffix(".partial")
+        save_file({k: v.contiguous() for k, v in tensors.items()}, partial, facts)
+        os.replace(partial, self._pending_path)
+
+    def _read_pending(self) -> Request | None:
+        if not self._pending_path.exists():
+            return None
+        try:
+            with safe_open(self._pending_path, "pt") as f:
+                facts = f.metadata()
+                tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118
+        except Exception as e:
+            raise UserError(f"{self._pending_path}: damaged ({brief(e)}); restore it") from e
+        weights = {k[2:]: w for k, w in tensors.items() if k.startswith("w.")}
+        seed = int(facts["seed"]) if facts["seed"] else None
+        return Request(
+            self._run, int(facts["position"]), int(facts["round"]), tensors["images"],
+            tensors.get("prior"), weights, seed,
+        )  # fmt: skip
+
+
+def _nobody(images: Tensor) -> Tensor:
+    raise UserError("oracle: the server of a federation holds no teacher")
+
+
+def _frame(mechanism: Mechanism, request: Request) -> Answers | None:
+    """What is public of every client's answers to a request: support, size and prior."""
+    if request.prior is None or not mechanism.uses_prior:
+        return None
+    nothing = torch.full((len(request), mechanism.classes), 1 / mechanism.classes)
+    if isinstance(mechanism, NoisyVotes):
+        nothing = nothing.long()
+    return mechanism.release(nothing, request.prior, NoiseSource(b"the frame is public"))

@@ -1,0 +1,126 @@
+"""Classifiers for DP-SGD: bounded activations, and no layer that mixes the rows of a batch."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from dpsd.errors import UserError
+from dpsd.models.frozen import Shape
+from dpsd.models.scattering import MAPS, STRIDE, FilterBank, scattering_maps
+
+DP_MODELS = ("scatter-linear", "scatter-cnn", "cnn-tanh")
+
+_MAPS_IN_GROUP = 3  # normalised together, within one image
+_CHUNK = 1024
+
+
+class ScatterNet(nn.Module):
+    """A linear or small convolutional head on scattering maps.
+
+    The maps are normalised in groups of three within each image, without trained parameters, so
+    that nothing of the data but the head's weights is released (Tramèr and Boneh, arXiv
+    2011.11660, section 3.1; the groups of 27 there are 27 groups of three here).
+
+    Args:
+        shape: channels, height, width; height and width from 8.
+        classes: number of classes.
+        convolutional: two tanh convolutions and two linear layers instead of one linear layer.
+    """
+
+    def __init__(self, shape: Shape, classes: int, *, convolutional: bool) -> None:
+        super().__init__()
+        maps, height, width = shape[0] * MAPS, shape[1] // STRIDE, shape[2] // STRIDE
+        self.filters = FilterBank(*shape[1:])
+        self.norm = nn.GroupNorm(maps // _MAPS_IN_GROUP, maps, affine=False)
+        if convolutional:
+            self.head: nn.Sequential | nn.Linear = nn.Sequential(
+                nn.Conv2d(maps, 16, 3, padding=1), nn.Tanh(), nn.MaxPool2d(2, 1),
+                nn.Conv2d(16, 32, 3, padding=1), nn.Tanh(), nn.MaxPool2d(2, 1),
+                nn.Flatten(), nn.Linear(32 * (height - 2) * (width - 2), 32), nn.Tanh(),
+                nn.Linear(32, classes),
+            )  # fmt: skip
+        else:
+            self.head = nn.Linear(maps * height * width, classes)
+            nn.init.zeros_(self.head.weight)
+            nn.init.zeros_(self.head.bias)
+
+    def inputs(self, x: Tensor) -> Tensor:
+        """What the head reads: a fixed function of each image.
+
+        Args:
+            x: float [B, C, H, W] from 0 to 1.
+
+        Returns:
+            float32 [B, D] for a linear head, [B, C * 81, H // 4, W // 4] for a convolutional one.
+        """
+        maps: Tensor = self.norm(scattering_maps(x, self.filters))
+        return maps.flatten(1) if isinstance(self.head, nn.Linear) else maps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits [B, K]."""
+        logits: Tensor = self.head(self.inputs(x))
+        return logits
+
+
+class TanhNet(nn.Module):
+    """Two tanh convolutions on the image (Papernot et al., arXiv 2007.14191, table 1)."""
+
+    def __init__(self, shape: Shape, classes: int) -> None:
+        super().__init__()
+        body = nn.Sequential(
+            nn.Conv2d(shape[0], 16, 8, stride=2, padding=3), nn.Tanh(), nn.MaxPool2d(2, 1),
+            nn.Conv2d(16, 32, 4, stride=2), nn.Tanh(), nn.MaxPool2d(2, 1), nn.Flatten(),
+        )  # fmt: skip
+        width = body(torch.zeros(1, *shape)).shape[1]
+        self.head = nn.Sequential(body, nn.Linear(width, 32), nn.Tanh(), nn.Linear(32, classes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits [B, K] of float images [B, C, H, W] from 0 to 1."""
+        logits: Tensor = self.head((x - 0.5) / 0.5)
+        return logits
+
+
+def build_dp_model(name: str, shape: Shape, classes: int) -> nn.Module:
+    """A fresh model of `DP_MODELS`: float images [B, C, H, W] from 0 to 1 in, logits out.
+
+    Raises:
+        UserError: images that are too small for it.
+    """
+    least = 20 if name == "cnn-tanh" else 12
+    if min(shape[1:]) < least:
+        raise UserError(
+            f"data.shape: {list(shape)}; {name} needs images of at least {least}x{least}"
+        )
+    if name == "cnn-tanh":
+        return TanhNet(shape, classes)
+    return ScatterNet(shape, classes, convolutional=name == "scatter-cnn")
+
+
+def trainable_part(model: nn.Module) -> nn.Module:
+    """The part that DP-SGD trains: the head on fixed features, or the whole model."""
+    return model.head if isinstance(model, ScatterNet) else model
+
+
+def fixed_inputs(model: nn.Module, images: Tensor) -> Tensor:
+    """What the trainable part reads, computed once.
+
+    Each row depends on its own image alone, so that the inputs may be sampled in its stead.
+
+    Args:
+        model: gives `trainable_part`.
+        images: uint8 [N, C, H, W].
+
+    Returns:
+        float16 features for a head on fixed features; else the images themselves.
+    """
+    if not isinstance(model, ScatterNet):
+        return images
+    device = next(model.parameters()).device
+
+    def parts() -> Iterator[Tensor]:
+        for chunk in images.split(_CHUNK):
+            yield model.inputs(chunk.to(device).float() / 255).half().cpu()
+
+    with torch.inference_mode():
+        return torch.cat(list(parts())).clone()

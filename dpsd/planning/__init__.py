@@ -1,0 +1,1 @@
+"""Which route fits, and what a run will cost."""

@@ -1,0 +1,61 @@
+"""Whether there are enough clients for a claim for one client to be worth anything."""
+
+import math
+from dataclasses import dataclass
+
+from dpsd.planning.votes import correct_rate
+from dpsd.privacy.mechanisms.votes import NoisyVotes
+
+AGREE, RIVAL = 0.7, 0.15
+"""Assumed shares of the clients that name the first and the second class of an image."""
+WORTH = 0.5
+"""An answer is called worth something where it names the first class this often."""
+
+
+@dataclass(frozen=True)
+class Enough:
+    """What the planned clients give.
+
+    Attributes:
+        correct: how often the largest noisy count is the class that most clients name.
+        needed: clients from which that happens in half of the answers, at the same noise.
+    """
+
+    clients: int
+    sigma: float
+    correct: float
+    needed: int
+
+    @property
+    def worth(self) -> bool:
+        """Whether there are enough."""
+        return self.clients >= self.needed
+
+
+def enough_clients(mechanism: NoisyVotes) -> Enough:
+    """For unit client, under the assumed shares; the noise depends on epsilon and answers alone."""
+
+    def correct(clients: int) -> float:
+        return correct_rate(AGREE, RIVAL, clients, mechanism.sigma, mechanism.classes)
+
+    low, high = 1, 2
+    while correct(high) < WORTH:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if correct(middle) < WORTH else (low, middle)
+    return Enough(mechanism.voters, mechanism.sigma, correct(mechanism.voters), high)
+
+
+def enough_line(mechanism: NoisyVotes) -> str:
+    """The planner's sentence."""
+    e, chance = enough_clients(mechanism), 1 / mechanism.classes
+    verdict = "enough" if e.worth else "too few for the claim for one client to be worth anything"
+    assert math.isfinite(e.sigma)
+    return (
+        f"Clients: {e.clients:,} are {verdict}: noise of {e.sigma:.4g} votes in each count leaves "
+        f"the class that most of them name on top in {100 * e.correct:.0f} % of the answers "
+        f"(chance {100 * chance:.0f} %), if {100 * AGREE:.0f} % of the clients agree and "
+        f"{100 * RIVAL:.0f} % name one rival; half of the answers need {e.needed:,} clients at "
+        "this epsilon and number of answers."
+    )

@@ -1,0 +1,228 @@
+"""Which routes are open for what a user has, what each guarantees, and which one to take.
+
+Reads the configuration, counts of rows and users (public), and a teacher's DP ledger where there is
+one; never data, votes or weights. What it expects comes from `dpsd.planning.vote_figures`.
+"""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from dpsd.config import Config, parse_config, public_facts
+from dpsd.data.users import held_users
+from dpsd.errors import UserError
+from dpsd.planning.describe import describe
+from dpsd.planning.sizes import (
+    AUGMENT,
+    MODEL,
+    Holdings,
+    Unit,
+    ensemble_route,
+    federated_route,
+    inherited_route,
+    single_route,
+)
+from dpsd.planning.timing import ensemble_cost, inherited_cost
+from dpsd.planning.votes import Choice
+from dpsd.privacy.inherited import DP_LEDGER, read_dp_ledger
+from dpsd.privacy.units import RELATIONS
+from dpsd.teachers.folder import read_folder
+
+Route = Literal["auto", "single", "ensemble", "inherited"]
+
+ROUNDS = 8  # divides every number of answers that is looked at
+_ROWS = {
+    "digits": 1295, "mnist": 54_000, "fashion_mnist": 54_000, "cifar10": 45_000,
+    "cifar10_jpeg": 45_000, "att_faces": 252,
+}  # fmt: skip
+_KEPT = ("epsilon", "delta", "answers", "asks_per_image")
+
+
+def planning_config(tree: dict[str, Any]) -> Config:
+    """A configuration without its choice of route, unit and mechanism: these are to be found.
+
+    Raises:
+        UserError: bad input, or no epsilon.
+    """
+    privacy = tree.get("privacy") or {}
+    if isinstance(privacy, dict):
+        tree = tree | {"privacy": {k: v for k, v in privacy.items() if k in _KEPT}}
+        if privacy.get("epsilon") is None:
+            raise UserError(
+                "privacy.epsilon: null; accepted with --route: a number above 0, as in --epsilon 1"
+            )
+    return parse_config(tree)
+
+
+def plan_routes(
+    config: Config, route: Route, unit: Unit, *, rows: int | None = None, assume: str | None = None
+) -> dict[str, Any]:
+    """Routes, guarantees, and the choice, as plain values.
+
+    Args:
+        config: from `planning_config`; its epsilon is meant for `unit`.
+        route: one that is wanted, or `auto`.
+        unit: what is to be protected.
+        rows: number of training records, public; None: as the data set or the manifest says.
+        assume: the stand-in of `dpsd.planning.vote_figures` whose votes are assumed; None: the
+            nearest.
+
+    Returns:
+        Of each route `open`, whether it can be taken with what there is, and `why` not, or why it
+        does not protect the unit; `chosen` is one that does both, or None.
+
+    Raises:
+        UserError: bad input, in one line; or the wanted route is closed or for another unit.
+    """
+    has = _holdings(config, rows)
+    if unit == "user" and has.data and has.users is None:
+        raise UserError("data.user_ids: null; unit user needs a file of user ids")
+    routes = [
+        single_route(config, has, unit),
+        ensemble_route(config, has, unit, assume),
+        inherited_route(config, has, unit),
+        federated_route(),
+    ]
+    wanted = next((r for r in routes if r["route"] == route), None)
+    if wanted is not None and wanted["why"]:
+        raise UserError(f"--route {route} --unit {unit}: {wanted['why']}")
+    fit = [r["route"] for r in routes if r["open"] and not r["why"]]
+    serving = fit if wanted is None else [route]
+    preferred = [r for r in ("inherited", "ensemble", "single") if r in serving]
+    chosen = preferred[0] if preferred else None
+    _add_costs(config, has, routes, serving)
+    return {
+        "epsilon_asked": config.privacy.epsilon,
+        "delta": config.privacy.delta,
+        "unit": unit,
+        "relation": RELATIONS[unit],
+        "has": {
+            "data": config.data.name if has.data else None,
+            "own_teacher": has.own_teacher,
+            "rows": has.rows,
+            "users": has.users,
+            "dp_ledger": has.ledger is not None,
+        },
+        "checkpoint_only": not has.data,
+        "routes": routes,
+        "chosen": chosen,
+    }
+
+
+def _holdings(config: Config, rows: int | None) -> Holdings:
+    t, d = config.teacher, config.data
+    facts, data = public_facts(d), d.name != "none"
+    ledger = None
+    if t.path is not None and (t.path / DP_LEDGER).exists():
+        ledger = read_dp_ledger(t.path, read_folder(t.path).uuid)
+    own = t.weights is not None or t.path is not None or ":" in t.model
+    if rows is None and data:
+        rows = _ROWS.get(d.name) or _listed(d.rows)
+        if rows is None:
+            raise UserError(
+                f"--rows: missing; with data.name {d.name} say how many training records there "
+                "are, from 2 (a public number)"
+            )
+    return Holdings(facts, data, own, rows, _roster(d.user_ids), ledger)
+
+
+def _listed(manifest: Path | None) -> int | None:
+    """Records in a manifest, less the tenth that is held out."""
+    if manifest is None:
+        return None
+    try:
+        lines = manifest.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as e:
+        raise UserError(f"data.rows: {manifest} cannot be read ({type(e).__name__})") from e
+    n = sum(bool(line) and not line.startswith("#") for line in lines)
+    return max(0, n - max(1, n // 10))
+
+
+def _roster(path: Path | None) -> int | None:
+    """Users on the public roster, less the tenth that is held out; no other array is read."""
+    if path is None:
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            n = len(archive["roster"])
+    except Exception as e:
+        raise UserError(
+            f"data.user_ids: {path} cannot be read; accepted: npz with user_ids [rows] and "
+            "roster [users]"
+        ) from e
+    return n - held_users(n)
+
+
+def _add_costs(
+    config: Config, has: Holdings, routes: list[dict[str, Any]], serving: list[str]
+) -> None:
+    """What each open route that may be chosen takes here, by self-timing on synthetic images."""
+    for r in routes:
+        if r["route"] not in serving:
+            continue
+        if r["route"] == "single":
+            r["estimate"] = describe(config)["estimate"]
+        elif r["route"] == "ensemble":
+            run = route_config(config, r)
+            extra = ensemble_cost(run, has.facts, Choice(**_choice_fields(r["chosen"])))
+            r["estimate"] = _joined(describe(run)["estimate"], extra)
+            r["set"] = _settings(config, run)
+        else:
+            run = route_config(config, r)
+            extra = {} if r["existing"] else inherited_cost(run, has.facts, has.rows or 2)
+            r["estimate"] = _joined(describe(run)["estimate"], extra)
+            r["set"] = _settings(config, run)
+
+
+def _choice_fields(chosen: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in chosen.items() if k != "student"}
+
+
+def route_config(config: Config, route: dict[str, Any]) -> Config:
+    """The configuration of a run by this route."""
+    tree = config.model_dump(exclude_unset=True)
+    p, t = config.privacy, config.teacher
+    if route["route"] == "ensemble":
+        teacher = {"model": MODEL, "shards": route["chosen"]["shards"], "root": t.root}
+        privacy = {"route": "ensemble", "unit": route["unit"], "mechanism": "noisy_votes",
+                   "epsilon": p.epsilon, "delta": p.delta, "answers": route["answers"]}  # fmt: skip
+        return parse_config(tree | {"teacher": teacher, "privacy": privacy,
+                                    "loop": {"rounds": ROUNDS}})  # fmt: skip
+    privacy = {"route": "inherited", "unit": "record", "mechanism": "none", "delta": p.delta}
+    if p.answers is not None:
+        privacy["answers"] = p.answers
+    if route["existing"]:
+        return parse_config(tree | {"privacy": privacy})
+    dp = t.dp.model_dump(exclude_unset=True) | {"epsilon": p.epsilon, "delta": p.delta}
+    teacher = {"model": route["model"], "root": t.root, "dp": dp}
+    return parse_config(tree | {"teacher": teacher, "privacy": privacy})
+
+
+def _settings(config: Config, run: Config) -> list[str]:
+    """Overrides that make the user's configuration that of the run."""
+    p, t = run.privacy, run.teacher
+    out = [f"privacy.route={p.route}", f"privacy.unit={p.unit}", f"privacy.mechanism={p.mechanism}"]
+    if p.route == "ensemble":
+        out += [f"privacy.epsilon={p.epsilon}", f"privacy.delta={p.delta}",
+                f"privacy.answers={p.answers}", f"loop.rounds={ROUNDS}",
+                f"teacher.model={t.model}", f"teacher.augment={AUGMENT}",
+                f"teacher.shards={t.shards}"]  # fmt: skip
+    else:
+        out += ["privacy.epsilon=null"]
+    if p.route == "inherited" and t.path is None:
+        out += [f"teacher.model={t.model}", f"teacher.dp.epsilon={t.dp.epsilon}",
+                f"teacher.dp.delta={t.dp.delta}"]  # fmt: skip
+    own = [name for name in ("weights", "path", "normalize") if getattr(config.teacher, name)]
+    return out + [f"teacher.{name}=null" for name in own if getattr(t, name) is None]
+
+
+def _joined(estimate: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
+    """The estimate of the loop with what training the teachers takes."""
+    parts = dict(estimate["seconds_by_part"]) | extra.get("seconds_by_part", {})
+    more = extra.get("bytes", 0)
+    return estimate | {
+        "seconds_by_part": parts,
+        "seconds": sum(v for v in parts.values() if v is not None),
+        "bytes": estimate["bytes"] + more,
+    }

@@ -1,0 +1,1 @@
+"""The randomised functions inside the oracle."""

@@ -1,0 +1,48 @@
+"""Releases as a run keeps them: paid answers that survive a crash."""
+
+import os
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from dpsd.errors import UserError
+from dpsd.files import sync
+from dpsd.imports import brief
+from dpsd.privacy.mechanisms.base import Answers
+
+
+def keep_release(folder: Path, position: int, images: Tensor, answers: Answers) -> None:
+    """Write a release and its images, whole or not at all, and so that a power cut leaves it."""
+    tensors = {"images": images, "values": answers.values, "support": answers.support,
+               "size": answers.size, "prior": answers.prior}  # fmt: skip
+    path = release_file(folder, position)
+    partial = path.with_suffix(".partial")
+    save_file({k: v.contiguous() for k, v in tensors.items() if v is not None}, partial)
+    sync(partial)
+    os.replace(partial, path)
+    sync(folder)
+
+
+def load_release(folder: Path, position: int) -> tuple[Tensor, Answers]:
+    """Images and answers kept at a position of the run.
+
+    Raises:
+        UserError: none was kept there, or it is damaged.
+    """
+    path = release_file(folder, position)
+    if not path.exists():
+        raise UserError(f"{path}: no kept release at answer {position}")
+    try:
+        t = load_file(path)
+    except Exception as e:
+        raise UserError(
+            f"{path}: damaged ({brief(e)}); restore it, or remove it to go on without these "
+            "answers, which stay paid"
+        ) from e
+    return t["images"], Answers(t["values"], t.get("support"), t.get("size"), t.get("prior"))
+
+
+def release_file(folder: Path, position: int) -> Path:
+    """Where the release at a position of the run is kept."""
+    return folder / f"{position:012d}.safetensors"

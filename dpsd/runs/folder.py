@@ -1,0 +1,278 @@
+"""Run folders: a part for release, a private part, and nothing half-written in either."""
+
+import json
+import os
+import platform
+import subprocess
+import time
+import uuid
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors.torch import save_file
+from torch import Tensor
+
+from dpsd.config import Config, flatten, parse_config, placed
+from dpsd.errors import UserError
+from dpsd.files import append_lines, read_json, read_lines, write_json
+
+_KEPT_CHECKPOINTS = 2
+_BEGUN = ("config.yaml", "env.json")
+
+
+class Run:
+    """One run's folder.
+
+    Attributes:
+        path: the folder; `release` and `private` lie in it.
+        id: the run's UUID, as the ledger knows it.
+        started: UTC time of the start, ISO 8601.
+        teacher, teacher_folder: the teacher's UUID and home.
+        ledger, ledger_folder: whom answers are charged to, and where: the teacher, or the data set
+            where the unit is a record or a user.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.release, self.private = path / "release", path / "private"
+        self.bank, self.checkpoints = self.private / "bank", self.private / "checkpoints"
+        facts = read_json(self.private / "run.json")
+        self.id, self.started = str(facts["run"]), str(facts["started"])
+        self.teacher_folder, self.teacher = Path(facts["teacher_folder"]), str(facts["teacher"])
+        self.ledger_folder = Path(facts.get("ledger_folder", self.teacher_folder))
+        self.ledger = str(facts.get("ledger", self.teacher))
+        self.data_is_public = bool(facts["data_is_public"])
+        self.config = parse_config(facts["config"])
+
+    def log(self, record: dict[str, Any]) -> None:
+        """Append one public record to `release/metrics.jsonl`."""
+        append_lines(self.release / "metrics.jsonl", [record])
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The public records, oldest first."""
+        return read_lines(self.release / "metrics.jsonl")
+
+    def seconds(self) -> float:
+        """Seconds that the finished rounds took, over all processes of the run."""
+        return float(max((m["seconds"] for m in self.metrics()), default=0.0))
+
+    def save_checkpoint(self, state: dict[str, Any], round: int) -> None:
+        """Write a checkpoint whole or not at all, then prune the older ones.
+
+        Raises:
+            UserError: the disk is full or not writable; the previous checkpoint stays whole.
+        """
+        path = self.checkpoints / f"round-{round:06d}.pt"
+        partial = path.with_suffix(".partial")
+        try:
+            with partial.open("wb") as f:
+                torch.save(state | {"round": round}, f)
+                f.flush()
+                os.fsync(f.fileno())
+            os.replace(partial, path)
+        except (OSError, RuntimeError) as e:
+            partial.unlink(missing_ok=True)
+            raise UserError(
+                f"checkpoint {path}: cannot be written ({e}); the one before is whole, make room "
+                "and go on with --resume"
+            ) from e
+        for old in sorted(self.checkpoints.glob("round-*.pt"))[:-_KEPT_CHECKPOINTS]:
+            old.unlink()
+
+    def load_checkpoint(self) -> dict[str, Any] | None:
+        """The newest checkpoint, or None.
+
+        Raises:
+            UserError: it cannot be read.
+        """
+        found = sorted(self.checkpoints.glob("round-*.pt"))
+        if not found:
+            return None
+        try:
+            state: dict[str, Any] = torch.load(found[-1], map_location="cpu", weights_only=True)
+        except Exception as e:
+            raise UserError(
+                f"checkpoint {found[-1]}: unreadable ({type(e).__name__}); remove it to go on from "
+                "the one before"
+            ) from e
+        return state
+
+    def save_weights(self, name: str, state: dict[str, Tensor], facts: dict[str, Any]) -> None:
+        """Write safetensors under `release/`, whole or not at all; facts go in its header."""
+        path = self.release / f"{name}.safetensors"
+        partial = path.with_suffix(".partial")
+        header = {"dpsd": json.dumps(facts)}  # one key: the order of several is not reproducible
+        save_file({k: v.cpu().contiguous() for k, v in state.items()}, partial, header)
+        os.chmod(partial, 0o644)
+        os.replace(partial, path)
+
+    def write_report(self, report: dict[str, Any]) -> None:
+        """Write `private/report.json`."""
+        write_json(self.private / "report.json", report)
+
+    def report(self) -> dict[str, Any]:
+        """`private/report.json`.
+
+        Raises:
+            UserError: the run has not finished.
+        """
+        return read_json(self.private / "report.json")
+
+
+def create_run(
+    path: Path,
+    config: Config,
+    teacher: str,
+    teacher_folder: Path,
+    *,
+    data_is_public: bool,
+    ledger: str | None = None,
+    ledger_folder: Path | None = None,
+) -> Run:
+    """Make a run folder; by default answers are charged to the teacher, in its folder.
+
+    Raises:
+        UserError: it exists.
+    """
+    refuse_existing(path)
+    for folder in (path / "release", path / "private" / "bank", path / "private" / "checkpoints"):
+        folder.mkdir(parents=True, exist_ok=True)
+    os.chmod(path / "private", 0o700)
+    plain = placed(config).model_dump(mode="json")
+    released = plain | {"teacher": {k: v for k, v in plain["teacher"].items()
+                                    if k not in ("path", "root", "weights")}}  # fmt: skip
+    released["data"] = {
+        k: v for k, v in plain["data"].items() if k not in ("root", "rows", "user_ids")
+    }
+    released["attacks"] = {k: v for k, v in plain["attacks"].items() if k != "cache"}
+    (path / "release" / _BEGUN[0]).write_text(yaml.safe_dump(released, sort_keys=False))
+    write_json(path / "release" / _BEGUN[1], environment(config))
+    begun = path / "private" / f".run-{uuid.uuid4()}"
+    write_json(
+        begun,
+        {"run": str(uuid.uuid4()), "started": datetime.now(UTC).isoformat(timespec="seconds"),
+         "teacher": teacher, "teacher_folder": str(teacher_folder.absolute()),
+         "ledger": ledger or teacher,
+         "ledger_folder": str((ledger_folder or teacher_folder).absolute()),
+         "data_is_public": data_is_public, "config": plain},
+    )  # fmt: skip
+    try:  # last: what has run.json is a run folder, whole, and one process's
+        os.link(begun, path / "private" / "run.json")
+    except FileExistsError as e:
+        raise UserError(f"--out {path}: another process has just made it") from e
+    finally:
+        begun.unlink()
+    return Run(path)
+
+
+def refuse_existing(path: Path) -> None:
+    """Nothing is overwritten but what a start that was stopped left behind.
+
+    Raises:
+        UserError: the folder exists and is not empty.
+    """
+    if path.exists() and not _left_behind(path):
+        raise UserError(f"--out {path}: exists; go on with --resume or choose another folder")
+
+
+def _left_behind(path: Path) -> bool:
+    """Whether nothing is there but what is written before `run.json`."""
+    if not path.is_dir() or {p.name for p in path.iterdir()} - {"release", "private"}:
+        return False
+    files = (p.name.removesuffix(".partial") for p in path.rglob("*") if not p.is_dir())
+    return all(name in _BEGUN or name.startswith(".run-") for name in files)
+
+
+_MAY_CHANGE = ("federated.quorum", "federated.deadline_s")
+
+
+def resume_run(path: Path, config: Config) -> Run:
+    """Open a run that was stopped.
+
+    How many clients must answer and how long they have may be changed: no answer and no noise
+    depends on either, and a federation may have lost a client for good.
+
+    Raises:
+        UserError: no run there, or one with another configuration; says which keys differ.
+    """
+    run = open_run(path)
+    old, new = (flatten(placed(c).model_dump(mode="json")) for c in (run.config, config))
+    changed = [k for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k)]
+    finished = (run.private / "report.json").exists()
+    differ = [k for k in changed if finished or k not in _MAY_CHANGE]
+    if differ:
+        said = ", ".join(f"{k} ({old.get(k)} -> {new.get(k)})" for k in differ)
+        raise UserError(f"--resume {path}: another configuration: {said}")
+    return _reconfigured(run, config) if changed else run
+
+
+def _reconfigured(run: Run, config: Config) -> Run:
+    """The run with the quorum and the deadline of another configuration; whole or not at all."""
+    f = config.federated
+    changed = {"quorum": f.quorum, "deadline_s": f.deadline_s}
+    released = run.release / "config.yaml"
+    plain = yaml.safe_load(released.read_text())
+    plain["federated"] |= changed
+    partial = run.private / "config.yaml.partial"
+    partial.write_text(yaml.safe_dump(plain, sort_keys=False))
+    os.replace(partial, released)
+    facts = read_json(run.private / "run.json")
+    facts["config"]["federated"] |= changed
+    write_json(run.private / "run.json", facts)
+    return Run(run.path)
+
+
+def declared_public(run: Run) -> Run:
+    """The run, with its data declared public after it began."""
+    facts = read_json(run.private / "run.json")
+    write_json(run.private / "run.json", facts | {"data_is_public": True})
+    return Run(run.path)
+
+
+def open_run(path: Path | str) -> Run:
+    """Open an existing run folder.
+
+    Raises:
+        UserError: it is none.
+    """
+    path = Path(path)
+    if not (path / "private" / "run.json").is_file():
+        raise UserError(f"run {path}: no run folder (private/run.json is missing)")
+    return Run(path)
+
+
+def environment(config: Config) -> dict[str, Any]:
+    """Versions, cores, device, git revision: public facts of the machine."""
+    packages = ("dpsd", "torch", "torchvision", "numpy", "scipy", "safetensors")
+    return {
+        "python": platform.python_version(),
+        "platform": platform.machine(),
+        "packages": {name: version(name) for name in packages},
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": config.device,
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "git": _revision(),
+        "seed": config.seed,
+    }
+
+
+def default_run_folder(config: Config) -> Path:
+    """`runs/<data>-<mechanism>-<time>`."""
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    return Path("runs") / f"{config.data.name.replace(':', '.')}-{config.privacy.mechanism}-{stamp}"
+
+
+def _revision() -> str | None:
+    try:
+        found = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True,
+            timeout=5, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip()

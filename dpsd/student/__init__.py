@@ -1,0 +1,1 @@
+"""The model that is released, and how it learns."""

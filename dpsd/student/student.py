@@ -1,0 +1,217 @@
+"""The student: the model that is released, and how it learns from the bank."""
+
+import contextlib
+import copy
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dpsd.config import Config, PublicFacts
+from dpsd.device import mean_buffers, mean_gradients, own_share
+from dpsd.models.augment import DRAWS, warp
+from dpsd.models.networks import as_input, build_model
+from dpsd.student.bank import Bank
+from dpsd.student.losses import (
+    answer_gain,
+    dkd_loss,
+    kd_loss,
+    likelihood_loss,
+    names_a_class,
+    posterior,
+    soften,
+)
+
+_WARMUP = 0.05  # of all steps
+_PREDICT_BATCH = 512  # of 28 x 28 grey pixels it stays in the cache
+
+
+class Student:
+    """A model under training and the moving average of its weights, which is released.
+
+    Args:
+        config: `student`, `seed`, `device` and `precision` are read.
+        facts: public shape and number of classes.
+        rounds: of the loop, for the learning-rate schedule.
+        queries_per_round: of the loop.
+        soft_targets: the bank's scores are the log of a distribution to match, and no prior enters
+            (mechanism none, graded answers).
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        facts: PublicFacts,
+        *,
+        rounds: int,
+        queries_per_round: int,
+        soft_targets: bool,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        self.config, self.facts, self.device, self._dtype = config.student, facts, device, dtype
+        self.soft_targets, self.seed = soft_targets, config.seed
+        self.draws = max(1, round(self.config.epochs_per_round * queries_per_round))
+        self._start(self.seed, rounds * math.ceil(self.draws / self.config.batch_size))
+
+    def _start(self, seed: int, steps: int) -> None:
+        """Fresh weights, moving average, optimiser and schedule."""
+        self._rng = torch.Generator().manual_seed(seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = build_model(self.config.model, self.facts.shape, self.facts.classes)
+        self.model = model.to(self.device).to(memory_format=torch.channels_last)
+        self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=self.config.lr, weight_decay=1e-4, fused=True
+        )
+        self.steps, self.steps_total = 0, steps
+
+    def fit(self, bank: Bank, new: int) -> dict[str, float]:
+        """One round on the bank: the `new` newest images once, the rest from the whole window.
+
+        Returns:
+            Public figures: `loss`, the mean; `gain_nats_per_answer`, how much better than chance
+            the student foretold the answers; `agreement_with_answers`, the share of answers whose
+            most likely class is the student's, left out where no answer names one class.
+        """
+        return self._train(bank, bank.schedule(new, self.draws, self._rng))
+
+    def refit(self, bank: Bank) -> dict[str, float]:
+        """Begin anew and learn from the whole bank: `refit_epochs` passes under one schedule.
+
+        The student of the loop, whose predictions chose images and questions, learned from answers
+        as they came, the early ones to poor questions and at a high learning rate. A fresh student
+        that sees all of them in random order makes far more of the same answers.
+
+        Returns:
+            As `fit`, of the last pass; empty if nothing is to be done.
+        """
+        figures = dict[str, float]()
+        if not self.config.refit_epochs or not len(bank):
+            return figures
+        steps = self.config.refit_epochs * math.ceil(len(bank) / self.config.batch_size)
+        self._start(self.seed + 1, steps)
+        for _ in range(self.config.refit_epochs):
+            figures = self._train(bank, torch.randperm(len(bank), generator=self._rng))
+        return figures
+
+    def _train(self, bank: Bank, places: Tensor) -> dict[str, float]:
+        self.model.train()
+        losses, gain, rows, hits, named = [], 0.0, 0, 0.0, 0
+        for batch in places.split(self.config.batch_size):
+            mine = own_share(batch)
+            images = self._augmented(bank.images[mine], len(batch)).to(self.device)
+            scores = bank.scores[mine].to(self.device)
+            loss, logits = self._step(images, scores)
+            losses.append(loss)
+            gain += float(answer_gain(logits, scores).sum())
+            rows += len(mine)
+            naming = names_a_class(scores)
+            hits += float(((logits.argmax(1) == scores.argmax(1)) & naming).sum())
+            named += int(naming.sum())
+        self._settle_buffers()
+        figures = {
+            "loss": float(torch.stack(losses).mean()),
+            "gain_nats_per_answer": gain / max(1, rows),
+        }
+        return figures | ({"agreement_with_answers": hits / named} if named else {})
+
+    def _augmented(self, images: Tensor, batch: int) -> Tensor:
+        """This rank's part of a batch, warped as `student.augment` says; its answer still holds."""
+        if self.config.augment == "none":
+            return images
+        draws = torch.rand(batch, DRAWS, generator=self._rng)
+        return warp(images, self.config.augment, own_share(draws))
+
+    def loss(self, logits: Tensor, scores: Tensor) -> Tensor:
+        """The configured loss of logits [B, K] against the bank's scores [B, K]."""
+        c = self.config
+        if c.loss == "likelihood" and not self.soft_targets:
+            return likelihood_loss(logits, scores)
+        if self.soft_targets:
+            target = soften(scores, c.temperature)
+        else:
+            prior = logits.detach().log_softmax(1)
+            target = posterior(scores, prior, c.prior_temperature)
+            if c.temperature != 1:
+                target = soften(target.clamp_min(1e-12).log(), c.temperature)
+        if c.loss == "kd":
+            return kd_loss(logits, target, alpha=c.alpha, temperature=c.temperature)
+        return dkd_loss(logits, target, alpha=c.alpha, beta=c.beta, temperature=c.temperature)
+
+    def _step(self, images: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.lr * self._schedule()
+        pixels = as_input(images)
+        with self._autocast():
+            logits = self.model(pixels)
+        logits = logits.float()
+        loss = self.loss(logits, scores)
+        if smoothing := self._smoothing():
+            loss = loss - smoothing * logits.log_softmax(1).mean()
+        self.optimizer.zero_grad()
+        loss.backward()
+        mean_gradients(self.model)
+        self.optimizer.step()
+        self.steps += 1
+        self._update_average()
+        return loss.detach(), logits.detach()
+
+    def predict(self, images: Tensor) -> Tensor:
+        """The released model's probabilities; uint8 [B, C, H, W] -> float32 [B, K] on the CPU."""
+        parts = []
+        with torch.inference_mode(), self._autocast():
+            for part in images.split(_PREDICT_BATCH):
+                logits = self.average(as_input(part.to(self.device)))
+                parts.append(logits.float().softmax(1).cpu())
+        return torch.cat(parts)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a resumed run needs to go on bit for bit."""
+        return {
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "rng": self._rng.get_state(),
+            "steps": self.steps,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        self.model.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self._rng.set_state(state["rng"].cpu())
+        self.steps = state["steps"]
+
+    def _smoothing(self) -> float:
+        """Weight of the cross-entropy to the uniform distribution: falls to 0 at half the steps."""
+        return self.config.smoothing * max(0.0, 1 - 2 * self.steps / max(1, self.steps_total))
+
+    def _schedule(self) -> float:
+        """Linear warm-up, then a cosine to zero."""
+        done = self.steps / max(1, self.steps_total)
+        if done < _WARMUP:
+            return (done + 1 / max(1, self.steps_total)) / _WARMUP
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, (done - _WARMUP) / (1 - _WARMUP))))
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        decay = min(self.config.average, (1 + self.steps) / (10 + self.steps))
+        mine, others = _floats(self.average), _floats(self.model)
+        torch._foreach_lerp_(mine, others, 1 - decay)
+
+    def _settle_buffers(self) -> None:
+        mean_buffers([b for b in self.model.buffers() if b.is_floating_point()])
+        mean_buffers([b for b in self.average.buffers() if b.is_floating_point()])
+
+    def _autocast(self) -> contextlib.AbstractContextManager[None]:
+        enabled = self._dtype != torch.float32
+        return torch.autocast(self.device.type, dtype=self._dtype, enabled=enabled)
+
+
+def _floats(model: nn.Module) -> list[Tensor]:
+    tensors = [*model.parameters(), *model.buffers()]
+    return [t.detach() for t in tensors if t.is_floating_point()]

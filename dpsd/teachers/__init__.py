@@ -1,0 +1,1 @@
+"""The private side: teachers and their folders."""

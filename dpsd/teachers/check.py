@@ -1,0 +1,113 @@
+"""Does the teacher do what the oracle needs? Tried on synthetic images, on the private side."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from dpsd.config import Config, PublicFacts
+from dpsd.console import Say
+from dpsd.device import pick_device
+from dpsd.errors import UserError
+from dpsd.generator.synthesizer import Synthesizer
+from dpsd.imports import brief
+from dpsd.models.own import load_own_teacher
+from dpsd.student.student import Student
+from dpsd.teachers.folder import as_logits
+from dpsd.teachers.teacher import ensure_teacher, load_teacher
+
+_IMAGES = 256
+_VALUES = _IMAGES * 64 * 64 * 3
+
+
+def check(config: Config, say: Say) -> list[dict[str, Any]]:
+    """Load the configured teacher and try it on images of the configured synthesizer.
+
+    A missing teacher with a recipe is trained first. Nothing is written for the user's own.
+
+    Returns:
+        Rows of `check`, `ok` and `message`. They are private.
+
+    Raises:
+        UserError: the teacher cannot be loaded, or its output does not fit the declared classes.
+    """
+    facts, device = config.facts, pick_device(config.device)
+    t = config.teacher
+    own = t.path is None and (t.weights is not None or ":" in t.model)
+    if own:
+        teacher: Callable[[torch.Tensor], torch.Tensor] = load_own_teacher(t, facts).to(device)
+    else:
+        teacher = load_teacher(config, ensure_teacher(config, say))
+    n = max(8, min(_IMAGES, _VALUES // torch.Size(facts.shape).numel()))
+    plain = config.model_copy(
+        update={"generator": config.generator.model_copy(update={"select": 1})}
+    )
+    student = Student(
+        plain, facts, rounds=1, queries_per_round=n, soft_targets=False, device=device,
+        dtype=torch.float32,
+    )  # fmt: skip
+    images = Synthesizer(plain, facts, device).sample(n, student)
+    rows = check_teacher(teacher, facts, images)
+    return [{"check": name, "ok": ok, "message": message} for name, ok, message in rows]
+
+
+def check_text(rows: list[dict[str, Any]]) -> str:
+    """One line a check, then the verdict."""
+    width = max(len(row["check"]) for row in rows)
+    lines = [f"{row['check']:<{width}}  {'ok  ' if row['ok'] else 'MEND'}  {row['message']}"
+             for row in rows]  # fmt: skip
+    failed = sum(not row["ok"] for row in rows)
+    verdict = "the teacher is fit to be transcribed" if not failed else (
+        f"{failed} of {len(rows)} checks failed"
+    )  # fmt: skip
+    return "\n".join([*lines, verdict]) + "\n"
+
+
+def check_teacher(
+    teacher: Callable[[torch.Tensor], torch.Tensor], facts: PublicFacts, images: torch.Tensor
+) -> list[tuple[str, bool, str]]:
+    """Try a teacher on uint8 images [B, C, H, W]: rows of name, passed, message. Private.
+
+    A row that fails is a warning, not an error: outputs, finite values, confidence, determinism,
+    independence of the rows of a batch, speed.
+    """
+    try:
+        begin = time.perf_counter()
+        logits = teacher(images).cpu()
+        seconds = time.perf_counter() - begin
+    except UserError as e:
+        return [("output", False, str(e))]
+    except Exception as e:
+        return [("output", False, f"the model raised {brief(e)}")]
+    kind = "logits" if logits.is_floating_point() else "votes"
+    rows = [("output", True, f"{kind} {list(logits.shape)} for {facts.classes} classes")]
+    bad = int((~logits.isfinite()).any(1).sum())
+    text = f"{bad} of {len(logits)} answers have NaN or infinite values"
+    rows.append(("finite", not bad, text if bad else "all values are finite"))
+    p = as_logits(logits).nan_to_num().softmax(1)
+    found, top = len(p.argmax(1).unique()), float(p.max(1).values.mean())
+    floating = logits.is_floating_point()
+    flat = not bad and floating and bool(((logits >= 0) & (logits <= 1)).all())
+    text = f"{found} of {facts.classes} classes predicted, mean confidence {top:.4f}"
+    if flat:
+        text += "; all outputs lie from 0 to 1: probabilities? Return logits"
+    elif found == 1 and len(p) > 1:
+        text += "; one class alone: check teacher.normalize (mean and std) and grey or RGB"
+    elif top > 0.99999:
+        text += "; saturated: check teacher.normalize (mean and std)"
+    rows.append(("confidence", not (flat or top > 0.99999 or (found == 1 and len(p) > 1)), text))
+    again = teacher(images).cpu()
+    same = torch.equal(again.nan_to_num(), logits.nan_to_num())
+    text = "two calls agree" if same else "two calls differ: dropout or other randomness is on"
+    rows.append(("determinism", same, text))
+    few = images[: max(1, min(8, len(images) // 2))]
+    mates = teacher(torch.cat([few, 255 - few]))[: len(few)].cpu()
+    scale = 1 + float(logits.nan_to_num().abs().max())
+    gap = float((mates - logits[: len(few)]).float().nan_to_num().abs().max()) / scale
+    text = f"an answer moves by {gap:.1e} (relative) with the rest of its batch"
+    if gap > 1e-2:
+        text += ": batch norm in training mode? Export the model after .eval()"
+    rows.append(("batch independence", gap <= 1e-2, text))
+    rows.append(("speed", True, f"{len(images) / max(seconds, 1e-9):.0f} images per second"))
+    return rows

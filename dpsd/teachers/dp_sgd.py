@@ -1,0 +1,238 @@
+"""DP-SGD for teachers: what is trained here, and all that is made from it, protects a record.
+
+Each step draws every row with the same chance (Poisson sampling), clips each drawn row's gradient
+to a norm, sums, adds Gaussian noise, and divides by the *expected* batch size (Abadi et al. 2016,
+algorithm 1). Per-row gradients and clipping are Opacus', or a closed form for one linear layer.
+
+Guarantee: (eps, delta)-DP for one record, relation replace-one, the number of rows public. It
+covers one training with hyper-parameters that were fixed beforehand.
+
+Sampling and noise come from ChaCha20 under a key of the operating system (`NoiseSource`), in
+float64. Opacus' `secure_mode` is not used: it wants torchcsprng, which no longer installs. Attacks
+on the rounding of floats are not covered.
+"""
+
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from opacus import GradSampleModule
+from opacus.optimizers import DPOptimizer
+from torch import Tensor, nn
+
+from dpsd.config.sections import DpConfig
+from dpsd.errors import UserError
+from dpsd.models.dp_networks import fixed_inputs, trainable_part
+from dpsd.privacy.noise import NoiseSource
+
+_GRADIENTS_AT_ONCE = 2**25  # numbers, of all rows of a chunk together
+_LEAST_NOISE = 0.05
+_LARGEST_WEIGHT = 1e6  # weights are public after the noise; beyond it a gradient may overflow
+
+
+@dataclass(frozen=True)
+class DpRecipe:
+    """The mechanism of a training, fixed before the data are read.
+
+    Its three figures decide the guarantee: `noise_multiplier`, `sample_rate`, `steps`.
+    """
+
+    noise_multiplier: float
+    """Deviation of the noise on a sum of clipped gradients, in units of the clipping norm."""
+    sample_rate: float
+    """Chance of a row to be in a step's batch."""
+    steps: int
+
+
+def plan_training(dp: DpConfig, rows: int) -> DpRecipe:
+    """The mechanism for a number of rows, which is public.
+
+    Raises:
+        UserError: a batch larger than the data, or a noise multiplier that costs more epsilon.
+    """
+    if dp.batch_size > rows:
+        raise UserError(
+            f"teacher.dp.batch_size: {dp.batch_size}; accepted: up to the {rows} training rows"
+        )
+    rate = dp.batch_size / rows
+    steps = math.ceil(dp.epochs / rate)
+    if dp.epsilon is None:
+        raise UserError("teacher.dp.epsilon: null; DP-SGD needs a number above 0, for one record")
+    noise = dp.noise_multiplier
+    if noise is None:
+        noise = least_noise(dp.epsilon, dp.delta, rate, steps)
+    elif (spent := epsilon_of(noise, rate, steps, dp.delta)) > dp.epsilon:
+        raise UserError(
+            f"teacher.dp.noise_multiplier: {noise} costs epsilon {spent:.3f} for one record "
+            f"(replace-one, delta {dp.delta:g}); accepted with teacher.dp.epsilon {dp.epsilon:g}: "
+            f"from {least_noise(dp.epsilon, dp.delta, rate, steps):.4f}, or null"
+        )
+    return DpRecipe(noise, rate, steps)
+
+
+def epsilon_of(
+    noise_multiplier: float,
+    rate: float,
+    steps: int,
+    delta: float,
+    relation: Literal["replace_one", "add_or_remove_one"] = "replace_one",
+) -> float:
+    """Epsilon of DP-SGD for one record, from the mechanism alone.
+
+    By the privacy-loss distribution of the Poisson-subsampled Gaussian (dp-accounting), rounded
+    towards a larger epsilon. Replace-one costs up to twice as much as add-or-remove-one.
+    """
+    import dp_accounting
+    from dp_accounting.pld import PLDAccountant
+
+    neighbours = dp_accounting.NeighboringRelation[relation.upper()]
+    accountant = PLDAccountant(neighbours, value_discretization_interval=1e-3)
+    gaussian = dp_accounting.GaussianDpEvent(noise_multiplier)
+    accountant.compose(dp_accounting.PoissonSampledDpEvent(rate, gaussian), steps)
+    return float(accountant.get_epsilon(delta))
+
+
+def least_noise(epsilon: float, delta: float, rate: float, steps: int) -> float:
+    """The least noise multiplier, to 0.05 %, that keeps to epsilon for one record (replace-one).
+
+    Never below 0.05, where epsilon is beyond any use.
+
+    Raises:
+        UserError: an epsilon so small that no noise multiplier up to 10,000 keeps to it.
+    """
+    high = 1.0
+    while epsilon_of(high, rate, steps, delta) > epsilon:
+        high *= 2
+        if high > 1e4:
+            raise UserError(f"teacher.dp.epsilon: {epsilon:g} needs a noise multiplier above 10000")
+    low = high / 2
+    if high == 1:
+        while low > _LEAST_NOISE and epsilon_of(low, rate, steps, delta) <= epsilon:
+            high, low = low, low / 2
+    while high > low * 1.0005:
+        middle = math.sqrt(low * high)
+        if epsilon_of(middle, rate, steps, delta) <= epsilon:
+            high = middle
+        else:
+            low = middle
+    return high
+
+
+class NoisyOptimizer(DPOptimizer):
+    """Opacus' optimiser for sums of clipped gradients, with noise from a `NoiseSource`."""
+
+    source: NoiseSource
+
+    def add_noise(self) -> None:
+        """Put the noisy sum of clipped gradients into each `grad`."""
+        deviation = self.noise_multiplier * self.max_grad_norm
+        for p in self.params:
+            noise = torch.from_numpy(self.source.normals(tuple(p.shape))).to(p.device)
+            p.grad = (p.summed_grad.double() + deviation * noise).to(p.dtype)
+
+
+def train_dp(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    dp: DpConfig,
+    *,
+    source: NoiseSource,
+    say: Callable[[str], None],
+) -> DpRecipe:
+    """Train a model in place by DP-SGD with momentum.
+
+    Args:
+        model: from `build_dp_model`, or any that keeps the rows of a batch apart. Its initial
+            weights must not depend on the data.
+        images: uint8 [N, C, H, W].
+        labels: int64 [N].
+        dp: the hyper-parameters.
+        source: of the sampling and of the noise.
+        say: gets a line now and then, on public figures alone.
+
+    Returns:
+        The mechanism that was run.
+
+    Raises:
+        UserError: see `plan_training`; a model with batch norm; weights that diverge.
+    """
+    recipe = plan_training(dp, len(labels))
+    part = trainable_part(model).train()
+    if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in part.modules()):
+        raise UserError("teacher.model: batch norm mixes the rows; DP-SGD needs group norm")
+    inputs = fixed_inputs(model, images)
+    device = next(part.parameters()).device
+    linear = isinstance(part, nn.Linear)
+    engine: nn.Module = part if linear else GradSampleModule(part, loss_reduction="sum")
+    optimizer = NoisyOptimizer(
+        torch.optim.SGD(part.parameters(), lr=dp.lr, momentum=dp.momentum),
+        noise_multiplier=recipe.noise_multiplier, max_grad_norm=dp.max_grad_norm,
+        expected_batch_size=dp.batch_size, loss_reduction="sum",
+    )  # fmt: skip
+    optimizer.source = source
+    chunk_rows = max(1, min(1024, _GRADIENTS_AT_ONCE // sum(p.numel() for p in part.parameters())))
+    for step in range(recipe.steps):
+        for p in part.parameters():
+            p.summed_grad = torch.zeros_like(p)  # type: ignore[attr-defined]
+        rows = poisson_rows(len(labels), recipe.sample_rate, source)
+        for chunk in rows.split(chunk_rows):
+            x, y = _as_float(inputs[chunk].to(device)), labels[chunk].to(device)
+            if isinstance(part, nn.Linear):
+                _add_linear(part, x, y, dp.max_grad_norm)
+            else:
+                _add_clipped(engine, optimizer, x, y)
+        optimizer.add_noise()
+        for p in part.parameters():
+            p.grad = None if p.grad is None else p.grad / dp.batch_size
+        optimizer.original_optimizer.step()
+        if not all(bool((p.detach().abs() < _LARGEST_WEIGHT).all()) for p in part.parameters()):
+            raise UserError(f"teacher.dp.lr: {dp.lr:g}: the weights diverged at step {step + 1}")
+        if (step + 1) % max(1, recipe.steps // 10) == 0:
+            say(f"DP-SGD step {step + 1}/{recipe.steps}")
+    if isinstance(engine, GradSampleModule):
+        engine.to_standard_module()
+    for p in part.parameters():
+        p.grad = None
+    model.eval()
+    return recipe
+
+
+def poisson_rows(rows: int, rate: float, source: NoiseSource) -> Tensor:
+    """Each row with chance `rate`, on its own: int64 [<= rows], ascending."""
+    threshold = min(int(rate * 2.0**64), 2**64 - 1)
+    drawn = source.integers((rows,)) < np.uint64(threshold)
+    return torch.from_numpy(np.flatnonzero(drawn))
+
+
+def _as_float(x: Tensor) -> Tensor:
+    return x.float() / 255 if x.dtype == torch.uint8 else x.float()
+
+
+def _add_linear(layer: nn.Linear, x: Tensor, y: Tensor, bound: float) -> None:
+    """Add the clipped gradients of cross-entropy to `summed_grad`.
+
+    A row's gradient is the outer product of its error e = softmax - onehot and (x, 1), so its norm
+    is |e| sqrt(|x|^2 + 1), and clipping it is scaling e (Goodfellow, arXiv 1510.01799).
+    """
+    with torch.no_grad():
+        error = layer(x).softmax(1) - F.one_hot(y, layer.out_features)
+        norm = error.norm(dim=1) * (x.square().sum(1) + 1).sqrt()
+        error *= (bound / (norm + 1e-6)).clamp(max=1)[:, None]
+        layer.weight.summed_grad += error.mT @ x  # type: ignore[attr-defined]
+        layer.bias.summed_grad += error.sum(0)  # type: ignore[attr-defined]
+
+
+def _add_clipped(engine: nn.Module, optimizer: NoisyOptimizer, x: Tensor, y: Tensor) -> None:
+    """The same for any network, by Opacus."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Full backward hook is firing")
+        F.cross_entropy(engine(x), y, reduction="sum").backward()
+    optimizer.clip_and_accumulate()
+    for p in optimizer.params:
+        p.grad = p.grad_sample = None

@@ -1,0 +1,314 @@
+"""Train, find and load the private teacher. Everything here stands on the private side."""
+
+import hashlib
+import json
+import math
+import os
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from dpsd.config import NAMED, Config
+from dpsd.console import Say
+from dpsd.data.identity import dataset_home, fingerprint, read_dataset
+from dpsd.data.load import PrivateData, Split, load_data
+from dpsd.device import broadcast, pick_device, pick_dtype, rank, world_size
+from dpsd.errors import UserError
+from dpsd.files import locked
+from dpsd.models.augment import DRAWS, warp
+from dpsd.models.frozen import Teacher
+from dpsd.models.networks import Norm, as_input, build_model
+from dpsd.models.own import load_own_teacher
+from dpsd.privacy.inherited import DpTraining, write_dp_ledger
+from dpsd.privacy.noise import NoiseSource
+from dpsd.teachers.ensemble import check_kind, ensemble_recipe, load_ensemble, train_ensemble
+from dpsd.teachers.folder import TeacherFolder, _check_identity, _identity, _write_json, read_folder
+
+
+def fit(
+    config: Config,
+    model: nn.Module,
+    split: Split,
+    device: torch.device,
+    dtype: torch.dtype,
+    say: Say,
+) -> None:
+    """Adam with a one-cycle learning rate, label smoothing 0.05 and the recipe's augmentation."""
+    c = config.teacher
+    optimizer = torch.optim.AdamW(model.parameters(), lr=c.lr, weight_decay=1e-2)
+    per_epoch = math.ceil(len(split) / c.batch_size)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, c.lr, total_steps=c.epochs * per_epoch
+    )
+    model.train()
+    for epoch in range(c.epochs):
+        total = 0.0
+        for rows in torch.randperm(len(split)).split(c.batch_size):
+            images, labels = _augmented(split.images[rows], c.augment), split.labels[rows]
+            with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
+                logits = model(as_input(images.to(device)))
+            loss = F.cross_entropy(logits.float(), labels.to(device), label_smoothing=0.05)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            total += float(loss.detach()) * len(rows)
+        say(f"teacher epoch {epoch + 1}/{c.epochs} loss {total / len(split):.4f}")
+    model.eval()
+
+
+def fit_privately(config: Config, model: nn.Module, split: Split, say: Say) -> DpTraining:
+    """DP-SGD by the recipe in `config.teacher.dp`; what its ledger says, less the UUID."""
+    from dpsd.teachers.dp_sgd import train_dp
+
+    t, seeded = config.teacher, config.privacy.insecure_seeded_noise
+    source = NoiseSource(f"dp-sgd {t.seed}".encode() if seeded else None)
+    run = train_dp(model, split.images, split.labels, t.dp, source=source, say=say)
+    return DpTraining(
+        teacher_uuid="", noise_multiplier=run.noise_multiplier, sample_rate=run.sample_rate,
+        steps=run.steps, max_grad_norm=t.dp.max_grad_norm, rows=len(split), delta=t.dp.delta,
+        seeded_noise=seeded,
+    )  # fmt: skip
+
+
+def _augmented(images: Tensor, kind: str) -> Tensor:
+    if kind == "affine":
+        return warp(images, kind, torch.rand(len(images), DRAWS))
+    return augment(images, kind)
+
+
+def augment(images: Tensor, kind: str) -> Tensor:
+    """Random shifts of up to a fourteenth of the side (and flips) from torch's global generator."""
+    if kind == "none":
+        return images
+    n, _, h, w = images.shape
+    dy, dx = max(1, round(h / 14)), max(1, round(w / 14))
+    padded = F.pad(images, (dx, dx, dy, dy))
+    rows = torch.arange(h) + torch.randint(0, 2 * dy + 1, (n, 1))
+    columns = torch.arange(w) + torch.randint(0, 2 * dx + 1, (n, 1))
+    if kind == "shift-flip":
+        flip = torch.rand(n, 1) < 0.5
+        columns = torch.where(flip, columns.flip(1), columns)
+    picked = padded[torch.arange(n)[:, None, None], :, rows[:, :, None], columns[:, None, :]]
+    return picked.permute(0, 3, 1, 2)
+
+
+def ensure_teacher(
+    config: Config, say: Say, *, together: bool = False, data: PrivateData | None = None
+) -> TeacherFolder:
+    """The teacher's folder; a missing teacher is trained first, and said so.
+
+    `together`: all processes of torchrun make this call, and share the training of an ensemble.
+    `data`: other data than the configuration's, as a client of a federation holds them.
+
+    Raises:
+        UserError: a folder or file that is named but missing or unreadable.
+    """
+    own = config.teacher.path
+    if own is not None:
+        return read_folder(own)
+    shards = config.teacher.shards
+    if shards is not None:
+        check_kind(config)
+    if config.teacher.weights is not None or ":" in config.teacher.model:
+        return _own_folder(config)
+    data = data or load_data(config.data)
+    folder = config.teacher.root / _recipe_hash(config, data)
+    if together and shards is not None and world_size() > 1:
+        if broadcast((folder / "teacher.json").exists()):
+            _check_dataset(config, read_folder(folder))
+        else:
+            _train(config, data, folder, say, together=True)
+    elif not together or rank() == 0:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with locked(folder):  # another process may lack the same teacher
+            if (folder / "teacher.json").exists():
+                _check_dataset(config, read_folder(folder))
+            else:
+                _train(config, data, folder, say, together=False)
+    if together:
+        broadcast(None)  # the first process has written
+    return read_folder(folder)
+
+
+def _train(config: Config, data: PrivateData, folder: Path, say: Say, *, together: bool) -> None:
+    shards = config.teacher.shards
+    number = "" if shards is None else f"{shards} teachers "
+    name = f"{number}{config.teacher.model} on {config.data.name}"
+    say(f"no teacher of this recipe yet: training {name}")
+    if shards is None:
+        train_teacher(config, data, folder, say)
+    else:
+        train_ensemble(config, data, folder, say, together=together)
+
+
+def load_teacher(config: Config, folder: TeacherFolder) -> Callable[[Tensor], Tensor]:
+    """uint8 images [B, C, H, W] -> logits float32 [B, K], frozen, in evaluation mode.
+
+    For an ensemble: votes int64 [B, K], each row's sum is the number of teachers.
+    """
+    if (folder.facts.get("recipe") or {}).get("shards") is not None:
+        return load_ensemble(config, folder.path, folder.facts["recipe"])
+    device = pick_device(config.device)
+    dtype = pick_dtype(config.precision, device)
+    teacher = frozen_teacher(config, folder).to(device).to(memory_format=torch.channels_last)
+
+    def ask(images: Tensor) -> Tensor:
+        with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
+            logits: Tensor = teacher(images.to(device))
+        return logits.float()
+
+    return ask
+
+
+def frozen_teacher(config: Config, folder: TeacherFolder) -> Teacher:
+    """One teacher, no ensemble, frozen on the CPU.
+
+    Raises:
+        UserError: weights that are unreadable or another teacher's.
+    """
+    facts = config.facts
+    weights = folder.path / "weights.safetensors"
+    if weights.exists():
+        recipe = folder.facts["recipe"]
+        norm: Norm = "group" if recipe.get("dp") else "batch"
+        model = build_model(recipe["model"], facts.shape, facts.classes, norm=norm)
+        try:
+            model.load_state_dict(load_file(weights))
+        except Exception as e:
+            raise UserError(f"teacher {weights}: unreadable: {str(e).splitlines()[0]}") from e
+        teacher = Teacher(model, normalize=None, classes=facts.classes, shape=facts.shape)
+    else:
+        _check_identity(config, folder)
+        teacher = load_own_teacher(config.teacher, facts)
+    return teacher
+
+
+def train_teacher(config: Config, data: PrivateData, folder: Path, say: Say) -> TeacherFolder:
+    """Train by the recipe in `config.teacher`, and write the folder."""
+    facts = config.facts
+    device = pick_device(config.device)
+    dtype = pick_dtype(config.precision, device)
+    start = time.perf_counter()
+    dp = config.teacher.dp.epsilon is not None
+    training = None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.teacher.seed)
+        model = (
+            build_model(
+                config.teacher.model, facts.shape, facts.classes, norm="group" if dp else "batch"
+            )
+            .to(device)
+            .to(memory_format=torch.channels_last)
+        )
+        if dp:
+            training = fit_privately(config, model, data.train, say)
+        else:
+            fit(config, model, data.train, device, dtype, say)
+    teacher = Teacher(model, normalize=None, classes=facts.classes, shape=facts.shape)
+
+    def ask(images: Tensor) -> Tensor:
+        with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
+            logits: Tensor = teacher(images.to(device))
+        return logits.float().cpu()
+
+    name = str(uuid.uuid4())
+    record = {
+        "uuid": name,
+        "recipe": _recipe(config),
+        "accuracy": {
+            "holdout": accuracy(ask, data.holdout),
+            "test": None if data.test is None else accuracy(ask, data.test),
+        },
+        "rows": {"train": len(data.train), "holdout": len(data.holdout)},
+        "seconds": time.perf_counter() - start,
+    }
+    if training is not None:
+        record["dataset"] = dataset_home(config, data)
+    folder.mkdir(parents=True, exist_ok=True)
+    os.chmod(folder, 0o700)
+    if training is not None:
+        write_dp_ledger(folder, replace(training, teacher_uuid=name))
+    save_file({k: v.cpu().contiguous() for k, v in model.state_dict().items()},
+              folder / "weights.safetensors")  # fmt: skip
+    _write_json(folder / "teacher.json", record)
+    return read_folder(folder)
+
+
+def accuracy(ask: Callable[[Tensor], Tensor], split: Split) -> float:
+    """Share of rows whose most probable class is the label."""
+    hits = sum(
+        float((ask(x).argmax(1).cpu() == y).sum())
+        for x, y in zip(split.images.split(512), split.labels.split(512), strict=True)
+    )
+    return hits / len(split)
+
+
+def _check_dataset(config: Config, home: TeacherFolder) -> None:
+    """A teacher that is there already charges the data set that it was trained under."""
+    wanted = config.teacher.dataset
+    if wanted is None or home.facts.get("dataset") is None:
+        return
+    found = read_dataset(home.ledger("record")[0])["name"]
+    if found != wanted:
+        raise UserError(
+            f"teacher.dataset: {wanted}, but {home.path} charges the ledger of data set {found}; "
+            f"accepted: {found}, or another teacher.root"
+        )
+
+
+def _recipe(config: Config) -> dict[str, Any]:
+    t = config.teacher
+    if t.dp.epsilon is not None:
+        seeded = config.privacy.insecure_seeded_noise
+        dp = t.dp.model_dump() | {"seeded_noise": seeded}
+        return {"model": t.model, "dp": dp, "seed": t.seed, "data": config.data.name}
+    return {
+        "model": t.model,
+        "epochs": t.epochs,
+        "batch_size": t.batch_size,
+        "lr": t.lr,
+        "augment": t.augment,
+        "seed": t.seed,
+        "data": config.data.name,
+    }
+
+
+def _recipe_hash(config: Config, data: PrivateData) -> str:
+    """Names a teacher by recipe and a private fingerprint of the data."""
+    facts = _recipe(config) if config.teacher.shards is None else ensemble_recipe(config)
+    facts |= {"fingerprint": fingerprint(data)}
+    if config.data.name not in NAMED:  # else the same rows may be said to be of more classes
+        facts["classes"] = config.facts.classes
+    if config.data.user_ids is not None:
+        facts["users"] = hashlib.blake2b(config.data.user_ids.read_bytes()).hexdigest()
+    text = json.dumps(facts, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def _own_folder(config: Config) -> TeacherFolder:
+    """Home of the user's own teacher: beside its weights, or by name without weights."""
+    t, identity = config.teacher, _identity(config)
+    if t.weights is None:
+        folder = t.root / hashlib.blake2b(t.model.encode(), digest_size=8).hexdigest()
+    else:
+        folder = t.weights.with_name(t.weights.name + ".dpsd")
+    if not (folder / "teacher.json").exists():
+        load_own_teacher(t, config.facts)  # a file that does not fit gets no home
+        folder.mkdir(parents=True, exist_ok=True)
+        os.chmod(folder, 0o700)
+        record = {"uuid": str(uuid.uuid4()), "identity": identity, "recipe": None}
+        with locked(folder):  # of two processes one names the teacher
+            if not (folder / "teacher.json").exists():
+                _write_json(folder / "teacher.json", record | {"accuracy": None})
+    home = read_folder(folder)
+    _check_identity(config, home)
+    return home

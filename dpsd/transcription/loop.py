@@ -1,0 +1,92 @@
+"""The loop: synthesise, ask, learn, and let the generator learn from the student."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dpsd.device import broadcast
+from dpsd.generator.synthesizer import Synthesizer
+from dpsd.privacy.oracle import Door, Prior
+from dpsd.privacy.plan import Plan
+from dpsd.student.bank import Bank
+from dpsd.student.student import Student
+
+
+def distil(
+    plan: Plan,
+    synthesizer: Synthesizer,
+    oracle: Door | None,
+    bank: Bank,
+    student: Student,
+    *,
+    start: int = 0,
+    after_round: Callable[[int, dict[str, Any]], None],
+) -> None:
+    """The loop of private distillation. Only `oracle` has seen a teacher.
+
+    Args:
+        plan: rounds and queries.
+        synthesizer: makes images from public knowledge and the student.
+        oracle: the one door; None on the ranks of a process group that do not ask.
+        bank: of answered images.
+        student: learns.
+        start: first round, above 0 when resumed.
+        after_round: receives the round and its public figures.
+    """
+    for round in range(start, plan.rounds):
+        images, scores = broadcast(
+            query(plan, synthesizer, oracle, student, round) if oracle is not None else None
+        )
+        images, scores = images[plan.trained_on(round)], scores[plan.trained_on(round)]
+        bank.add(images, scores)
+        figures = student.fit(bank, new=len(images)) if len(bank) else {}
+        figures |= synthesizer.update(student, round=round)
+        after_round(round, figures)
+    student.refit(bank)
+
+
+def query(
+    plan: Plan, synthesizer: Synthesizer, oracle: Door, student: Student, round: int
+) -> tuple[Tensor, Tensor]:
+    """One round of paid images and what their answers say, [B, C, H, W] and [B, K].
+
+    Answers that were paid before a stop are recalled; those lost on the way stay paid, are not
+    asked again, and leave the round empty.
+    """
+    position = round * plan.queries_per_round
+    if position < oracle.position:
+        recalled = oracle.recall(position)
+        if recalled is None:
+            return torch.empty((0, *plan.facts.shape), dtype=torch.uint8), torch.empty(
+                (0, plan.facts.classes)
+            )
+        images, answers = recalled
+    else:
+        images = synthesizer.sample(plan.queries_per_round, student, oracle, round=round)
+        answers = oracle.answer(images, prior=asking_prior(plan, student, round))
+    synthesizer.remember(images, student)
+    return images, plan.mechanism.log_likelihood(answers)
+
+
+def asking_prior(plan: Plan, student: Student, round: int) -> Prior:
+    """The student's prediction; for randomised response, uniform on a share of the images.
+
+    The share falls linearly from 1 to `plan.explore` over the first half of the rounds.
+    """
+    if plan.mechanism.name != "randomized_response":
+        return student.predict
+    share = max(plan.explore, 1 - 2 * round / plan.rounds * (1 - plan.explore))
+
+    def prior(images: Tensor) -> Tensor:
+        believed = student.predict(images)
+        n, classes = int(share * len(images)), believed.shape[1]
+        # Not quite uniform: ties would rank the same few classes first where top_k is set. To
+        # clients the prior travels in float16, which keeps larger steps alone.
+        step = 0.02 if plan.route == "federated" else 1e-4
+        ties = torch.rand(n, classes, generator=torch.Generator().manual_seed(round))
+        believed[:n] = (1 + step * ties) / classes
+        return believed
+
+    return prior

@@ -1,0 +1,93 @@
+"""The federated benchmark: its cells are valid plans, and FedAvg is no straw man."""
+
+import importlib
+import importlib.machinery
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+from dpsd.config import parse_config
+from dpsd.data.load import load_data
+from dpsd.federated.partition import partition
+from dpsd.privacy.plan import make_plan
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+
+
+@pytest.fixture
+def script(monkeypatch):
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+
+    def load(name):
+        path = str(SCRIPTS / name)
+        loader = importlib.machinery.SourceFileLoader(name, path)
+        module = importlib.util.module_from_spec(importlib.util.spec_from_loader(name, loader))
+        loader.exec_module(module)
+        return module
+
+    return load
+
+
+def test_every_cell_is_a_valid_plan(script, tmp_path):
+    bench = script("bench_federated_cells.py")
+    cells = bench.cells()
+    for name, cell in cells.items():
+        config = bench.configure(cell, 1, tmp_path)
+        plan = make_plan(config)
+        assert plan.route == "federated" and plan.answers == config.privacy.answers, name
+        assert config.seed == config.federated.seed == 1 and plan.seeded_noise
+        small = bench.configure(cell, 1, tmp_path, shrink=100)
+        assert small.privacy.answers <= config.privacy.answers / 20
+    assert cells["mnist-none-alpha0.1-plain"]["alpha"] == 0.1
+    plain = bench.configure(cells["mnist-none-alpha0.1-plain"], 0, tmp_path)
+    assert plain.federated.aggregate == "plain" and plain.federated.alpha == 0.1
+
+
+def test_results_and_baselines_stand_side_by_side(script, tmp_path):
+    render = script("render_federated.py").federated
+    assert render(tmp_path) == []
+    run = {
+        "student_accuracy": 0.96, "answers": 1000, "seconds": 9.0, "aggregate": "plain",
+        "bytes_down_per_client_and_round": 10.0, "bytes_up_per_client_and_round": 20.0,
+        "bytes_of_the_student": 3000,
+    }  # fmt: skip
+    bench = script("bench_federated_cells.py")
+
+    def keep(name, seed, **changes):
+        found = bench.current_hash(bench.cells()[name], seed)
+        result = run | {"cell": name, "seed": seed, "config_hash": found} | changes
+        (tmp_path / f"{name}-seed{seed}.json").write_text(json.dumps(result))
+
+    keep("mnist-none-alpha0.5", 0)
+    keep("mnist-none-alpha0.5-plain", 0)
+    keep("mnist-none-alpha0.5", 1, student_accuracy=0.98)
+    keep("mnist-none-alpha0.5", 2, student_accuracy=0.1, config_hash="of another configuration")
+    beside = {"local-only": {"accuracy": 0.9}, "fedavg-20": {"accuracy": 0.975}}
+    for seed, change in ((0, {}), (1, {"config_hash": "of other teachers"})):
+        config = bench.configure(bench.cells()["mnist-none-alpha0.5"], seed, tmp_path)
+        found = beside | bench.baseline_facts(config) | change
+        (tmp_path / f"baselines-mnist-alpha0.5-seed{seed}.json").write_text(json.dumps(found))
+    text = "\n".join(render(tmp_path))
+    assert "| 97.00 ± 1.41 | 95.8 | 97.2 | 90.00 | - | - | 97.50 | 1,000 | 9 | 2 |" in text
+    assert "| 10 | 20 | 3,000 |" in text and "96.00 | mnist-none-alpha0.5 |" in text
+    assert "earlier configuration, not shown: mnist-none-alpha0.5-seed2." in text
+
+
+def test_flowers_fedavg_learns_and_more_rounds_are_better(script):
+    bench = script("bench_fedavg.py")
+    config = parse_config(
+        {
+            "device": "cpu",
+            "privacy": {"route": "federated", "unit": "answer", "epsilon": 1},
+            "federated": {"clients": 3, "alpha": 0.5},
+        }
+    )
+    data = load_data(config.data)
+    rows, found = partition(config, data), []
+    for rounds in (1, 4):
+        model, size = bench.fedavg(config, data, rows, rounds, 1.0)
+        assert size > 4 * sum(p.numel() for p in model.parameters())
+        found.append(bench.accuracy(model, data.holdout.images, data.holdout.labels))
+    assert found[1] > found[0] and found[1] > 0.5

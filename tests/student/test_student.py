@@ -1,0 +1,88 @@
+"""The student's training: augmentation of answered images."""
+
+import pytest
+import torch
+
+from dpsd.config import PublicFacts, parse_config
+from dpsd.student.bank import Bank
+from dpsd.student.student import Student
+
+FACTS = PublicFacts((1, 8, 8), 3, ("a", "b", "c"))
+
+
+def student(augment="none", smoothing=0.0):
+    config = parse_config(
+        {
+            "seed": 5,
+            "data": {"name": "none", "shape": [1, 8, 8], "classes": 3},
+            "student": {
+                "model": "cnn-tiny",
+                "augment": augment,
+                "smoothing": smoothing,
+                "batch_size": 8,
+                "refit_epochs": 2,
+            },
+            "loop": {"rounds": 1},
+            "privacy": {"epsilon": 1.0, "answers": 32},
+        }
+    )
+    return Student(
+        config, FACTS, rounds=1, queries_per_round=32, soft_targets=False,
+        device=torch.device("cpu"), dtype=torch.float32,
+    )  # fmt: skip
+
+
+def filled():
+    rng = torch.Generator().manual_seed(0)
+    bank = Bank(32, FACTS.shape, 3)
+    images = torch.randint(256, (32, 1, 8, 8), generator=rng, dtype=torch.uint8)
+    bank.add(images, torch.randn(32, 3, generator=rng))
+    return bank
+
+
+def seen_in(learner, bank, monkeypatch):
+    seen = []
+    step = learner._step
+    monkeypatch.setattr(learner, "_step", lambda x, y: (seen.append(x.clone()), step(x, y))[1])
+    learner.refit(bank)
+    return torch.cat(seen)
+
+
+def test_without_augmentation_the_bank_is_seen_as_it_is(monkeypatch):
+    bank = filled()
+    seen = seen_in(student("none"), bank, monkeypatch)
+    known = {bytes(x.numpy()) for x in bank.images}
+    assert len(seen) == 64 and all(bytes(x.numpy()) in known for x in seen)
+
+
+@pytest.mark.parametrize("augment", ["shift", "affine"])
+def test_augmented_images_differ_from_pass_to_pass_and_follow_the_seed(augment, monkeypatch):
+    bank = filled()
+    before = bank.images.clone()
+    seen = seen_in(student(augment), bank, monkeypatch)
+    assert len({bytes(x.numpy()) for x in seen}) > 48  # of 64: warped anew in each pass
+    assert torch.equal(bank.images, before)
+    assert torch.equal(seen, seen_in(student(augment), filled(), monkeypatch))
+
+
+def test_smoothing_fades_over_the_first_half_of_the_steps():
+    learner = student(smoothing=0.4)
+    weights = []
+    for step in range(5):
+        learner.steps = step
+        weights.append(learner._smoothing())
+    assert learner.steps_total == 4 and weights == pytest.approx([0.4, 0.2, 0, 0, 0])
+
+
+def test_smoothing_gives_a_gradient_to_a_class_that_was_given_up():
+    """The likelihood's own is in proportion to what the student believes of the class."""
+    images, scores = torch.zeros(8, 1, 8, 8, dtype=torch.uint8), torch.zeros(8, 3)
+    scores[:, 2] = 2.0  # the answers favour class 2
+    pull = []
+    for smoothing in (0.0, 0.3):
+        learner = student(smoothing=smoothing)
+        with torch.no_grad():
+            learner.model.head.bias.copy_(torch.tensor([12.0, 12.0, -12.0]))
+        learner._step(images, scores)
+        pull.append(-float(learner.model.head.bias.grad[2]))
+    assert 0 < pull[0] < 1e-3 and pull[1] == pytest.approx(0.1, rel=0.01)

@@ -1,0 +1,62 @@
+"""The teacher's home: whose ledger is charged."""
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from products import tiny_config
+
+from dpsd.config import parse_config
+from dpsd.errors import UserError
+from dpsd.models.networks import build_model
+from dpsd.teachers import teacher as teachers
+from dpsd.teachers.teacher import ensure_teacher, load_teacher
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_two_at_once_that_lack_a_teacher_find_the_same(tmp_path, monkeypatch, own):
+    tree = tiny_config(tmp_path).model_dump(mode="json")
+    if own:
+        path = tmp_path / "w.pt"
+        torch.save(build_model("cnn-small", (1, 28, 28), 10).state_dict(), path)
+        tree["teacher"] |= {"weights": str(path)}
+    name = "load_own_teacher" if own else "train_teacher"
+    made, whole, together = [], getattr(teachers, name), threading.Barrier(2)
+
+    def slow(*args):
+        made.append(1)
+        time.sleep(0.5)
+        return whole(*args)
+
+    monkeypatch.setattr(teachers, name, slow)
+
+    def ask(_):
+        together.wait()
+        return ensure_teacher(parse_config(tree), lambda text: None).uuid
+
+    with ThreadPoolExecutor(2) as pool:
+        assert len(set(pool.map(ask, range(2)))) == 1
+    assert own or len(made) == 1
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_changed_weights_are_not_charged_to_the_old_ledger(tmp_path, named):
+    """Also when the folder is known, as on resume, or named by teacher.path."""
+    path = tmp_path / "w.pt"
+    tree = {
+        "device": "cpu",
+        "data": {"name": "none", "shape": [1, 28, 28], "classes": 10},
+        "teacher": {"model": "cnn-small", "weights": str(path)},
+        "privacy": {"epsilon": 1.0},
+    }
+    torch.save(build_model("cnn-small", (1, 28, 28), 10).state_dict(), path)
+    home = ensure_teacher(parse_config(tree), lambda text: None)
+    load_teacher(parse_config(tree), home)
+    torch.save(build_model("cnn-small", (1, 28, 28), 10).state_dict(), path)
+    if named:
+        tree["teacher"]["path"] = str(home.path)
+        home = ensure_teacher(parse_config(tree), lambda text: None)
+    with pytest.raises(UserError, match="is not the teacher that"):
+        load_teacher(parse_config(tree), home)
