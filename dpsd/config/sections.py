@@ -89,7 +89,7 @@ class TeacherConfig(Section):
     model: str = "cnn"
     """cnn | cnn-small | cnn-tiny | resnet20 | a torchvision model | `package.module:callable`; for
     an ensemble cnn | cnn-small | cnn-tiny | scatter-linear; for DP-SGD also scatter-linear |
-    scatter-cnn | cnn-tanh."""
+    cnn-tanh."""
     weights: Path | None = None
     """The user's own trained weights (.pt, .safetensors), TorchScript or `torch.export` file."""
     path: Path | None = None

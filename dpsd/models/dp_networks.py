@@ -9,41 +9,32 @@ from dpsd.errors import UserError
 from dpsd.models.frozen import Shape
 from dpsd.models.scattering import MAPS, STRIDE, FilterBank, scattering_maps
 
-DP_MODELS = ("scatter-linear", "scatter-cnn", "cnn-tanh")
+DP_MODELS = ("scatter-linear", "cnn-tanh")
 
 _MAPS_IN_GROUP = 3  # normalised together, within one image
 _CHUNK = 1024
 
 
 class ScatterNet(nn.Module):
-    """A linear or small convolutional head on scattering maps.
+    """A linear layer on normalised scattering maps.
 
     The maps are normalised in groups of three within each image, without trained parameters, so
-    that nothing of the data but the head's weights is released (Tramèr and Boneh, arXiv
+    that the head's weights alone depend on the data (Tramèr and Boneh, arXiv
     2011.11660, section 3.1; the groups of 27 there are 27 groups of three here).
 
     Args:
         shape: channels, height, width; height and width from 8.
         classes: number of classes.
-        convolutional: two tanh convolutions and two linear layers instead of one linear layer.
     """
 
-    def __init__(self, shape: Shape, classes: int, *, convolutional: bool) -> None:
+    def __init__(self, shape: Shape, classes: int) -> None:
         super().__init__()
         maps, height, width = shape[0] * MAPS, shape[1] // STRIDE, shape[2] // STRIDE
         self.filters = FilterBank(*shape[1:])
         self.norm = nn.GroupNorm(maps // _MAPS_IN_GROUP, maps, affine=False)
-        if convolutional:
-            self.head: nn.Sequential | nn.Linear = nn.Sequential(
-                nn.Conv2d(maps, 16, 3, padding=1), nn.Tanh(), nn.MaxPool2d(2, 1),
-                nn.Conv2d(16, 32, 3, padding=1), nn.Tanh(), nn.MaxPool2d(2, 1),
-                nn.Flatten(), nn.Linear(32 * (height - 2) * (width - 2), 32), nn.Tanh(),
-                nn.Linear(32, classes),
-            )  # fmt: skip
-        else:
-            self.head = nn.Linear(maps * height * width, classes)
-            nn.init.zeros_(self.head.weight)
-            nn.init.zeros_(self.head.bias)
+        self.head = nn.Linear(maps * height * width, classes)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
 
     def inputs(self, x: Tensor) -> Tensor:
         """What the head reads: a fixed function of each image.
@@ -52,10 +43,10 @@ class ScatterNet(nn.Module):
             x: float [B, C, H, W] from 0 to 1.
 
         Returns:
-            float32 [B, D] for a linear head, [B, C * 81, H // 4, W // 4] for a convolutional one.
+            float32 [B, C * 81 * (H // 4) * (W // 4)].
         """
         maps: Tensor = self.norm(scattering_maps(x, self.filters))
-        return maps.flatten(1) if isinstance(self.head, nn.Linear) else maps
+        return maps.flatten(1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits [B, K]."""
@@ -94,7 +85,7 @@ def build_dp_model(name: str, shape: Shape, classes: int) -> nn.Module:
         )
     if name == "cnn-tanh":
         return TanhNet(shape, classes)
-    return ScatterNet(shape, classes, convolutional=name == "scatter-cnn")
+    return ScatterNet(shape, classes)
 
 
 def trainable_part(model: nn.Module) -> nn.Module:

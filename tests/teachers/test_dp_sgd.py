@@ -72,7 +72,7 @@ def _clipped(part, x, y, bound):
     return [p.summed_grad for p in part.parameters()]
 
 
-@pytest.mark.parametrize("name", ["scatter-linear", "scatter-cnn", "cnn-tanh", "cnn-small"])
+@pytest.mark.parametrize("name", ["scatter-linear", "cnn-tanh", "cnn-small"])
 @pytest.mark.parametrize("bound", [0.05, 1e4])
 def test_clipped_sum_is_that_of_one_row_after_another(name, bound, tiny_images):
     torch.manual_seed(0)
@@ -179,11 +179,10 @@ def test_weights_that_diverge_are_refused(tiny_images):
         train_dp(model, tiny_images, torch.zeros(16).long(), dp, source=NoiseSource(), say=_quiet)
 
 
-@pytest.mark.parametrize("name", ["scatter-linear", "scatter-cnn"])
-def test_head_trains_on_what_the_model_reads(name, tiny_images):
+def test_head_trains_on_what_the_model_reads(tiny_images):
     """The precomputed inputs and the images give the same logits."""
     torch.manual_seed(0)
-    model = build_dp_model(name, SHAPE, 10).eval()
+    model = build_dp_model("scatter-linear", SHAPE, 10).eval()
     nn.init.normal_(next(trainable_part(model).parameters()), std=0.05)
     with torch.no_grad():
         direct = model(tiny_images.float() / 255)
