@@ -15,8 +15,8 @@ from dpsd.data.load import PrivateData
 from dpsd.device import pick_device, pick_dtype
 from dpsd.federated.app import node_number
 from dpsd.federated.grid import InProcessGrid
+from dpsd.models.augment import augment
 from dpsd.models.networks import as_input, build_model
-from dpsd.teachers.teacher import augment
 
 BATCH, LR, MOMENTUM = 64, 0.05, 0.9
 SMALL, SMALL_BATCH, SMALL_PASSES = 2_000, 10, 5

@@ -1,13 +1,14 @@
 """New candidates from earlier queries: variants of what the student takes for each class.
 
 Random pictures look like a few classes and hardly ever like others. Queries that the student takes
-for a rare class are warped and blended in pairs, so that each class gets its share of candidates,
+for a rare class are varied and blended in pairs, so that each class gets its share of candidates,
 and what is chosen of them breeds the next ones. All of it is post-processing of released answers.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Generator, Tensor
+
+from dpsd.models.augment import affine
 
 _KEPT = 1000  # images of a class
 _NEW = 400  # images of a class taken from one choice
@@ -51,7 +52,7 @@ class Pool:
 
 
 def recombine(a: Tensor, b: Tensor, rng: Generator) -> Tensor:
-    """Warp both images; keep the first or join the two; change the contrast.
+    """Vary both images; keep the first or join the two; change the contrast.
 
     A fifth each is the brighter, the darker or a weighted mean of the two; the rest is the first.
 
@@ -63,7 +64,7 @@ def recombine(a: Tensor, b: Tensor, rng: Generator) -> Tensor:
     Returns:
         uint8 [B, C, H, W].
     """
-    x, y = _warped(a, rng), _warped(b, rng)
+    x, y = _varied(a, rng), _varied(b, rng)
     kind, weight, gain = torch.rand(3, len(a), 1, 1, 1, generator=rng)
     joined = torch.where(kind < 0.2, torch.maximum(x, y), x)
     joined = torch.where((kind >= 0.2) & (kind < 0.4), torch.minimum(x, y), joined)
@@ -72,14 +73,12 @@ def recombine(a: Tensor, b: Tensor, rng: Generator) -> Tensor:
     return joined.clamp_(0, 1).mul_(255).round_().to(torch.uint8)
 
 
-def _warped(images: Tensor, rng: Generator) -> Tensor:
+def _varied(images: Tensor, rng: Generator) -> Tensor:
     """Turned, stretched, sheared, mirrored and shifted a little; float in [0, 1]."""
     n = len(images)
-    angle, wide, high, shear, right, down = torch.randn(6, n, generator=rng)
+    turn, wide, high, shear, right, down = torch.randn(6, n, generator=rng)
     mirror = torch.where(torch.rand(n, generator=rng) < 0.5, -1.0, 1.0)
-    angle, wide, high = 0.2 * angle, torch.exp(0.2 * wide) * mirror, torch.exp(0.2 * high)
-    x = torch.stack((angle.cos() * wide, 0.15 * shear - angle.sin() * high, 0.15 * right), 1)
-    y = torch.stack((angle.sin() * wide, angle.cos() * high, 0.15 * down), 1)
-    grid = F.affine_grid(torch.stack((x, y), 1), list(images.shape), align_corners=False)
-    pixels = images.float().div_(255)
-    return F.grid_sample(pixels, grid, padding_mode="border", align_corners=False)
+    return affine(
+        images.float().div_(255), turn=0.2 * turn, wide=torch.exp(0.2 * wide) * mirror,
+        high=torch.exp(0.2 * high), shear=0.15 * shear, right=0.15 * right, down=0.15 * down,
+    )  # fmt: skip

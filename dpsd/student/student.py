@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dpsd.config import Config, PublicFacts
 from dpsd.device import mean_buffers, mean_gradients, own_share
-from dpsd.models.augment import DRAWS, warp
+from dpsd.models.augment import DRAWS, augment
 from dpsd.models.networks import as_input, build_model
 from dpsd.student.bank import Bank
 from dpsd.student.losses import (
@@ -123,7 +123,7 @@ class Student:
         if self.config.augment == "none":
             return images
         draws = torch.rand(batch, DRAWS, generator=self._rng)
-        return warp(images, self.config.augment, own_share(draws))
+        return augment(images, self.config.augment, own_share(draws))
 
     def loss(self, logits: Tensor, scores: Tensor) -> Tensor:
         """The configured loss of logits [B, K] against the bank's scores [B, K]."""

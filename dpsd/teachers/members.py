@@ -16,7 +16,7 @@ from torch import Tensor
 from dpsd.config import PublicFacts
 from dpsd.config.sections import TeacherConfig
 from dpsd.errors import UserError
-from dpsd.models.augment import DRAWS, warp
+from dpsd.models.augment import DRAWS, augment
 from dpsd.models.networks import ConvNet, build_model
 from dpsd.models.stacked import stack, stacked_logits
 from dpsd.randomness import stream
@@ -170,7 +170,7 @@ def _train_networks(
     for step in range(steps):
         now = order[:, step]
         images = members.images[now.flatten()]
-        images = warp(images, recipe.augment, change[:, step].flatten(0, 1)).to(device).float()
+        images = augment(images, recipe.augment, change[:, step].flatten(0, 1)).to(device).float()
         images = (images / 255).unflatten(0, now.shape)
         logits = stacked_logits(nets[0], weights, images, dtype).float()
         labels = members.labels[now].to(device)

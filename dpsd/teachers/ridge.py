@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from dpsd.models.augment import DRAWS, warp
+from dpsd.models.augment import DRAWS, augment
 from dpsd.models.scattering import scattering_features, unit_roots
 
 _MOST_RECORDS = 512
@@ -55,7 +55,7 @@ def fit_member(
         images, labels = images[kept], labels[kept]
     versions = [images]
     for _ in range(copies - 1):
-        versions.append(warp(images, kind, torch.rand(len(images), DRAWS, generator=rng)))
+        versions.append(augment(images, kind, torch.rand(len(images), DRAWS, generator=rng)))
     x = features(torch.cat(versions))
     target = torch.nn.functional.one_hot(labels.repeat(copies), classes).float()
     middle, share = x.mean(0), target.mean(0)

@@ -23,7 +23,7 @@ from dpsd.data.load import PrivateData, Split, load_data
 from dpsd.device import broadcast, pick_device, pick_dtype, rank, world_size
 from dpsd.errors import UserError
 from dpsd.files import locked
-from dpsd.models.augment import DRAWS, warp
+from dpsd.models.augment import augment
 from dpsd.models.frozen import Teacher
 from dpsd.models.networks import Norm, as_input, build_model
 from dpsd.models.own import load_own_teacher
@@ -52,7 +52,7 @@ def fit(
     for epoch in range(c.epochs):
         total = 0.0
         for rows in torch.randperm(len(split)).split(c.batch_size):
-            images, labels = _augmented(split.images[rows], c.augment), split.labels[rows]
+            images, labels = augment(split.images[rows], c.augment), split.labels[rows]
             with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
                 logits = model(as_input(images.to(device)))
             loss = F.cross_entropy(logits.float(), labels.to(device), label_smoothing=0.05)
@@ -77,28 +77,6 @@ def fit_privately(config: Config, model: nn.Module, split: Split, say: Say) -> D
         steps=run.steps, max_grad_norm=t.dp.max_grad_norm, rows=len(split), delta=t.dp.delta,
         seeded_noise=seeded,
     )  # fmt: skip
-
-
-def _augmented(images: Tensor, kind: str) -> Tensor:
-    if kind == "affine":
-        return warp(images, kind, torch.rand(len(images), DRAWS))
-    return augment(images, kind)
-
-
-def augment(images: Tensor, kind: str) -> Tensor:
-    """Random shifts of up to a fourteenth of the side (and flips) from torch's global generator."""
-    if kind == "none":
-        return images
-    n, _, h, w = images.shape
-    dy, dx = max(1, round(h / 14)), max(1, round(w / 14))
-    padded = F.pad(images, (dx, dx, dy, dy))
-    rows = torch.arange(h) + torch.randint(0, 2 * dy + 1, (n, 1))
-    columns = torch.arange(w) + torch.randint(0, 2 * dx + 1, (n, 1))
-    if kind == "shift-flip":
-        flip = torch.rand(n, 1) < 0.5
-        columns = torch.where(flip, columns.flip(1), columns)
-    picked = padded[torch.arange(n)[:, None, None], :, rows[:, :, None], columns[:, None, :]]
-    return picked.permute(0, 3, 1, 2)
 
 
 def ensure_teacher(

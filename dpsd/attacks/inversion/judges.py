@@ -16,8 +16,8 @@ from torch import Tensor
 
 from dpsd.data.load import Split
 from dpsd.errors import UserError
+from dpsd.models.augment import augment
 from dpsd.models.networks import as_input, build_model
-from dpsd.teachers.teacher import augment
 
 Judge = Callable[[Tensor], Tensor]
 """uint8 images [B, C, H, W] -> classes int64 [B]."""

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dpsd.attacks.inversion.targets import Logits
+from dpsd.models.augment import augment
 from dpsd.models.networks import as_input, build_model
-from dpsd.teachers.teacher import augment
 
 _KEEP = 0.01
 _BATCH = 64

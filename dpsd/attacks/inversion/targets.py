@@ -29,13 +29,14 @@ from dpsd.errors import UserError
 from dpsd.evaluation.evaluate import find_teacher
 from dpsd.files import write_json
 from dpsd.imports import brief
+from dpsd.models.augment import augment
 from dpsd.models.frozen import Teacher, logits_of
 from dpsd.models.networks import as_input, build_model
 from dpsd.privacy.plan import make_plan
 from dpsd.runs.folder import Run
 from dpsd.runs.release import load_student, release_folder
 from dpsd.teachers.folder import TeacherFolder, read_folder
-from dpsd.teachers.teacher import augment, ensure_teacher, frozen_teacher
+from dpsd.teachers.teacher import ensure_teacher, frozen_teacher
 from dpsd.transcription.transcribe import transcribe
 
 Logits = Callable[[Tensor], Tensor]
