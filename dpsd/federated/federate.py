@@ -123,7 +123,7 @@ def server_home(config: Config) -> TeacherFolder:
     if config.privacy.unit == "record" and config.federated.partition != "own":
         found = dealt_dataset(config)
         facts["dataset"] = found | {"folder": os.path.join("..", found["folder"])}
-    return TeacherFolder(folder, folder_uuid(folder), facts)
+    return TeacherFolder(folder, folder_uuid(folder), "federation", facts)
 
 
 def check_route(config: Config) -> None:

@@ -7,12 +7,12 @@ Unit: one record.
 import hashlib
 import json
 import math
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from dpsd.errors import UserError
+from dpsd.files import sync, whole_file
 from dpsd.privacy.events import DpSgdRelease
 
 DP_LEDGER = "dp.json"
@@ -57,12 +57,9 @@ def write_dp_ledger(folder: Path, training: DpTraining) -> None:
     path = folder / DP_LEDGER
     _check(path, training)
     facts = asdict(training)
-    partial = path.with_suffix(".partial")
-    with partial.open("w") as f:
-        f.write(json.dumps(facts | {"checksum": _checksum(facts)}, indent=2) + "\n")
-        f.flush()
-        os.fsync(f.fileno())
-    os.replace(partial, path)
+    with whole_file(path) as partial:
+        partial.write_text(json.dumps(facts | {"checksum": _checksum(facts)}, indent=2) + "\n")
+        sync(partial)
 
 
 def read_dp_ledger(folder: Path, uuid: str) -> DpTraining:

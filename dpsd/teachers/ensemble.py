@@ -1,6 +1,5 @@
 """The folder of an ensemble: its stacked weights, its shards and whose ledger it charges."""
 
-import os
 import time
 import uuid
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from dpsd.errors import UserError
 from dpsd.files import write_json
 from dpsd.imports import brief
 from dpsd.randomness import draw_key
+from dpsd.teachers.folder import TeacherFolder, make_home
 from dpsd.teachers.members import (
     KINDS,
     Members,
@@ -28,20 +28,10 @@ from dpsd.teachers.members import (
     member_choices,
     train_members,
 )
+from dpsd.teachers.recipe import recipe_of
 from dpsd.teachers.sharding import Shards, save_shards, shard
 
 _MEASURED = 2000  # holdout rows; a thousand networks take 50 s for as many on one core
-
-
-def ensemble_recipe(config: Config) -> dict[str, Any]:
-    """What identifies an ensemble besides its data."""
-    t = config.teacher
-    common = {"model": t.model, "shards": t.shards, "augment": t.augment, "seed": t.seed,
-              "unit": "record" if config.data.user_ids is None else "user",
-              "data": config.data.name}  # fmt: skip
-    if t.model == "scatter-linear":
-        return common | {"copies": t.copies, "ridge": t.ridge}
-    return common | {"steps": t.shard_steps, "batch_size": t.shard_batch, "lr": t.lr}
 
 
 def train_ensemble(
@@ -93,7 +83,8 @@ def train_ensemble(
     choose = member_choices(config.teacher.model, facts, weights, device, dtype)
     record = {
         "uuid": str(uuid.uuid4()),
-        "recipe": ensemble_recipe(config),
+        "kind": "ensemble",
+        "recipe": recipe_of(config),
         "accuracy": {"holdout": _plurality(choose, data.holdout), "test": None},
         "rows": {"train": len(data.train), "holdout": len(data.holdout)},
         "seconds": seconds,
@@ -102,23 +93,19 @@ def train_ensemble(
     _write(folder, record, weights, shards)
 
 
-def load_ensemble(
-    config: Config, folder: Path, recipe: dict[str, Any]
-) -> Callable[[Tensor], Tensor]:
+def load_ensemble(config: Config, home: TeacherFolder) -> Callable[[Tensor], Tensor]:
     """uint8 images [B, C, H, W] -> votes int64 [B, K], each row's sum is the number of teachers.
 
     Raises:
         UserError: the weights are missing, damaged or of another recipe.
     """
     facts, device = config.facts, pick_device(config.device)
-    path = folder / "weights.safetensors"
+    path, dtype = home.path / "weights.safetensors", pick_dtype(config.precision, device)
     try:
         weights = load_file(path)
-        if len(weights["empty"]) != recipe["shards"]:
-            raise ValueError(f"{len(weights['empty'])} teachers, not {recipe['shards']}")
-        ask = ensemble_votes(
-            recipe["model"], facts, weights, device, pick_dtype(config.precision, device)
-        )
+        if len(weights["empty"]) != home.shards:
+            raise ValueError(f"{len(weights['empty'])} teachers, not {home.shards}")
+        ask = ensemble_votes(home.recipe["model"], facts, weights, device, dtype)
         ask(torch.zeros(1, *facts.shape, dtype=torch.uint8))
     except Exception as e:
         raise UserError(f"teacher {path}: unreadable: {brief(e)}") from e
@@ -156,8 +143,7 @@ def _plurality(choose: Callable[[Tensor], Tensor], split: Split) -> float:
 def _write(
     folder: Path, record: dict[str, Any], weights: dict[str, Tensor], shards: Shards
 ) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    os.chmod(folder, 0o700)
+    make_home(folder)
     save_shards(folder / "shards.npz", shards)
     save_file({k: v.contiguous() for k, v in weights.items()}, folder / "weights.safetensors")
     write_json(folder / "teacher.json", record)

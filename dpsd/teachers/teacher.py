@@ -1,36 +1,39 @@
 """Train, find and load the private teacher. Everything here stands on the private side."""
 
-import hashlib
-import json
 import math
-import os
 import time
 import uuid
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from dpsd.config import NAMED, Config
+from dpsd.config import Config
 from dpsd.console import Say
-from dpsd.data.identity import dataset_home, fingerprint, read_dataset
+from dpsd.data.identity import dataset_home, read_dataset
 from dpsd.data.load import PrivateData, Split, load_data
 from dpsd.device import broadcast, pick_device, pick_dtype, rank, world_size
 from dpsd.errors import UserError
-from dpsd.files import locked
+from dpsd.files import locked, write_json
 from dpsd.models.augment import augment
 from dpsd.models.frozen import Teacher
 from dpsd.models.networks import Norm, as_input, build_model
 from dpsd.models.own import load_own_teacher
 from dpsd.privacy.inherited import DpTraining, write_dp_ledger
 from dpsd.privacy.noise import NoiseSource
-from dpsd.teachers.ensemble import check_kind, ensemble_recipe, load_ensemble, train_ensemble
-from dpsd.teachers.folder import TeacherFolder, _check_identity, _identity, _write_json, read_folder
+from dpsd.teachers.ensemble import check_kind, load_ensemble, train_ensemble
+from dpsd.teachers.folder import (
+    TeacherFolder,
+    check_identity,
+    make_home,
+    own_folder,
+    read_folder,
+)
+from dpsd.teachers.recipe import recipe_hash, recipe_of
 
 
 def fit(
@@ -97,9 +100,9 @@ def ensure_teacher(
     if shards is not None:
         check_kind(config)
     if config.teacher.weights is not None or ":" in config.teacher.model:
-        return _own_folder(config)
+        return own_folder(config)
     data = data or load_data(config.data)
-    folder = config.teacher.root / _recipe_hash(config, data)
+    folder = config.teacher.root / recipe_hash(config, data)
     if together and shards is not None and world_size() > 1:
         if broadcast((folder / "teacher.json").exists()):
             _check_dataset(config, read_folder(folder))
@@ -133,8 +136,8 @@ def load_teacher(config: Config, folder: TeacherFolder) -> Callable[[Tensor], Te
 
     For an ensemble: votes int64 [B, K], each row's sum is the number of teachers.
     """
-    if (folder.facts.get("recipe") or {}).get("shards") is not None:
-        return load_ensemble(config, folder.path, folder.facts["recipe"])
+    if folder.kind == "ensemble":
+        return load_ensemble(config, folder)
     device = pick_device(config.device)
     dtype = pick_dtype(config.precision, device)
     teacher = frozen_teacher(config, folder).to(device).to(memory_format=torch.channels_last)
@@ -156,16 +159,15 @@ def frozen_teacher(config: Config, folder: TeacherFolder) -> Teacher:
     facts = config.facts
     weights = folder.path / "weights.safetensors"
     if weights.exists():
-        recipe = folder.facts["recipe"]
-        norm: Norm = "group" if recipe.get("dp") else "batch"
-        model = build_model(recipe["model"], facts.shape, facts.classes, norm=norm)
+        norm: Norm = "group" if folder.kind == "dp_sgd" else "batch"
+        model = build_model(folder.recipe["model"], facts.shape, facts.classes, norm=norm)
         try:
             model.load_state_dict(load_file(weights))
         except Exception as e:
             raise UserError(f"teacher {weights}: unreadable: {str(e).splitlines()[0]}") from e
         teacher = Teacher(model, normalize=None, classes=facts.classes, shape=facts.shape)
     else:
-        _check_identity(config, folder)
+        check_identity(config, folder)
         teacher = load_own_teacher(config.teacher, facts)
     return teacher
 
@@ -201,7 +203,8 @@ def train_teacher(config: Config, data: PrivateData, folder: Path, say: Say) -> 
     name = str(uuid.uuid4())
     record = {
         "uuid": name,
-        "recipe": _recipe(config),
+        "kind": "dp_sgd" if dp else "plain",
+        "recipe": recipe_of(config),
         "accuracy": {
             "holdout": accuracy(ask, data.holdout),
             "test": None if data.test is None else accuracy(ask, data.test),
@@ -211,13 +214,12 @@ def train_teacher(config: Config, data: PrivateData, folder: Path, say: Say) -> 
     }
     if training is not None:
         record["dataset"] = dataset_home(config, data)
-    folder.mkdir(parents=True, exist_ok=True)
-    os.chmod(folder, 0o700)
+    make_home(folder)
     if training is not None:
         write_dp_ledger(folder, replace(training, teacher_uuid=name))
     save_file({k: v.cpu().contiguous() for k, v in model.state_dict().items()},
               folder / "weights.safetensors")  # fmt: skip
-    _write_json(folder / "teacher.json", record)
+    write_json(folder / "teacher.json", record)
     return read_folder(folder)
 
 
@@ -241,52 +243,3 @@ def _check_dataset(config: Config, home: TeacherFolder) -> None:
             f"teacher.dataset: {wanted}, but {home.path} charges the ledger of data set {found}; "
             f"accepted: {found}, or another teacher.root"
         )
-
-
-def _recipe(config: Config) -> dict[str, Any]:
-    t = config.teacher
-    if t.dp.epsilon is not None:
-        seeded = config.privacy.insecure_seeded_noise
-        dp = t.dp.model_dump() | {"seeded_noise": seeded}
-        return {"model": t.model, "dp": dp, "seed": t.seed, "data": config.data.name}
-    return {
-        "model": t.model,
-        "epochs": t.epochs,
-        "batch_size": t.batch_size,
-        "lr": t.lr,
-        "augment": t.augment,
-        "seed": t.seed,
-        "data": config.data.name,
-    }
-
-
-def _recipe_hash(config: Config, data: PrivateData) -> str:
-    """Names a teacher by recipe and a private fingerprint of the data."""
-    facts = _recipe(config) if config.teacher.shards is None else ensemble_recipe(config)
-    facts |= {"fingerprint": fingerprint(data)}
-    if config.data.name not in NAMED:  # else the same rows may be said to be of more classes
-        facts["classes"] = config.facts.classes
-    if config.data.user_ids is not None:
-        facts["users"] = hashlib.blake2b(config.data.user_ids.read_bytes()).hexdigest()
-    text = json.dumps(facts, sort_keys=True)
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
-
-
-def _own_folder(config: Config) -> TeacherFolder:
-    """Home of the user's own teacher: beside its weights, or by name without weights."""
-    t, identity = config.teacher, _identity(config)
-    if t.weights is None:
-        folder = t.root / hashlib.blake2b(t.model.encode(), digest_size=8).hexdigest()
-    else:
-        folder = t.weights.with_name(t.weights.name + ".dpsd")
-    if not (folder / "teacher.json").exists():
-        load_own_teacher(t, config.facts)  # a file that does not fit gets no home
-        folder.mkdir(parents=True, exist_ok=True)
-        os.chmod(folder, 0o700)
-        record = {"uuid": str(uuid.uuid4()), "identity": identity, "recipe": None}
-        with locked(folder):  # of two processes one names the teacher
-            if not (folder / "teacher.json").exists():
-                _write_json(folder / "teacher.json", record | {"accuracy": None})
-    home = read_folder(folder)
-    _check_identity(config, home)
-    return home

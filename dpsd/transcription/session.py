@@ -123,7 +123,7 @@ def enter_elsewhere(run: Run, plan: Plan, home: TeacherFolder) -> None:
     Its answers are entries of that teacher's table, whoever asks next for the unit answer; and they
     are post-processing of a training that every later claim about the data set's records counts.
     """
-    if home.facts.get("dataset") is None or (home.facts.get("recipe") or {}).get("shards"):
+    if home.facts.get("dataset") is None or home.kind == "ensemble":
         return
     training = read_dp_ledger(home.path, home.uuid)
     Ledger(*home.ledger("record")).open_run(
@@ -183,17 +183,16 @@ def prune_releases(run: Run, plan: Plan, rounds: int, window: int) -> None:
 
 def _check_voters(config: Config, home: TeacherFolder) -> None:
     """The plan's number of votes is the teacher's, and one teacher's answers are no votes."""
-    if config.privacy.route == "federated":
+    if home.kind == "federation":
         return  # the server holds no teacher
-    voters = (home.facts.get("recipe") or {}).get("shards")
     planned = config.teacher.shards if config.privacy.mechanism == "noisy_votes" else None
-    if voters != planned:
+    if home.shards != planned:
         raise UserError(
             f"teacher.shards: {planned} by the plan (mechanism {config.privacy.mechanism}), but "
-            f"{home.path} holds {voters or 'no'} shards; accepted: the same number, with mechanism "
-            "noisy_votes alone"
+            f"{home.path} holds {home.shards or 'no'} shards; accepted: the same number, with "
+            "mechanism noisy_votes alone"
         )
-    if config.privacy.unit == "user" and home.facts["recipe"].get("unit") != "user":
+    if config.privacy.unit == "user" and home.unit != "user":
         raise UserError(
             f"privacy.unit: user, but {home.path} was sharded by record: one user may reach "
             "many teachers; accepted: an ensemble that was trained with data.user_ids"

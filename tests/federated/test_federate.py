@@ -125,7 +125,7 @@ def test_seeded_runs_are_the_same_bit_for_bit_and_replay_without_clients(file, t
 def home_of(run):
     from dpsd.teachers.folder import TeacherFolder
 
-    return TeacherFolder(run.teacher_folder, run.teacher, {})
+    return TeacherFolder(run.teacher_folder, run.teacher, "federation", {})
 
 
 def opened(run, first, plan):

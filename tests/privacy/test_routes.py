@@ -44,7 +44,9 @@ def home(tmp_path):
     (tmp_path / "home").mkdir()
     (tmp_path / "data").mkdir()
     (tmp_path / "data/dataset.json").write_text(json.dumps({"uuid": "d", "name": "digits"}))
-    return TeacherFolder(tmp_path / "home", "t", {"recipe": {"shards": 20}, "dataset": DATASET})
+    return TeacherFolder(
+        tmp_path / "home", "t", "ensemble", {"recipe": {"shards": 20}, "dataset": DATASET}
+    )
 
 
 def finished(route, home, out):
@@ -53,7 +55,7 @@ def finished(route, home, out):
         return Oracle(teacher(route), plan, ledger, run.id, run.started, run.bank)
 
     if route == "inherited":
-        home = TeacherFolder(home.path, "t", {"recipe": {}, "dataset": DATASET})
+        home = TeacherFolder(home.path, "t", "dp_sgd", {"recipe": {}, "dataset": DATASET})
     lines = []
     run = transcribe(
         config(route), out=out, home=home, open_oracle=door, progress=lines.append,
@@ -81,8 +83,8 @@ def test_a_run_states_its_guarantee_for_records(route, home, tmp_path):
 
 
 def test_votes_of_another_number_of_teachers_are_refused(home, tmp_path):
-    for facts in ({"recipe": {"shards": 19}}, {"recipe": None}):
-        other = TeacherFolder(home.path, "t", facts)
+    for kind, recipe in (("ensemble", {"shards": 19}), ("own", None)):
+        other = TeacherFolder(home.path, "t", kind, {"recipe": recipe})
         with pytest.raises(UserError, match=r"teacher\.shards: 20 by the plan"):
             transcribe(config("ensemble"), out=tmp_path / "run", home=other)
     with pytest.raises(UserError, match=r"teacher\.shards: None by the plan .*holds 20 shards"):
@@ -125,7 +127,7 @@ def test_a_dp_trained_teacher_and_an_ensemble_of_the_same_data_compose(home, tmp
 
 def test_a_dp_trained_teacher_of_no_known_data_set_gives_nothing(home, tmp_path):
     write_dp_ledger(home.path, DpTraining("t", 1.3, 0.01, 1758, 1.0, 60_000, 1e-5))
-    bare = TeacherFolder(home.path, "t", {"recipe": {}})
+    bare = TeacherFolder(home.path, "t", "dp_sgd", {"recipe": {}})
     with pytest.raises(UserError, match=r"names no data set .* no guarantee is inherited"):
         transcribe(config("inherited"), out=tmp_path / "run", home=bare)
     assert not (tmp_path / "run").exists()

@@ -67,7 +67,7 @@ def replayed(plan, new):
     return ReplayOracle(run.bank, plan)
 transcribe(run.config, out={str(tmp_path / "replay")!r},
            open_oracle=replayed,
-           home=TeacherFolder(run.teacher_folder, run.teacher, {{}}))
+           home=TeacherFolder(run.teacher_folder, run.teacher, "plain", {{}}))
 """
     subprocess.run([sys.executable, "-c", script], check=True)
     replay = Run(tmp_path / "replay")

@@ -172,7 +172,7 @@ def collect(
         facts["skipped"]["transcript"] = reason
     start = _lap(facts, "transcript", start)
 
-    if private is None or home is None or home.facts.get("recipe") is None:
+    if private is None or home is None or home.kind == "own":
         facts["skipped"]["one_run"] = reason
     else:
         found, facts["one_run"] = _canaries(config, home, private, spend, seed, folder, say)

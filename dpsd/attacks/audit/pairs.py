@@ -40,10 +40,9 @@ class Pair:
 
 def retrainable(home: TeacherFolder) -> str | None:
     """Why teachers like this one cannot be trained in pairs, or None where they can."""
-    recipe = home.facts.get("recipe")
-    if recipe is None:
+    if home.kind == "own":
         return "the teacher is your own: there is no recipe to train others by"
-    if recipe.get("dp"):
+    if home.kind == "dp_sgd":
         return (
             "training by DP-SGD is itself random, so one pair of teachers tells nothing; the one "
             "run with canaries audits it"
@@ -53,12 +52,12 @@ def retrainable(home: TeacherFolder) -> str | None:
 
 def recipe_config(config: Config, home: TeacherFolder) -> Config:
     """The run's configuration with the recipe by which its teacher was in fact trained."""
-    recipe = home.facts["recipe"]
+    recipe = home.recipe
     found = {key: recipe[key] for key in _OWN if key in recipe}
-    if recipe.get("shards") is not None and "steps" in recipe:
+    if home.kind == "ensemble" and "steps" in recipe:
         found |= {"shard_steps": recipe["steps"], "shard_batch": recipe["batch_size"]}
         found.pop("batch_size", None)
-    if recipe.get("dp"):  # a teacher by path: its configuration says nothing of its training
+    if home.kind == "dp_sgd":  # a teacher by path: its configuration says nothing of its training
         found["dp"] = {k: v for k, v in recipe["dp"].items() if k in DpConfig.model_fields}
     teacher = TeacherConfig(**(config.teacher.model_dump() | found | {"path": None}))
     return config.model_copy(update={"teacher": teacher})

@@ -244,7 +244,7 @@ def _key(
 def _architectures(run: Run, beside: Sequence[Run], teacher: Path | None) -> set[str]:
     """Those of teacher and students, by their names in the configuration."""
     _, home = own_teacher(run, run.config, teacher)
-    recipe = (home.facts.get("recipe") or {}) if home is not None else {}
+    recipe = home.recipe if home is not None else {}
     named = {r.config.student.model for r in (run, *beside)}
     return named | {recipe.get("model", run.config.teacher.model)}
 

@@ -99,7 +99,7 @@ def load_targets(
     what = _WHAT | {name: f"the student of another run, {guarantee_line(guarantee(other))}"
                     for name, other in others.items()}  # fmt: skip
     found = None if clients else find_teacher(profile.config, run, teacher)
-    if found is None or (found[1].facts.get("recipe") or {}).keys() & {"shards", "dp"}:
+    if found is None or found[1].kind in ("ensemble", "dp_sgd"):
         say("the run has no undefended teacher of its own; one is trained for comparison")
         found = _reference(profile, folder)
         what["teacher"] = "an undefended model of the student's architecture on the same rows"

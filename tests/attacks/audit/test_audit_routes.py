@@ -93,15 +93,11 @@ def test_only_the_shard_of_the_record_is_trained_again(votes, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("facts", "reason"),
-    [
-        ({"recipe": None}, "no recipe"),
-        ({"recipe": {"model": "cnn", "dp": {"epsilon": 3.0}}}, "itself random"),
-        ({"recipe": {"model": "cnn"}}, None),
-    ],
+    ("kind", "reason"),
+    [("own", "no recipe"), ("dp_sgd", "itself random"), ("plain", None), ("ensemble", None)],
 )
-def test_teachers_that_cannot_be_paired(tmp_path, facts, reason):
-    found = retrainable(TeacherFolder(tmp_path, "x", facts))
+def test_teachers_that_cannot_be_paired(tmp_path, kind, reason):
+    found = retrainable(TeacherFolder(tmp_path, "x", kind, {}))
     assert (found is None) if reason is None else (reason in found)
 
 
