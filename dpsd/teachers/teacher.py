@@ -8,20 +8,20 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from dpsd.config import Config
+from dpsd.config.sections import TeacherConfig
 from dpsd.console import Say
 from dpsd.data.identity import dataset_home, read_dataset
 from dpsd.data.load import PrivateData, Split, load_data
 from dpsd.device import broadcast, pick_device, pick_dtype, rank, world_size
 from dpsd.errors import UserError
 from dpsd.files import locked, write_json
-from dpsd.models.augment import augment
+from dpsd.models.fit import FitRecipe, fit
 from dpsd.models.frozen import Teacher
-from dpsd.models.networks import Norm, as_input, build_model
+from dpsd.models.networks import Norm, build_model
 from dpsd.models.own import load_own_teacher
 from dpsd.privacy.inherited import DpTraining, write_dp_ledger
 from dpsd.privacy.noise import NoiseSource
@@ -36,36 +36,15 @@ from dpsd.teachers.folder import (
 from dpsd.teachers.recipe import recipe_hash, recipe_of
 
 
-def fit(
-    config: Config,
-    model: nn.Module,
-    split: Split,
-    device: torch.device,
-    dtype: torch.dtype,
-    say: Say,
-) -> None:
-    """Adam with a one-cycle learning rate, label smoothing 0.05 and the recipe's augmentation."""
-    c = config.teacher
-    optimizer = torch.optim.AdamW(model.parameters(), lr=c.lr, weight_decay=1e-2)
-    per_epoch = math.ceil(len(split) / c.batch_size)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, c.lr, total_steps=c.epochs * per_epoch
+def teacher_recipe(config: TeacherConfig, rows: int) -> FitRecipe:
+    """How a single teacher is trained without DP on a number of rows."""
+    return FitRecipe(
+        steps=config.epochs * math.ceil(rows / config.batch_size),
+        batch_size=config.batch_size,
+        lr=config.lr,
+        augment=config.augment,
+        label_smoothing=0.05,
     )
-    model.train()
-    for epoch in range(c.epochs):
-        total = 0.0
-        for rows in torch.randperm(len(split)).split(c.batch_size):
-            images, labels = augment(split.images[rows], c.augment), split.labels[rows]
-            with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
-                logits = model(as_input(images.to(device)))
-            loss = F.cross_entropy(logits.float(), labels.to(device), label_smoothing=0.05)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            total += float(loss.detach()) * len(rows)
-        say(f"teacher epoch {epoch + 1}/{c.epochs} loss {total / len(split):.4f}")
-    model.eval()
 
 
 def fit_privately(config: Config, model: nn.Module, split: Split, say: Say) -> DpTraining:
@@ -192,7 +171,11 @@ def train_teacher(config: Config, data: PrivateData, folder: Path, say: Say) -> 
         if dp:
             training = fit_privately(config, model, data.train, say)
         else:
-            fit(config, model, data.train, device, dtype, say)
+            fit(
+                model, data.train.images, data.train.labels,
+                teacher_recipe(config.teacher, len(data.train)), dtype=dtype,
+                say=lambda line: say(f"teacher {line}"),
+            )  # fmt: skip
     teacher = Teacher(model, normalize=None, classes=facts.classes, shape=facts.shape)
 
     def ask(images: Tensor) -> Tensor:

@@ -1,0 +1,68 @@
+"""The one training loop: steps, passes, targets, and its early end."""
+
+import pytest
+import torch
+from torch import nn
+
+from dpsd.models.fit import FitRecipe, fit
+
+IMAGES = torch.cat([torch.zeros(20, 1, 4, 4), torch.full((20, 1, 4, 4), 255)]).to(torch.uint8)
+LABELS = torch.arange(40) // 20
+
+
+def trained(labels=LABELS, steps=60, **more):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
+    fit(model, IMAGES, labels, FitRecipe(steps, batch_size=16, lr=0.05, augment="none"), **more)
+    return model
+
+
+def probabilities(model):
+    with torch.no_grad():
+        return model(IMAGES.float() / 255).softmax(1)
+
+
+def test_a_classifier_learns_and_is_left_for_evaluation():
+    model = trained()
+    assert torch.equal(probabilities(model).argmax(1), LABELS) and not model.training
+    assert all(
+        torch.equal(p, q) for p, q in zip(model.parameters(), trained().parameters(), strict=True)
+    )
+
+
+def test_passes_see_every_row_once_and_the_last_may_be_cut_short():
+    lines, seen = [], []
+
+    def even(x):
+        seen.append(len(x))
+        return torch.full((len(x), 2), 0.5)
+
+    trained(even, steps=7, say=lines.append)
+    assert seen == [16, 16, 8, 16, 16, 8, 16]
+    assert [line.split(" loss ")[0] for line in lines] == ["epoch 1/3", "epoch 2/3"]
+
+
+def test_a_function_gives_the_probabilities_to_learn():
+    def of_brightness(x):
+        bright = x.mean((1, 2, 3))
+        return torch.stack([0.7 - 0.4 * bright, 0.3 + 0.4 * bright], 1)
+
+    learned = probabilities(trained(of_brightness, steps=300))[:, 0]
+    assert learned[0] == pytest.approx(0.7, abs=0.03) and learned[-1] == pytest.approx(
+        0.3, abs=0.03
+    )
+
+
+def test_the_first_step_is_that_of_the_formula():
+    """The first step of Adam moves each weight by the learning rate, one 25th of the largest."""
+    torch.manual_seed(0)
+    before = nn.Linear(16, 2).weight.detach().clone()
+    after = trained(steps=10, stop=lambda step: step == 1)[1].weight
+    moved = (after - before * (1 - 0.05 / 25 * 1e-2)).abs()
+    torch.testing.assert_close(moved, torch.full_like(moved, 0.05 / 25), rtol=1e-3, atol=0)
+
+
+def test_stop_ends_the_training_between_steps():
+    done = []
+    trained(steps=50, stop=lambda step: done.append(step) or step == 5)
+    assert done == [1, 2, 3, 4, 5]
