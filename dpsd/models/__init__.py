@@ -1,1 +1,1 @@
-"""Networks, and how they are called."""
+"""Networks, and how they are trained and called."""

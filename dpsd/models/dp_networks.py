@@ -1,4 +1,4 @@
-"""Classifiers for DP-SGD: bounded activations, and no layer that mixes the rows of a batch."""
+"""Classifiers for DP-SGD: activations are bounded, and no layer mixes the rows of a batch."""
 
 from collections.abc import Iterator
 
@@ -19,8 +19,8 @@ class ScatterNet(nn.Module):
     """A linear layer on normalised scattering maps.
 
     The maps are normalised in groups of three within each image, without trained parameters, so
-    that the head's weights alone depend on the data (Tramèr and Boneh, arXiv
-    2011.11660, section 3.1; the groups of 27 there are 27 groups of three here).
+    that only the head's weights depend on the data (Tramèr and Boneh, arXiv 2011.11660, section
+    3.1; the groups of 27 there are 27 groups of three here).
 
     Args:
         shape: channels, height, width; height and width from 8.
@@ -37,7 +37,7 @@ class ScatterNet(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def inputs(self, x: Tensor) -> Tensor:
-        """What the head reads: a fixed function of each image.
+        """What the head reads, a fixed function of each image.
 
         Args:
             x: float [B, C, H, W] from 0 to 1.
@@ -96,10 +96,10 @@ def trainable_part(model: nn.Module) -> nn.Module:
 def fixed_inputs(model: nn.Module, images: Tensor) -> Tensor:
     """What the trainable part reads, computed once.
 
-    Each row depends on its own image alone, so that the inputs may be sampled in its stead.
+    Each row depends on its own image alone, so that DP-SGD may sample rows of it for images.
 
     Args:
-        model: gives `trainable_part`.
+        model: from `build_model`.
         images: uint8 [N, C, H, W].
 
     Returns:

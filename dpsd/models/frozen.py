@@ -1,4 +1,4 @@
-"""The frozen wrapper through which a teacher is asked: uint8 images in, float32 logits out."""
+"""The frozen wrapper of a teacher: uint8 images in, float32 logits out."""
 
 import contextlib
 from collections.abc import Mapping
@@ -28,8 +28,8 @@ def logits_of(out: Any) -> torch.Tensor:
 class Teacher(nn.Module):
     """A frozen model behind one interface: uint8 images in, float32 logits out.
 
-    It owns the input normalisation, repeats grey to RGB where the model wants that, and reads
-    `.logits`, mappings, tuples and one-logit binary outputs (z becomes [0, z]).
+    It normalises images and repeats grey to RGB where the model takes RGB. It reads `.logits`,
+    mappings, tuples and binary outputs of one logit (z becomes [0, z]).
     """
 
     mean: torch.Tensor
@@ -51,7 +51,7 @@ class Teacher(nn.Module):
             classes: the declared number of classes.
             shape: the declared channels, height, width.
             normalize: mean and standard deviation, one entry or one a channel.
-            in_channels: channels that the model takes; None finds out by trying.
+            in_channels: channels that the model takes; None tries the declared ones, then three.
 
         Raises:
             UserError: the model does not take such images, or gives no logits [B, classes].
@@ -115,4 +115,4 @@ class Teacher(nn.Module):
                     f"accepted: [{len(x)}, {self.classes}] with data.classes {self.classes} "
                     f"(it looks like {kind}, which is not supported)"
                 )
-        return z.float().clone()  # outside of inference mode, so that a loss may hold it
+        return z.float().clone()  # outside of inference mode, so that a loss may use it

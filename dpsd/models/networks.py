@@ -1,4 +1,4 @@
-"""Architectures: the own small ones, torchvision's by name, the user's by import path."""
+"""Architectures: dpsd's small ones, torchvision's by name, the user's by import path."""
 
 import difflib
 import inspect
@@ -23,7 +23,7 @@ def _group_norm(width: int) -> nn.Module:
 
 
 def _pooled(layers: list[nn.Module]) -> list[nn.Module]:
-    """With max-pooling before the last layer, a ReLU: the same values for a quarter of its work."""
+    """Max-pooling before the last ReLU: the same values for a quarter of the ReLU's work."""
     return [*layers[:-1], nn.MaxPool2d(2), layers[-1]]
 
 
@@ -109,7 +109,7 @@ class ResNet20(ConvNet):
 
 
 class Backbone(nn.Module):
-    """A torchvision model behind the interface of the own ones; grey is repeated to RGB."""
+    """A torchvision model behind the interface of `ConvNet`; grey images are repeated to RGB."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
@@ -123,9 +123,8 @@ class Backbone(nn.Module):
 class ScatterBn(nn.Module):
     """One linear layer on normalised unit roots of scattering coefficients.
 
-    The functions of an ensemble of `scatter-linear` teachers are of this kind, so that it takes
-    over their plurality from synthetic images with little loss. For images like those of
-    `ConvNet`, from 5 pixels a side.
+    `scatter-linear` teachers compute functions of this kind, so that it learns their plurality
+    from synthetic images with little loss. It takes images as `ConvNet` does, from 5 pixels a side.
     """
 
     def __init__(self, shape: Shape, classes: int, *, norm: Norm) -> None:
@@ -140,7 +139,7 @@ class ScatterBn(nn.Module):
         """Logits [B, K]."""
         roots = unit_roots(scattering_maps(x, self.filters).flatten(1))
         if self.training and len(x) == 1 and isinstance(self.norm, nn.BatchNorm1d):
-            # One row has no statistics of a batch: it takes the running ones.
+            # One row has no batch statistics, so the running ones are used.
             mean, variance = self.norm.running_mean, self.norm.running_var
             roots = nn.functional.batch_norm(roots, mean, variance, eps=self.norm.eps)
         else:
@@ -150,7 +149,7 @@ class ScatterBn(nn.Module):
 
 
 def logits_and_features(model: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits [B, K], and what the model's last linear layer read, [B, D]; without one, the logits.
+    """Logits [B, K] and the input of the last linear layer, [B, D]; without one, the logits twice.
 
     Args:
         model: images in, logits out.
@@ -213,24 +212,34 @@ def build_model(name: str, shape: Shape, classes: int, *, norm: Norm = "batch") 
 
 
 def call_factory(path: str, classes: int) -> Any:
-    """What the callable at an import path gives, told the number of classes if it takes one."""
-    found = import_object(path)
-    if isinstance(found, nn.Module):
-        return found
+    """The result of the callable at an import path, which gets the number of classes if it can.
+
+    A module at that path is returned as it is.
+
+    Raises:
+        UserError: the callable raised something.
+    """
+    factory = import_object(path)
+    if isinstance(factory, nn.Module):
+        return factory
     try:
-        parameters = inspect.signature(found).parameters.values()
+        parameters = inspect.signature(factory).parameters.values()
         named = [p.name for p in parameters if p.name in ("classes", "num_classes")]
-        if named or getattr(found, "__module__", "").startswith("torchvision."):
-            return found(**{named[0] if named else "num_classes": classes})
+        if named or getattr(factory, "__module__", "").startswith("torchvision."):
+            return factory(**{named[0] if named else "num_classes": classes})
         required = [p for p in parameters if p.kind < p.VAR_POSITIONAL and p.default is p.empty]
-        return found(classes) if required else found()
+        return factory(classes) if required else factory()
     except Exception as e:
         raise UserError(f"model: {path} raised {brief(e)}") from e
 
 
 def torchvision_model(name: str, classes: int, norm: Norm = "batch") -> nn.Module:
-    """An untrained torchvision model by name."""
-    import torchvision  # seconds that a short process of a federation's client has no use for
+    """An untrained torchvision model by name.
+
+    Raises:
+        UserError: an unknown name, or a model that needs batch norm where `norm` is group.
+    """
+    import torchvision  # takes seconds, which a client's short process should not wait
 
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:

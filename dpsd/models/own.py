@@ -23,10 +23,11 @@ def load_own_teacher(config: TeacherConfig, facts: PublicFacts) -> Teacher:
     """The user's own model: import path, torchvision or own name with weights, or a whole program.
 
     `weights` may be a state dict (.pt, read with `weights_only`), safetensors, TorchScript or a
-    `torch.export` file, told apart by content. The last two need no `model`.
+    `torch.export` file. The content of the file decides which. The last two need no `model`.
 
     Raises:
-        UserError: a missing or damaged file, names that do not match, or an unfit model.
+        UserError: a missing or damaged file, names that do not match, or a model that does not take
+            the declared images.
     """
     path, name = config.weights, config.model
     if path is None:
@@ -80,25 +81,25 @@ def _read_weights(path: Path) -> Any:
     if any(name.endswith("/constants.pkl") for name in names):
         load_script: Callable[..., Any] = torch.jit.load
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # old, but what people have
+            warnings.simplefilter("ignore", FutureWarning)  # deprecated, but in use
             return load_script(str(path), map_location="cpu")
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def _plain_state(found: Any, path: Path) -> dict[str, torch.Tensor]:
+def _plain_state(tree: Any, path: Path) -> dict[str, torch.Tensor]:
     for key in ("state_dict", "model_state_dict", "model"):
-        if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
-            found = found[key]
-    if not isinstance(found, Mapping):
-        what = type(found).__name__
+        if isinstance(tree, Mapping) and isinstance(tree.get(key), Mapping):
+            tree = tree[key]
+    if not isinstance(tree, Mapping):
+        what = type(tree).__name__
         raise UserError(f"teacher.weights: {path} holds a {what}; accepted: a state dict")
-    return {str(k): v for k, v in found.items() if isinstance(v, torch.Tensor)}
+    return {str(k): v for k, v in tree.items() if isinstance(v, torch.Tensor)}
 
 
 def _load(model: nn.Module, state: dict[str, torch.Tensor], path: Path) -> None:
     wanted = model.state_dict()
     if not wanted.keys() <= state.keys():
-        # Wrappers (DataParallel, torch.compile, Opacus, moving averages) put names in front.
+        # DataParallel, torch.compile, Opacus and moving averages put prefixes before names.
         state = {re.sub(r"^((_orig_mod|_module|module)\.)+", "", k): v for k, v in state.items()}
         state = {k.replace("._orig_mod.", "."): v for k, v in state.items() if k != "n_averaged"}
     missing = [k for k in wanted.keys() - state.keys() if not k.endswith("num_batches_tracked")]

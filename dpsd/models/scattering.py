@@ -30,15 +30,15 @@ _CHUNK = 64  # images whose maps stay in the caches
 
 
 class FilterBank(nn.Module):
-    """Filters for one image size, which is padded to h x w pixels, both multiples of four.
+    """Filters for images of one size, padded to h x w pixels, both multiples of four.
 
     A wavelet of scale j and orientation t is a Gaussian window of width 0.8 * 2^j along the wave
     and twice that across it, times exp(i xi u), xi = 3 pi / 4 / 2^j, less the multiple of the
     window that makes its sum zero. The low-pass is a Gaussian of width 1.6.
 
-    Buffers, which no saved weights hold, of both scales and resolutions: `psi0` and `psi1`
-    float32 [16, 1, k, k], 8 real parts, then 8 imaginary; `rows0` and `rows1` [H // 4, h or h / 2]
-    smooth and sample down a column, `columns0` and `columns1` along a row.
+    State dicts leave the buffers out. `psi0` and `psi1`, of either scale, are float32
+    [16, 1, k, k]: 8 real parts, then 8 imaginary. `rows0` and `rows1`, of either resolution,
+    [H // 4, h or h / 2], smooth and sample down a column; `columns0` and `columns1` along a row.
     """
 
     psi0: Tensor
@@ -113,7 +113,7 @@ def scattering_maps(images: Tensor, filters: FilterBank | None = None) -> Tensor
 
     Args:
         images: float [B, C, H, W] from 0 to 1, H and W at least 5.
-        filters: for their size and on their device; made, and kept, by default.
+        filters: for the images' size and on their device; by default those of `filter_bank`.
 
     Returns:
         float32 [B, C * 81, H // 4, W // 4]; the maps of a channel are S0, S1 (j = 0, then j = 1)
@@ -129,7 +129,7 @@ def scattering_maps(images: Tensor, filters: FilterBank | None = None) -> Tensor
     with torch.autocast(images.device.type, enabled=False):
         planes = images.float().reshape(batch * channels, height, width)
         filters = filters or filter_bank(height, width, images.device)
-        # In one piece where `torch.export` looks on: its batch is any number, not up to a chunk.
+        # `torch.export` gets one piece: a split would fix the number of chunks.
         parts = (planes,) if torch.compiler.is_compiling() else planes.split(_CHUNK)
         maps = torch.cat([filters(part) for part in parts])
     return maps.reshape(batch, channels * MAPS, height // STRIDE, width // STRIDE)
@@ -144,7 +144,7 @@ def _modulus(maps: Tensor, psi: Tensor, stride: int) -> Tensor:
 
 
 def _root(x: Tensor) -> Tensor:
-    """With a finite gradient at zero too, where an attack or the generator asks for one."""
+    """Square roots, whose gradient is finite at zero too, as attacks and the generator need."""
     if not x.requires_grad:
         return x.sqrt_()
     return torch.where(x > _TINY, x.clamp_min(_TINY).sqrt(), 0)
@@ -152,7 +152,7 @@ def _root(x: Tensor) -> Tensor:
 
 @functools.lru_cache(maxsize=8)
 def filter_bank(height: int, width: int, device: torch.device) -> FilterBank:
-    """The filters for images of height x width pixels, made once."""
+    """The filters for images of height x width pixels, computed once for each size and device."""
     return FilterBank(height, width).to(device)
 
 

@@ -1,4 +1,4 @@
-"""The image bank: answered images and what their answers say, in a sliding window."""
+"""The image bank: answered images with the likelihoods of their answers, in a sliding window."""
 
 import math
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def bank_bytes(window: int, shape: tuple[int, int, int], classes: int) -> int:
-    """Memory of a full bank, in bytes: a byte a pixel, four a class."""
+    """Memory of a full bank in bytes: one for each pixel, four for each class."""
     return window * (math.prod(shape) + 4 * classes)
 
 
@@ -15,7 +15,7 @@ class Bank:
     """The newest `window` images with the log-likelihood of their answers.
 
     Args:
-        window: images kept; older ones are overwritten.
+        window: number of images; newer ones overwrite the oldest.
         shape: channels, height, width.
         classes: K.
     """
@@ -29,7 +29,7 @@ class Bank:
         return min(self.added, len(self.images))
 
     def add(self, images: Tensor, scores: Tensor) -> None:
-        """Add uint8 images [B, C, H, W] and scores float32 [B, K]; the oldest make room."""
+        """Add uint8 images [B, C, H, W] and scores float32 [B, K] in the place of the oldest."""
         window = len(self.images)
         images, scores = images[-window:], scores[-window:]
         places = (self.added + torch.arange(len(images))) % window

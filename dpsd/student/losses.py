@@ -19,8 +19,8 @@ def posterior(log_likelihood: Tensor, log_prior: Tensor, temperature: float = 1.
     Args:
         log_likelihood: float [B, K], from the mechanism.
         log_prior: float [B, K], the student's log-probabilities.
-        temperature: at least 1; above 1 it flattens the prior, so that a student that was fitted
-            on the same answer does not count it twice in full.
+        temperature: at least 1. Above 1 it flattens the prior, because a student that learned from
+            the same answer would count it twice.
 
     Returns:
         float [B, K], rows sum to one.
@@ -94,22 +94,22 @@ def likelihood_loss(logits: Tensor, log_likelihood: Tensor) -> Tensor:
 
 
 def answer_gain(logits: Tensor, log_likelihood: Tensor) -> Tensor:
-    """How much better than chance the student foretells each answer, in nats, float [B].
+    """How much better than a uniform guess the student predicts each answer, in nats, float [B].
 
-    log sum_c p(c) exp(log_likelihood(c)) with the student's p, less the same with p = 1/K: 0 for a
-    student that knows nothing. It means something for every mechanism, also where an answer leaves
-    several classes equally likely.
+    log sum_c p(c) exp(log_likelihood(c)) with the student's p, less the same with p = 1/K. It is 0
+    for a student that knows nothing. It is defined for every mechanism, also where several classes
+    are equally likely by an answer.
 
     Args:
         logits: the student's, float [B, K].
         log_likelihood: of the answers, float [B, K].
     """
-    foretold = (F.log_softmax(logits, dim=1) + log_likelihood).logsumexp(1)
-    return foretold - log_likelihood.logsumexp(1) + math.log(logits.shape[1])
+    predicted = (F.log_softmax(logits, dim=1) + log_likelihood).logsumexp(1)
+    return predicted - log_likelihood.logsumexp(1) + math.log(logits.shape[1])
 
 
 def names_a_class(log_likelihood: Tensor) -> Tensor:
-    """Which answers make one class likelier than all others, bool [B]."""
+    """Whether an answer makes one class likelier than all others, bool [B]."""
     best = log_likelihood.topk(2, dim=1).values
     return best[:, 0] > best[:, 1]
 

@@ -24,7 +24,7 @@ from dpsd.student.losses import (
 )
 
 _WARMUP = 0.05  # of all steps
-_PREDICT_BATCH = 512  # of 28 x 28 grey pixels it stays in the cache
+_PREDICT_BATCH = 512  # so many 28 x 28 grey images stay in the cache
 
 
 class Student:
@@ -72,21 +72,21 @@ class Student:
         """One round on the bank: the `new` newest images once, the rest from the whole window.
 
         Returns:
-            Public figures: `loss`, the mean; `gain_nats_per_answer`, how much better than chance
-            the student foretold the answers; `agreement_with_answers`, the share of answers whose
-            most likely class is the student's, left out where no answer names one class.
+            Public figures: `loss`, the mean; `gain_nats_per_answer`, how much better than a uniform
+            guess the student predicted the answers; `agreement_with_answers`, the share of answers
+            whose most likely class is the student's, left out where no answer names one class.
         """
         return self._train(bank, bank.schedule(new, self.draws, self._rng))
 
     def refit(self, bank: Bank) -> dict[str, float]:
-        """Begin anew and learn from the whole bank: `refit_epochs` passes under one schedule.
+        """Train a fresh student on the whole bank: `refit_epochs` passes under one schedule.
 
-        The student of the loop, whose predictions chose images and questions, learned from answers
-        as they came, the early ones to poor questions and at a high learning rate. A fresh student
-        that sees all of them in random order makes far more of the same answers.
+        The student of the loop learned from answers as they came. The early ones were to poor
+        questions and met a high learning rate. A fresh student that sees all answers in random
+        order learns far more from them.
 
         Returns:
-            As `fit`, of the last pass; empty if nothing is to be done.
+            As `fit`, of the last pass; empty without passes or answers.
         """
         figures = dict[str, float]()
         if not self.config.refit_epochs or not len(bank):
@@ -119,7 +119,7 @@ class Student:
         return figures | ({"agreement_with_answers": hits / named} if named else {})
 
     def _augmented(self, images: Tensor, batch: int) -> Tensor:
-        """This rank's part of a batch, warped as `student.augment` says; its answer still holds."""
+        """This rank's part of a batch, augmented; the answers are taken to hold for it too."""
         if self.config.augment == "none":
             return images
         draws = torch.rand(batch, DRAWS, generator=self._rng)
@@ -169,7 +169,7 @@ class Student:
         return torch.cat(parts)
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a resumed run needs to go on bit for bit."""
+        """All that a resumed run needs to continue bit for bit."""
         return {
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
@@ -187,7 +187,7 @@ class Student:
         self.steps = state["steps"]
 
     def _smoothing(self) -> float:
-        """Weight of the cross-entropy to the uniform distribution: falls to 0 at half the steps."""
+        """Weight of the cross-entropy to the uniform distribution; 0 from half the steps on."""
         return self.config.smoothing * max(0.0, 1 - 2 * self.steps / max(1, self.steps_total))
 
     def _schedule(self) -> float:

@@ -1,1 +1,1 @@
-"""The private side: teachers and their folders."""
+"""Teachers and their folders, on the private side."""

@@ -1,4 +1,4 @@
-"""Does the teacher do what the oracle needs? Tried on synthetic images, on the private side."""
+"""Checks that a teacher can be transcribed, on synthetic images and on the private side."""
 
 import time
 from collections.abc import Callable
@@ -22,9 +22,9 @@ _VALUES = _IMAGES * 64 * 64 * 3
 
 
 def check(config: Config, say: Say) -> list[dict[str, Any]]:
-    """Load the configured teacher and try it on images of the configured synthesizer.
+    """The results of checks of the configured teacher, on images of the configured synthesizer.
 
-    A missing teacher with a recipe is trained first. Nothing is written for the user's own.
+    A missing teacher that has a recipe is trained first. The user's own gets no folder.
 
     Returns:
         Rows of `check`, `ok` and `message`. They are private.
@@ -55,7 +55,7 @@ def check(config: Config, say: Say) -> list[dict[str, Any]]:
 def check_text(rows: list[dict[str, Any]]) -> str:
     """One line a check, then the verdict."""
     width = max(len(row["check"]) for row in rows)
-    lines = [f"{row['check']:<{width}}  {'ok  ' if row['ok'] else 'MEND'}  {row['message']}"
+    lines = [f"{row['check']:<{width}}  {'ok  ' if row['ok'] else 'FIX '}  {row['message']}"
              for row in rows]  # fmt: skip
     failed = sum(not row["ok"] for row in rows)
     verdict = "the teacher is fit to be transcribed" if not failed else (
@@ -67,10 +67,10 @@ def check_text(rows: list[dict[str, Any]]) -> str:
 def check_teacher(
     teacher: Callable[[torch.Tensor], torch.Tensor], facts: PublicFacts, images: torch.Tensor
 ) -> list[tuple[str, bool, str]]:
-    """Try a teacher on uint8 images [B, C, H, W]: rows of name, passed, message. Private.
+    """Rows of name, passed and message for a teacher on uint8 images [B, C, H, W]. Private.
 
-    A row that fails is a warning, not an error: outputs, finite values, confidence, determinism,
-    independence of the rows of a batch, speed.
+    The checks: outputs, finite values, confidence, determinism, independence of the rows of a
+    batch, speed. A check that fails is a warning; nothing is raised.
     """
     try:
         begin = time.perf_counter()
@@ -86,17 +86,18 @@ def check_teacher(
     text = f"{bad} of {len(logits)} answers have NaN or infinite values"
     rows.append(("finite", not bad, text if bad else "all values are finite"))
     p = as_logits(logits).nan_to_num().softmax(1)
-    found, top = len(p.argmax(1).unique()), float(p.max(1).values.mean())
+    predicted, top = len(p.argmax(1).unique()), float(p.max(1).values.mean())
     floating = logits.is_floating_point()
+    one_class = predicted == 1 and len(p) > 1
     flat = not bad and floating and bool(((logits >= 0) & (logits <= 1)).all())
-    text = f"{found} of {facts.classes} classes predicted, mean confidence {top:.4f}"
+    text = f"{predicted} of {facts.classes} classes predicted, mean confidence {top:.4f}"
     if flat:
         text += "; all outputs lie from 0 to 1: probabilities? Return logits"
-    elif found == 1 and len(p) > 1:
+    elif one_class:
         text += "; one class alone: check teacher.normalize (mean and std) and grey or RGB"
     elif top > 0.99999:
         text += "; saturated: check teacher.normalize (mean and std)"
-    rows.append(("confidence", not (flat or top > 0.99999 or (found == 1 and len(p) > 1)), text))
+    rows.append(("confidence", not (flat or top > 0.99999 or one_class), text))
     again = teacher(images).cpu()
     same = torch.equal(again.nan_to_num(), logits.nan_to_num())
     text = "two calls agree" if same else "two calls differ: dropout or other randomness is on"

@@ -1,15 +1,16 @@
-"""DP-SGD for teachers: what is trained here, and all that is made from it, protects a record.
+"""DP-SGD for teachers: the weights, and all that is computed from them, protect one record.
 
-Each step draws every row with the same chance (Poisson sampling), clips each drawn row's gradient
-to a norm, sums, adds Gaussian noise, and divides by the *expected* batch size (Abadi et al. 2016,
-algorithm 1). Per-row gradients and clipping are Opacus', or a closed form for one linear layer.
+Each step draws each row independently with the same probability (Poisson sampling). It clips the
+gradient of each drawn row to a norm, sums them, adds Gaussian noise, and divides by the *expected*
+batch size (Abadi et al. 2016, algorithm 1). Opacus computes the gradients of the rows and clips
+them; one linear layer has a closed form.
 
-Guarantee: (eps, delta)-DP for one record, relation replace-one, the number of rows public. It
-covers one training with hyper-parameters that were fixed beforehand.
+Guarantee: (eps, delta)-DP for one record, relation replace-one, where the number of rows is public.
+It covers one training whose hyper-parameters were fixed beforehand.
 
 Sampling and noise come from ChaCha20 under a key of the operating system (`NoiseSource`), in
-float64. Opacus' `secure_mode` is not used: it wants torchcsprng, which no longer installs. Attacks
-on the rounding of floats are not covered.
+float64. Opacus' `secure_mode` is not used: it needs torchcsprng, which no longer installs. The
+guarantee does not cover attacks on the rounding of floats.
 """
 
 import math
@@ -30,30 +31,32 @@ from dpsd.errors import UserError
 from dpsd.models.dp_networks import fixed_inputs, trainable_part
 from dpsd.privacy.noise import NoiseSource
 
-_GRADIENTS_AT_ONCE = 2**25  # numbers, of all rows of a chunk together
+_GRADIENTS_AT_ONCE = 2**25  # numbers in the gradients of all rows of a chunk
 _LEAST_NOISE = 0.05
-_LARGEST_WEIGHT = 1e6  # weights are public after the noise; beyond it a gradient may overflow
+# A larger weight may overflow a gradient. Weights are public after the noise, so a check is free.
+_LARGEST_WEIGHT = 1e6
 
 
 @dataclass(frozen=True)
 class DpRecipe:
     """The mechanism of a training, fixed before the data are read.
 
-    Its three figures decide the guarantee: `noise_multiplier`, `sample_rate`, `steps`.
+    Its three figures, and nothing else, decide the guarantee for one record.
     """
 
     noise_multiplier: float
-    """Deviation of the noise on a sum of clipped gradients, in units of the clipping norm."""
+    """Standard deviation of the noise on a sum of clipped gradients, by the clipping norm."""
     sample_rate: float
-    """Chance of a row to be in a step's batch."""
+    """Probability that a row is in a step's batch."""
     steps: int
 
 
 def plan_training(dp: DpConfig, rows: int) -> DpRecipe:
-    """The mechanism for a number of rows, which is public.
+    """The mechanism for a public number of rows.
 
     Raises:
-        UserError: a batch larger than the data, or a noise multiplier that costs more epsilon.
+        UserError: a batch larger than the data; no epsilon; or a noise multiplier that costs more
+            than that epsilon, for one record.
     """
     if dp.batch_size > rows:
         raise UserError(
@@ -84,8 +87,8 @@ def epsilon_of(
 ) -> float:
     """Epsilon of DP-SGD for one record, from the mechanism alone.
 
-    By the privacy-loss distribution of the Poisson-subsampled Gaussian (dp-accounting), rounded
-    towards a larger epsilon. Replace-one costs up to twice as much as add-or-remove-one.
+    dp-accounting computes it by the privacy-loss distribution of the Poisson-subsampled Gaussian
+    and rounds it up. Replace-one costs up to twice as much as add-or-remove-one.
     """
     import dp_accounting
     from dp_accounting.pld import PLDAccountant
@@ -100,7 +103,7 @@ def epsilon_of(
 def least_noise(epsilon: float, delta: float, rate: float, steps: int) -> float:
     """The least noise multiplier, to 0.05 %, that keeps to epsilon for one record (replace-one).
 
-    Never below 0.05, where epsilon is beyond any use.
+    It is never below 0.05, where epsilon means nothing any more.
 
     Raises:
         UserError: an epsilon so small that no noise multiplier up to 10,000 keeps to it.
@@ -124,16 +127,16 @@ def least_noise(epsilon: float, delta: float, rate: float, steps: int) -> float:
 
 
 class NoisyOptimizer(DPOptimizer):
-    """Opacus' optimiser for sums of clipped gradients, with noise from a `NoiseSource`."""
+    """Opacus' optimiser for sums of clipped gradients, with the noise of a `NoiseSource`."""
 
     source: NoiseSource
 
     def add_noise(self) -> None:
         """Put the noisy sum of clipped gradients into each `grad`."""
-        deviation = self.noise_multiplier * self.max_grad_norm
+        std = self.noise_multiplier * self.max_grad_norm
         for p in self.params:
             noise = torch.from_numpy(self.source.normals(tuple(p.shape))).to(p.device)
-            p.grad = (p.summed_grad.double() + deviation * noise).to(p.dtype)
+            p.grad = (p.summed_grad.double() + std * noise).to(p.dtype)
 
 
 def train_dp(
@@ -148,19 +151,18 @@ def train_dp(
     """Train a model in place by DP-SGD with momentum.
 
     Args:
-        model: from `build_dp_model`, or any that keeps the rows of a batch apart. Its initial
-            weights must not depend on the data.
+        model: keeps the rows of a batch apart. Its initial weights must not depend on the data.
         images: uint8 [N, C, H, W].
         labels: int64 [N].
         dp: the hyper-parameters.
         source: of the sampling and of the noise.
-        say: gets a line now and then, on public figures alone.
+        say: receives a line on public figures ten times.
 
     Returns:
         The mechanism that was run.
 
     Raises:
-        UserError: see `plan_training`; a model with batch norm; weights that diverge.
+        UserError: as `plan_training`; a model with batch norm; weights that diverge.
     """
     recipe = plan_training(dp, len(labels))
     part = trainable_part(model).train()
@@ -204,7 +206,7 @@ def train_dp(
 
 
 def poisson_rows(rows: int, rate: float, source: NoiseSource) -> Tensor:
-    """Each row with chance `rate`, on its own: int64 [<= rows], ascending."""
+    """Row numbers, int64 ascending, each drawn independently with probability `rate`."""
     threshold = min(int(rate * 2.0**64), 2**64 - 1)
     drawn = source.integers((rows,)) < np.uint64(threshold)
     return torch.from_numpy(np.flatnonzero(drawn))
@@ -215,10 +217,10 @@ def _as_float(x: Tensor) -> Tensor:
 
 
 def _add_linear(layer: nn.Linear, x: Tensor, y: Tensor, bound: float) -> None:
-    """Add the clipped gradients of cross-entropy to `summed_grad`.
+    """Add the clipped gradients of a linear layer's cross-entropy to `summed_grad`.
 
-    A row's gradient is the outer product of its error e = softmax - onehot and (x, 1), so its norm
-    is |e| sqrt(|x|^2 + 1), and clipping it is scaling e (Goodfellow, arXiv 1510.01799).
+    A row's gradient is the outer product of its error e = softmax - onehot and (x, 1). Its norm is
+    |e| sqrt(|x|^2 + 1), so that scaling e clips it (Goodfellow, arXiv 1510.01799).
     """
     with torch.no_grad():
         error = layer(x).softmax(1) - F.one_hot(y, layer.out_features)
@@ -229,7 +231,7 @@ def _add_linear(layer: nn.Linear, x: Tensor, y: Tensor, bound: float) -> None:
 
 
 def _add_clipped(engine: nn.Module, optimizer: NoisyOptimizer, x: Tensor, y: Tensor) -> None:
-    """The same for any network, by Opacus."""
+    """Add the clipped gradients of any network to `summed_grad`, by Opacus."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Full backward hook is firing")
         F.cross_entropy(engine(x), y, reduction="sum").backward()

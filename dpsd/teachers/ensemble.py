@@ -1,4 +1,4 @@
-"""The folder of an ensemble: its stacked weights, its shards and whose ledger it charges."""
+"""Train an ensemble, write its folder, load it."""
 
 import time
 import uuid
@@ -31,7 +31,7 @@ from dpsd.teachers.members import (
 from dpsd.teachers.recipe import recipe_of
 from dpsd.teachers.sharding import Shards, save_shards, shard
 
-_MEASURED = 2000  # holdout rows; a thousand networks take 50 s for as many on one core
+_MEASURED = 2000  # holdout rows, on which a thousand networks take 50 s on one core
 
 
 def train_ensemble(
@@ -50,12 +50,13 @@ def train_ensemble(
         data: private, as from `load_data`.
         folder: new.
         say: receives progress.
-        key: of the sharding and of all random streams; fresh by default. Kept in `shards.npz`.
-        together: all processes of torchrun make this call; each trains every world-th chunk, and
+        key: of the sharding and of all random streams; drawn by default. `shards.npz` keeps it.
+        together: all processes of torchrun make this call. Each trains every world-th chunk, and
             the first one writes. Otherwise this process trains all.
 
     Raises:
-        UserError: records whose numbers depend on content, or a model that is none of `KINDS`.
+        UserError: the order of the records depends on their content, or the model is none of
+            `KINDS`.
     """
     n = config.teacher.shards
     assert n is not None
@@ -77,8 +78,8 @@ def train_ensemble(
     parts = gather(mine) if together else [mine]
     if parts is None:
         return
-    found = {i: part for some in parts for i, part in some.items()}
-    weights = {name: torch.cat([found[i][name] for i in range(len(every))]) for name in found[0]}
+    trained = {i: part for some in parts for i, part in some.items()}
+    weights = {k: torch.cat([trained[i][k] for i in range(len(every))]) for k in trained[0]}
     seconds = time.perf_counter() - start
     choose = member_choices(config.teacher.model, facts, weights, device, dtype)
     record = {
@@ -94,7 +95,9 @@ def train_ensemble(
 
 
 def load_ensemble(config: Config, home: TeacherFolder) -> Callable[[Tensor], Tensor]:
-    """uint8 images [B, C, H, W] -> votes int64 [B, K], each row's sum is the number of teachers.
+    """A function from uint8 images [B, C, H, W] to votes int64 [B, K].
+
+    Each row sums to the number of teachers.
 
     Raises:
         UserError: the weights are missing, damaged or of another recipe.
@@ -113,10 +116,10 @@ def load_ensemble(config: Config, home: TeacherFolder) -> Callable[[Tensor], Ten
 
 
 def check_kind(config: Config) -> None:
-    """Refuse what no ensemble can be made of, before any data are read.
+    """Refuse a model that no ensemble can be made of, before any data are read.
 
     Raises:
-        UserError: the model is none of `KINDS`, or has weights already.
+        UserError: the model is none of `KINDS`, or `teacher.weights` is set.
     """
     t = config.teacher
     if t.weights is not None:

@@ -1,9 +1,9 @@
-"""Ensembles: n teachers on disjoint shards, trained many at a time, answering with their votes.
+"""The teachers of an ensemble: trained on disjoint shards, many at a time; they answer by votes.
 
-Nothing couples two teachers. Each has its initial weights, its draws of records and its
-augmentation from its own random stream of (key, index), the same number of steps of the same batch
-size whatever its shard holds, and elementwise updates. So a replaced record (or user) changes one
-teacher, and the others bit for bit not at all; a vote histogram then moves by one vote.
+Nothing couples two teachers. A teacher's random stream of (key, index) decides its initial weights,
+its draws of records and its augmentation. All take the same number of steps of the same batch size,
+whatever their shards hold, and updates are elementwise. So a replaced record (or user) changes one
+teacher, and the others stay as they are bit for bit. A vote histogram then moves by one vote.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,7 +24,7 @@ from dpsd.teachers.ridge import choices, fit_member, linear_choices
 
 KINDS = ("cnn", "cnn-small", "cnn-tiny", "scatter-linear")
 CHUNK = 16
-"""Networks trained at once. The members of a chunk are fixed by their numbers."""
+"""Networks trained at once. A network's number decides its chunk."""
 _VOTE_BATCH = 32
 _WARMUP = 0.2
 
@@ -33,7 +33,7 @@ Weights = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Members:
-    """What training some of the teachers reads."""
+    """The private data, and which of their rows some of the teachers learn from."""
 
     images: Tensor
     """Pixel values 0 to 255, uint8 [N, C, H, W]: all private rows."""
@@ -67,8 +67,8 @@ def train_members(
         dtype: of the forward passes.
 
     Returns:
-        Weights stacked on dimension 0 in the order of `members.rows`, on the CPU, and `empty`
-        (bool): those that had no records and vote for class 0.
+        Weights stacked on dimension 0 in the order of `members.rows`, on the CPU; and `empty`,
+        bool [n]: the teachers that had no records and vote for class 0.
 
     Raises:
         UserError: a model that cannot be trained in an ensemble.
@@ -89,12 +89,13 @@ def train_members(
 def ensemble_votes(
     model: str, facts: PublicFacts, weights: Weights, device: torch.device, dtype: torch.dtype
 ) -> Callable[[Tensor], Tensor]:
-    """The frozen ensemble: uint8 images [B, C, H, W] -> votes int64 [B, K], each row's sum is n.
+    """The frozen ensemble, a function from uint8 images [B, C, H, W] to votes int64 [B, K].
 
-    A teacher without records, or whose logits for an image are not all finite, votes for class 0.
+    Each row sums to the number of teachers. A teacher without records, or whose logits for an
+    image are not all finite, votes for class 0.
 
     Raises:
-        UserError: the returned function is given other images than uint8 of the declared shape.
+        UserError: by the function, for images that are not uint8 of the declared shape.
     """
     choose = member_choices(model, facts, weights, device, dtype)
 
@@ -109,7 +110,7 @@ def ensemble_votes(
 def member_choices(
     model: str, facts: PublicFacts, weights: Weights, device: torch.device, dtype: torch.dtype
 ) -> Callable[[Tensor], Tensor]:
-    """As `ensemble_votes`, but every teacher's own vote: int64 [n, B], on the CPU."""
+    """As `ensemble_votes`, but each teacher's own vote: int64 [n, B], on the CPU."""
     empty = weights["empty"]
     stacked = {name: w.to(device) for name, w in weights.items() if name != "empty"}
     if model == "scatter-linear":
@@ -127,12 +128,12 @@ def member_choices(
         if net is None:
             chosen = linear_choices(stacked["weight"], stacked["bias"], images.to(device))
         else:
-            found = []
+            votes = []
             for part in parts:
                 batches = (x.to(device).float() / 255 for x in images.split(_VOTE_BATCH))
                 each = [choices(stacked_logits(net, part, x, dtype)) for x in batches]
-                found.append(torch.cat(each, 1))
-            chosen = torch.cat(found)
+                votes.append(torch.cat(each, 1))
+            chosen = torch.cat(votes)
         return torch.where(empty[:, None], 0, chosen.cpu())
 
     return choose
@@ -155,14 +156,15 @@ def _train_networks(
             nets.append(_network(recipe.model, facts))
         u = torch.rand(steps, batch, dtype=torch.float64, generator=rng)
         place = (u * len(own)).long().clamp(max=max(0, len(own) - 1))
-        # A teacher without records keeps nothing of row 0, which stands in: see `train_members`.
+        # Row 0 stands in for missing records; `train_members` wipes what was learned from it.
         rows.append(own[place] if len(own) else torch.zeros_like(place))
         draws.append(torch.rand(steps, batch, DRAWS, generator=rng))
     weights = {name: w.to(device).requires_grad_() for name, w in stack(nets).items()}
     optimizer = torch.optim.AdamW(
         weights.values(), lr=recipe.lr, weight_decay=1e-2, betas=(0.9, 0.99), fused=True
     )
-    rise = _WARMUP if steps * _WARMUP != 1 else 2 * _WARMUP  # one step is no rise
+    # A warm-up of one step makes the scheduler divide by zero.
+    rise = _WARMUP if steps * _WARMUP != 1 else 2 * _WARMUP
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, recipe.lr, total_steps=steps, pct_start=rise
     )
@@ -189,8 +191,8 @@ def _train_linear(
     device: torch.device,
     dtype: torch.dtype,
 ) -> Weights:
-    """One after another, so that no shard's size touches another's arithmetic."""
-    found = []
+    """One after another, so that the size of a shard changes no other teacher's arithmetic."""
+    trained = []
     for index, own in members.rows.items():
         images, labels = members.images[own], members.labels[own]
         if not len(own):
@@ -200,8 +202,8 @@ def _train_linear(
             images, labels, classes=facts.classes, rng=stream(members.key, index),
             kind=recipe.augment, copies=recipe.copies, ridge=recipe.ridge,
         )  # fmt: skip
-        found.append({"weight": weight.half(), "bias": bias})
-    return {name: torch.stack([member[name] for member in found]) for name in found[0]}
+        trained.append({"weight": weight.half(), "bias": bias})
+    return {name: torch.stack([member[name] for member in trained]) for name in trained[0]}
 
 
 def _network(model: str, facts: PublicFacts) -> ConvNet:

@@ -7,7 +7,7 @@ from dpsd.models.augment import DRAWS, augment
 from dpsd.models.scattering import scattering_features, unit_roots
 
 _MOST_RECORDS = 512
-"""A larger shard is thinned to this many, so that one user's size does not decide the time."""
+"""Records of a shard that are used at most, so that no user's size decides the time."""
 _TEACHERS = 64  # asked at once
 
 
@@ -33,10 +33,10 @@ def fit_member(
     copies: int,
     ridge: float,
 ) -> tuple[Tensor, Tensor]:
-    """One member, from its own records and its own random stream alone.
+    """Weights and intercepts of one member, from its own records and random stream alone.
 
-    Least squares on one-hot labels with an intercept, in its dual form: W = X^T (X X^T + r I)^-1 T
-    (Hoerl and Kennard 1970), X and T centred on the shard.
+    Ridge regression on one-hot labels with an intercept, in its dual form:
+    W = X^T (X X^T + r I)^-1 T (Hoerl and Kennard 1970), where X and T are centred on the shard.
 
     Args:
         images: uint8 [B, C, H, W], B at least 1.
@@ -44,7 +44,7 @@ def fit_member(
         classes: K.
         rng: the member's stream.
         kind: of augmentation.
-        copies: versions of each record, the first one plain.
+        copies: versions of each record, of which the first is not augmented.
         ridge: r / copies.
 
     Returns:
@@ -67,7 +67,7 @@ def fit_member(
 
 
 def linear_choices(weight: Tensor, bias: Tensor, images: Tensor) -> Tensor:
-    """The class that each of n members votes for.
+    """The class that each of n members votes for, on each image.
 
     Args:
         weight: float [n, F, K].
@@ -86,5 +86,5 @@ def linear_choices(weight: Tensor, bias: Tensor, images: Tensor) -> Tensor:
 
 
 def choices(logits: Tensor) -> Tensor:
-    """The largest of the last dimension, int64; 0 where one of them is not finite."""
+    """The index of the largest logit on the last dimension, int64; 0 where one is not finite."""
     return torch.where(logits.isfinite().all(-1), logits.argmax(-1), 0)

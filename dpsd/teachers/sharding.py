@@ -1,6 +1,7 @@
-"""Which teacher of an ensemble learns from which record: by row number or user id, never content.
+"""Which teacher of an ensemble learns from which record.
 
-One replaced record (unit: record), or all rows of one user (unit: user), then reach one teacher.
+Row numbers or user ids decide it, and the content of a record never does. So one replaced record
+(unit: record), or all rows of one user (unit: user), reach one teacher alone.
 """
 
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ _BY_CLASS = {
 
 @dataclass(frozen=True)
 class Shards:
-    """The private record of who learns from what."""
+    """Which teacher learns from which rows. Private."""
 
     unit: Literal["record", "user"]
     n: int
@@ -37,17 +38,17 @@ class Shards:
     """int64 [rows of the training split]: the teacher that sees the row."""
 
     def rows(self) -> list[Tensor]:
-        """For each teacher the row numbers of its shard, int64, increasing; some may be empty."""
+        """The row numbers of each teacher's shard, int64, ascending; some may be empty."""
         order = torch.argsort(self.teacher_of, stable=True)
         sizes = torch.bincount(self.teacher_of, minlength=self.n)
         return list(order.split(sizes.tolist()))
 
 
 def shard_rows(rows: int, n: int, key: bytes) -> Shards:
-    """Deal the row numbers to n teachers: sizes differ by one at most (unit: record).
+    """Shards of row numbers whose sizes differ by one at most (unit: record).
 
     Raises:
-        UserError: n is no number from 2.
+        UserError: n is less than 2.
     """
     _check_number(n)
     teacher_of = torch.empty(rows, dtype=torch.int64)
@@ -56,16 +57,16 @@ def shard_rows(rows: int, n: int, key: bytes) -> Shards:
 
 
 def shard_users(user_of: Tensor, roster: int, n: int, key: bytes) -> Shards:
-    """Deal the users of a public roster to n teachers, each with all of its rows (unit: user).
+    """Shards of whole users of a public roster, each with all of its rows (unit: user).
 
     Args:
-        user_of: int64 [rows], the place in the roster of the row's user.
-        roster: number of users on the public roster, also those without rows.
+        user_of: int64 [rows], the place in the roster of each row's user.
+        roster: number of users on the public roster, with those that have no rows.
         n: number of teachers.
         key: random bits that do not depend on the data.
 
     Raises:
-        UserError: n is no number from 2.
+        UserError: n is less than 2.
     """
     _check_number(n)
     teacher_of_user = torch.empty(roster, dtype=torch.int64)
@@ -74,10 +75,10 @@ def shard_users(user_of: Tensor, roster: int, n: int, key: bytes) -> Shards:
 
 
 def shard(config: DataConfig, data: PrivateData, n: int, key: bytes) -> Shards:
-    """Deal the training rows to n teachers, by user where `data.user_ids` is set, else by row.
+    """Shards of the training rows, by user where `data.user_ids` is set and by row elsewhere.
 
     Raises:
-        UserError: rows whose order depends on the class, or unfit user ids.
+        UserError: the order of the rows depends on the class, or the user ids do not fit them.
     """
     if config.name in _BY_CLASS and config.rows is None:
         raise UserError(
@@ -104,7 +105,7 @@ def save_shards(path: Path, shards: Shards) -> None:
 
 
 def load_shards(path: Path) -> Shards:
-    """The inverse of `save_shards`.
+    """What `save_shards` wrote.
 
     Raises:
         UserError: the file is missing or damaged.

@@ -1,4 +1,4 @@
-"""Train, find and load the private teacher. Everything here stands on the private side."""
+"""Train, find and load the teacher, on the private side."""
 
 import math
 import time
@@ -48,7 +48,7 @@ def teacher_recipe(config: TeacherConfig, rows: int) -> FitRecipe:
 
 
 def fit_privately(config: Config, model: nn.Module, split: Split, say: Say) -> DpTraining:
-    """DP-SGD by the recipe in `config.teacher.dp`; what its ledger says, less the UUID."""
+    """Train by DP-SGD as `config.teacher.dp` says; returns its ledger, without the UUID."""
     from dpsd.teachers.dp_sgd import train_dp
 
     t, seeded = config.teacher, config.privacy.insecure_seeded_noise
@@ -64,13 +64,17 @@ def fit_privately(config: Config, model: nn.Module, split: Split, say: Say) -> D
 def ensure_teacher(
     config: Config, say: Say, *, together: bool = False, data: PrivateData | None = None
 ) -> TeacherFolder:
-    """The teacher's folder; a missing teacher is trained first, and said so.
+    """The teacher's folder; a missing teacher is trained first.
 
-    `together`: all processes of torchrun make this call, and share the training of an ensemble.
-    `data`: other data than the configuration's, as a client of a federation holds them.
+    Args:
+        config: names the teacher, or holds its recipe.
+        say: receives progress.
+        together: all processes of torchrun make this call and share the training of an ensemble.
+        data: instead of the configuration's, as a client of a federation holds them.
 
     Raises:
-        UserError: a folder or file that is named but missing or unreadable.
+        UserError: a named folder or file is missing or unreadable, or the teacher charges another
+            data set's ledger than `teacher.dataset` names.
     """
     own = config.teacher.path
     if own is not None:
@@ -89,13 +93,13 @@ def ensure_teacher(
             _train(config, data, folder, say, together=True)
     elif not together or rank() == 0:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with locked(folder):  # another process may lack the same teacher
+        with locked(folder):  # another process may be training the same teacher
             if (folder / "teacher.json").exists():
                 _check_dataset(config, read_folder(folder))
             else:
                 _train(config, data, folder, say, together=False)
     if together:
-        broadcast(None)  # the first process has written
+        broadcast(None)  # wait until the first process has written
     return read_folder(folder)
 
 
@@ -111,9 +115,12 @@ def _train(config: Config, data: PrivateData, folder: Path, say: Say, *, togethe
 
 
 def load_teacher(config: Config, folder: TeacherFolder) -> Callable[[Tensor], Tensor]:
-    """uint8 images [B, C, H, W] -> logits float32 [B, K], frozen, in evaluation mode.
+    """The frozen teacher, a function from uint8 images [B, C, H, W] to logits float32 [B, K].
 
-    For an ensemble: votes int64 [B, K], each row's sum is the number of teachers.
+    An ensemble gives votes int64 [B, K], where each row sums to the number of teachers.
+
+    Raises:
+        UserError: the weights are unreadable or another teacher's.
     """
     if folder.kind == "ensemble":
         return load_ensemble(config, folder)
@@ -130,10 +137,10 @@ def load_teacher(config: Config, folder: TeacherFolder) -> Callable[[Tensor], Te
 
 
 def frozen_teacher(config: Config, folder: TeacherFolder) -> Teacher:
-    """One teacher, no ensemble, frozen on the CPU.
+    """A single teacher, frozen and on the CPU.
 
     Raises:
-        UserError: weights that are unreadable or another teacher's.
+        UserError: the weights are unreadable or another teacher's.
     """
     facts = config.facts
     weights = folder.path / "weights.safetensors"
@@ -152,7 +159,7 @@ def frozen_teacher(config: Config, folder: TeacherFolder) -> Teacher:
 
 
 def train_teacher(config: Config, data: PrivateData, folder: Path, say: Say) -> TeacherFolder:
-    """Train by the recipe in `config.teacher`, and write the folder."""
+    """The folder of a teacher that is trained here by the recipe in `config.teacher`."""
     facts = config.facts
     device = pick_device(config.device)
     dtype = pick_dtype(config.precision, device)
@@ -216,13 +223,13 @@ def accuracy(ask: Callable[[Tensor], Tensor], split: Split) -> float:
 
 
 def _check_dataset(config: Config, home: TeacherFolder) -> None:
-    """A teacher that is there already charges the data set that it was trained under."""
+    """Refuse a trained teacher that charges another data set's ledger than the wanted one."""
     wanted = config.teacher.dataset
     if wanted is None or home.facts.get("dataset") is None:
         return
-    found = read_dataset(home.ledger("record")[0])["name"]
-    if found != wanted:
+    charged = read_dataset(home.ledger("record")[0])["name"]
+    if charged != wanted:
         raise UserError(
-            f"teacher.dataset: {wanted}, but {home.path} charges the ledger of data set {found}; "
-            f"accepted: {found}, or another teacher.root"
+            f"teacher.dataset: {wanted}, but {home.path} charges the ledger of data set {charged}; "
+            f"accepted: {charged}, or another teacher.root"
         )
