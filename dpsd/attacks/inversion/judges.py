@@ -10,13 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from dpsd.data.load import Split
 from dpsd.errors import UserError
-from dpsd.models.augment import augment
+from dpsd.models.fit import FitRecipe, fit
 from dpsd.models.networks import as_input, build_model
 
 Judge = Callable[[Tensor], Tensor]
@@ -24,6 +23,7 @@ Judge = Callable[[Tensor], Tensor]
 
 _COMPONENTS = 40
 _BATCH = 64
+_LR = 4e-3
 
 
 @dataclass(frozen=True)
@@ -90,21 +90,12 @@ def network_judge(used: Collection[str], split: Split, *, steps: int, seed: int)
 def train_classifier(
     split: Split, name: str, shape: tuple[int, int, int], classes: int, *, steps: int, seed: int
 ) -> torch.nn.Module:
-    """Adam with a falling rate on shifted images; in evaluation mode."""
+    """A network without batch norm, trained on shifted images; frozen, in evaluation mode."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = build_model(name, shape, classes, norm="group").train()
-        optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
-        falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-        for _ in range(steps):
-            rows = torch.randint(len(split), (min(_BATCH, len(split)),))
-            x = as_input(augment(split.images[rows], "shift"))
-            loss = F.cross_entropy(model(x), split.labels[rows])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            falling.step()
-    return model.eval().requires_grad_(False)
+        model = build_model(name, shape, classes, norm="group")
+        fit(model, split.images, split.labels, FitRecipe(steps, _BATCH, lr=_LR))
+    return model.requires_grad_(False)
 
 
 def neighbours_judge(split: Split) -> Judge:

@@ -5,15 +5,15 @@ model at a point fools its distilled relatives less.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from dpsd.attacks.inversion.targets import Logits
-from dpsd.models.augment import augment
-from dpsd.models.networks import as_input, build_model
+from dpsd.models.fit import FitRecipe, fit
+from dpsd.models.networks import build_model
 
 _KEEP = 0.01
 _BATCH = 64
+_LR = 2e-3
 
 
 def logit_loss(logits: Tensor, labels: Tensor, reduction: str = "none") -> Tensor:
@@ -41,18 +41,15 @@ def helpers(
     """
     shape = (int(public.shape[1]), int(public.shape[2]), int(public.shape[3]))
     made: list[Logits] = []
+
+    def soft_labels(x: Tensor) -> Tensor:
+        with torch.no_grad():
+            return logits(x).cpu().softmax(1)
+
     for i in range(count):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed + i)
-            model = build_model("cnn-small", shape, classes, norm="group").train()
-            adam = torch.optim.Adam(model.parameters(), lr=1e-3)
-            for _ in range(steps):
-                x = as_input(augment(public[torch.randint(len(public), (_BATCH,))], "shift"))
-                with torch.no_grad():
-                    wanted = logits(x).cpu().softmax(1)
-                loss = F.cross_entropy(model(x), wanted)
-                adam.zero_grad()
-                loss.backward()
-                adam.step()
-        made.append(model.eval().requires_grad_(False))
+            model = build_model("cnn-small", shape, classes, norm="group")
+            fit(model, public, soft_labels, FitRecipe(steps, _BATCH, lr=_LR))
+        made.append(model.requires_grad_(False))
     return made

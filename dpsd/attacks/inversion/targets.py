@@ -8,14 +8,13 @@ charged or reaches a release; the noise-free student is made in a run folder of 
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -29,14 +28,14 @@ from dpsd.errors import UserError
 from dpsd.evaluation.evaluate import find_teacher
 from dpsd.files import write_json
 from dpsd.imports import brief
-from dpsd.models.augment import augment
+from dpsd.models.fit import FitRecipe, fit
 from dpsd.models.frozen import Teacher, logits_of
 from dpsd.models.networks import as_input, build_model
 from dpsd.privacy.plan import make_plan
 from dpsd.runs.folder import Run
 from dpsd.runs.release import load_student, release_folder
 from dpsd.teachers.folder import TeacherFolder, read_folder
-from dpsd.teachers.teacher import ensure_teacher, frozen_teacher
+from dpsd.teachers.teacher import ensure_teacher, frozen_teacher, teacher_recipe
 from dpsd.transcription.transcribe import transcribe
 
 Logits = Callable[[Tensor], Tensor]
@@ -52,7 +51,6 @@ _WHAT = {
 }
 _CONTROL_STEPS = 4000
 _PERMUTED_STEPS = 300
-_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -99,6 +97,7 @@ def load_targets(
     what = _WHAT | {name: f"the student of another run, {guarantee_line(guarantee(other))}"
                     for name, other in others.items()}  # fmt: skip
     found = None if clients else find_teacher(profile.config, run, teacher)
+    recipe = _recipe(profile, None if found is None else found[1])
     if found is None or found[1].kind in ("ensemble", "dp_sgd"):
         say("the run has no undefended teacher of its own; one is trained for comparison")
         found = _reference(profile, folder)
@@ -115,11 +114,14 @@ def load_targets(
     reached = accuracy(_as_logits(student, profile), holdout)
     made["control"] = _kept(
         folder / f"control-{seed}.safetensors", profile, seed,
-        lambda: _control(profile, reached, seed),
+        lambda: _control(profile, recipe, reached, seed),
     )  # fmt: skip
     made["untrained"] = _fresh(profile, seed).eval()
     made["permuted"] = _kept(
-        folder / f"permuted-{seed}.safetensors", profile, seed, lambda: _permuted(profile, seed)
+        folder / f"permuted-{seed}.safetensors",
+        profile,
+        seed,
+        lambda: _permuted(profile, recipe, seed),
     )
     targets = []
     for name, model in made.items():
@@ -273,43 +275,44 @@ def _fresh(profile: Profile, seed: int) -> nn.Module:
         return build_model(profile.config.student.model, profile.facts.shape, profile.facts.classes)
 
 
-def _control(profile: Profile, reached: float, seed: int) -> nn.Module:
+def _recipe(profile: Profile, home: TeacherFolder | None) -> FitRecipe:
+    """How the run's teacher was trained; by the configuration where its folder does not say.
+
+    Of an ensemble's recipe only the augmentation applies to a single model.
+    """
+    plain = home is not None and home.kind == "plain"
+    read = ("epochs", "batch_size", "lr", "augment") if plain else ("augment",)
+    known = {} if home is None else {k: v for k, v in home.recipe.items() if k in read}
+    config = profile.config.teacher.model_copy(update=known)
+    return teacher_recipe(config, len(profile.private.train))
+
+
+def _control(profile: Profile, recipe: FitRecipe, reached: float, seed: int) -> nn.Module:
     """Trained on the teacher's rows, stopped where it first gets `reached` of the holdout right."""
-    model = _fresh(profile, seed)
-    for step in _fit(model, profile, profile.private.train.labels, _CONTROL_STEPS, seed):
-        if step % (5 if step < 100 else 50) == 0:
-            model.eval()
-            if accuracy(_as_logits(model, profile), profile.private.holdout) >= reached:
-                return model
-            model.train().requires_grad_(True)
+    model = _fresh(profile, seed).to(pick_device(profile.config.device))
+    holdout = profile.private.holdout
+
+    def stop(step: int) -> bool:
+        if step % (5 if step < 100 else 50):
+            return False
+        model.eval()
+        enough = accuracy(lambda x: model(x.to(next(model.parameters()).device)), holdout)
+        model.train()
+        return enough >= reached
+
+    train = profile.private.train
+    fit(model, train.images, train.labels, _at_most(recipe, _CONTROL_STEPS), stop=stop)
     return model
 
 
-def _permuted(profile: Profile, seed: int) -> nn.Module:
+def _permuted(profile: Profile, recipe: FitRecipe, seed: int) -> nn.Module:
     """Trained on the teacher's images with labels that were shuffled over the rows."""
-    labels = profile.private.train.labels
-    shuffled = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))]
-    model = _fresh(profile, seed)
-    for _ in _fit(model, profile, shuffled, _PERMUTED_STEPS, seed):
-        pass
+    train = profile.private.train
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
+    model = _fresh(profile, seed).to(pick_device(profile.config.device))
+    fit(model, train.images, train.labels[order], _at_most(recipe, _PERMUTED_STEPS))
     return model
 
 
-def _fit(
-    model: nn.Module, profile: Profile, labels: Tensor, steps: int, seed: int
-) -> Iterator[int]:
-    """Adam on the private training images; yields after each step."""
-    images, augmentation = profile.private.train.images, profile.config.teacher.augment
-    device = pick_device(profile.config.device)
-    model.to(device).train().requires_grad_(True)
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    rng = torch.Generator().manual_seed(seed)
-    for step in range(1, steps + 1):
-        rows = torch.randint(len(images), (_BATCH,), generator=rng)
-        kind = "shift" if augmentation == "affine" else augmentation
-        x = as_input(augment(images[rows], kind).to(device))
-        loss = F.cross_entropy(model(x), labels[rows].to(device))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        yield step
+def _at_most(recipe: FitRecipe, steps: int) -> FitRecipe:
+    return replace(recipe, steps=min(recipe.steps, steps))

@@ -23,11 +23,15 @@ from dpsd.attacks.inversion.scores import load_scores, save_scores
 from dpsd.attacks.inversion.search import BUDGETS, Budget, search
 from dpsd.attacks.inversion.targets import _check_gradient, load_targets
 from dpsd.attacks.inversion.text import inversion_table
-from dpsd.attacks.profiles import load_profile
+from dpsd.attacks.profiles import Profile, load_profile, load_public_classes
 from dpsd.cli import main
 from dpsd.config import parse_config
+from dpsd.data.load import load_data
 from dpsd.errors import UserError
+from dpsd.models import fit as fit_module
+from dpsd.models.fit import FitRecipe
 from dpsd.runs.folder import Run
+from dpsd.teachers.folder import TeacherFolder
 from dpsd.transcription.transcribe import transcribe
 
 TINY = Budget(
@@ -458,11 +462,12 @@ def test_kedmi_recovers_a_distribution_of_images():
 def test_models_of_the_floors_repeat_themselves(attacked, tmp_path, monkeypatch):
     monkeypatch.setattr(targets_module, "_PERMUTED_STEPS", 3)
     profile = load_profile(attacked[0])
+    recipe = targets_module._recipe(profile, None)
     states = []
     for name, disturb in (("a", 1), ("b", 2)):
         torch.manual_seed(disturb)
         made = targets_module._kept(
-            tmp_path / name, profile, 5, lambda: targets_module._permuted(profile, 5)
+            tmp_path / name, profile, 5, lambda: targets_module._permuted(profile, recipe, 5)
         )
         states.append(made.state_dict())
     assert all(torch.equal(states[0][k], states[1][k]) for k in states[0])
@@ -485,3 +490,47 @@ def test_released_prior_else_draws_from_the_procedural_images(attacked):
     assert prior.penalty(p, p, prior.decode(p) * 0).shape == (40,)
     near, far = (prior.penalty(p, p, prior.decode(p) + d).mean() for d in (0.0, 0.3))
     assert far > near
+
+
+def digits_profile(**teacher):
+    config = parse_config(
+        {"device": "cpu", "data": {"split": "digits"}, "teacher": teacher,
+         "privacy": {"epsilon": 1.0}}
+    )  # fmt: skip
+    data = load_data(config.data)
+    return Profile("digits", config, config.facts, data, load_public_classes(config.data))
+
+
+@pytest.mark.parametrize("kind", ["affine", "shift-flip", "none"])
+def test_control_and_permuted_are_augmented_as_the_teacher_was(kind, monkeypatch):
+    profile, seen = digits_profile(augment=kind), []
+    whole = fit_module.augment
+    monkeypatch.setattr(fit_module, "augment", lambda x, k: (seen.append(k), whole(x, k))[1])
+    monkeypatch.setattr(targets_module, "_PERMUTED_STEPS", 2)
+    recipe = targets_module._recipe(profile, None)
+    targets_module._permuted(profile, recipe, 0)
+    control = targets_module._control(profile, recipe, 0.0, 0)  # reached at the first look
+    assert seen == [kind] * (2 + 5) and not control.training
+
+
+def test_the_recipe_is_that_of_the_teachers_folder(tmp_path):
+    """A teacher by path: the configuration does not say how it was trained."""
+    profile = digits_profile(batch_size=99)
+    steps = -(-len(profile.private.train) // 32) * 7
+    trained = {"model": "cnn", "epochs": 7, "batch_size": 32, "lr": 0.5, "augment": "affine"}
+    found = targets_module._recipe(
+        profile, TeacherFolder(tmp_path, "t", "plain", {"recipe": trained})
+    )
+    assert found == FitRecipe(steps, 32, 0.5, "affine", 0.05)
+    shards = {
+        "model": "cnn",
+        "steps": 9,
+        "batch_size": 3,
+        "lr": 0.5,
+        "augment": "none",
+        "shards": 4,
+    }
+    found = targets_module._recipe(
+        profile, TeacherFolder(tmp_path, "t", "ensemble", {"recipe": shards})
+    )
+    assert (found.batch_size, found.lr, found.augment) == (99, 0.01, "none")
