@@ -56,7 +56,7 @@ def check_federated(config: "Config") -> None:
 
 
 def _check_numbers(config: "Config", unit: str) -> None:
-    p, t, f = config.privacy, config.teacher, config.federated
+    t, f = config.teacher, config.federated
     if f.quorum is not None and f.quorum > f.clients:
         raise ValueError(
             f"federated.quorum: {f.quorum} is more than there are clients; "
@@ -72,8 +72,6 @@ def _check_numbers(config: "Config", unit: str) -> None:
             f"teacher.shards: {t.shards} with route federated and unit {unit}; accepted: the "
             "number of each client's teachers with unit record, else null"
         )
-    if unit in ("record", "client") and p.threshold is not None:
-        raise ValueError(f"privacy.threshold: {p.threshold} with route federated; accepted: null")
     if t.dp.epsilon is not None or t.path is not None:
         name = "path" if t.path is not None else "dp.epsilon"
         raise ValueError(f"teacher.{name}: not read with route federated; accepted: null")

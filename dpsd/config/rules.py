@@ -38,11 +38,6 @@ def check_privacy(config: "Config") -> None:
             "data.rows: null; a record claim on an image folder needs a manifest of its rows, "
             "made by `dpsd manifest`"
         )
-    if p.threshold is not None and p.mechanism != "noisy_votes":
-        raise ValueError(
-            f"privacy.threshold: {p.threshold} with mechanism {p.mechanism}; "
-            "accepted with noisy_votes alone"
-        )
     _check_top_k(p)
 
 
@@ -73,16 +68,6 @@ def _check_ensemble(config: "Config") -> None:
         )
     if p.unit == "user" and config.data.user_ids is None:
         raise ValueError("data.user_ids: null; unit user needs a file of user ids")
-    if p.threshold is not None and p.threshold > shards:
-        raise ValueError(
-            f"privacy.threshold: {p.threshold} votes are more than there are teachers; "
-            f"accepted: up to teacher.shards ({shards})"
-        )
-    if p.threshold_answers is not None and p.threshold is None:
-        raise ValueError(
-            f"privacy.threshold_answers: {p.threshold_answers} without a threshold; "
-            "set privacy.threshold, or this to null"
-        )
 
 
 def _check_inherited(p: "PrivacyConfig") -> None:

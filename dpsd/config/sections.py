@@ -221,12 +221,6 @@ class PrivacyConfig(Section):
     bound: Literal["normalize", "clip"] = "normalize"
     bound_norm: float = Field(default=1.0, gt=0)
     top_k: int | None = Field(default=None, ge=1)
-    threshold: float | None = Field(default=None, gt=0)
-    """noisy_votes: answer only where the largest count, with noise, reaches so many votes."""
-    threshold_share: float = Field(default=0.1, gt=0, lt=1)
-    """Of the budget (in zCDP), spent on the threshold's tests."""
-    threshold_answers: int | None = Field(default=None, ge=1)
-    """Histograms released at most where there is a threshold; default: privacy.answers."""
     prior: Literal["student", "uniform"] = "student"
     ask: Literal["label", "group", "graded"] = "label"
     """randomized_response: for the class itself; yes or no to a public group of classes (for a
@@ -262,7 +256,7 @@ class FederatedConfig(Section):
     """Seconds that clients have for a round; who is later counts as silent."""
     runtime: Literal["in-process", "simulation", "deployment"] = "in-process"
     aggregate: Literal["plain", "labels", "confidence", "learned", "logits"] = "plain"
-    """How one answer is made of the clients' (`dpsd.federated.aggregate`)."""
+    """How one answer is made of the clients' (`dpsd.privacy.mechanisms.aggregate`)."""
     labels_share: float = Field(default=0.05, gt=0, lt=1)
     """Of the budget (in zCDP), spent on each client's label histogram; aggregate labels."""
     nodes: int | None = Field(default=None, ge=1)

@@ -18,12 +18,10 @@ from dpsd.federated.answers import answer, noisy_labels, stored
 from dpsd.federated.home import Home, open_home
 from dpsd.federated.messages import Request, settings
 from dpsd.generator.synthesizer import Synthesizer
-from dpsd.privacy.budget import Asked
+from dpsd.privacy.budget import Budget
 from dpsd.privacy.ledger import Ledger
 from dpsd.privacy.mechanisms.base import Answers
-from dpsd.privacy.mechanisms.group_response import GroupResponse
-from dpsd.privacy.mechanisms.votes import NoisyVotes
-from dpsd.privacy.oracle import Oracle
+from dpsd.privacy.mechanisms.federated import server_mechanism
 from dpsd.privacy.plan import make_plan
 
 _LOG = logging.getLogger("dpsd.federated")
@@ -123,9 +121,11 @@ class Node:
                 if synthesizer.adversarial is not None:
                     state = {k: torch.from_numpy(w) for k, w in weights.items()}
                     synthesizer.adversarial.model.load_state_dict(state)
+                # What the server drops because it was asked before is dropped here too.
+                ledger = Ledger(self.home.ledger_folder, self.home.ledger_uuid)
                 found = synthesizer.sample(
                     int(facts["count"]), _Nobody(),
-                    _Unasked(self.config, self.home, str(facts["run"])),
+                    Budget(make_plan(self.config), str(facts["run"]), ledger),
                     round=int(facts["round"]),
                 )  # fmt: skip
                 _MADE.clear()
@@ -137,26 +137,16 @@ class Node:
 
         All else follows from the student's prediction, which the server knows.
         """
-        mechanism, values = make_plan(self.config).mechanism, answers.values
-        if isinstance(mechanism, NoisyVotes):
+        mechanism, values = server_mechanism(make_plan(self.config).mechanism), answers.values
+        if mechanism.sums_votes:
             # Votes that the server will add noise to: not even their type may depend on them.
             kind = np.min_scalar_type(mechanism.classes - 1)
             return {"values": np.ascontiguousarray(values.mT.numpy().astype(kind))}
         arrays = {"values": messages.smallest(values.numpy())}
-        if isinstance(getattr(mechanism, "inner", mechanism), GroupResponse):
+        if mechanism.client.draws_support:
             assert answers.support is not None and answers.size is not None
             arrays["group"] = messages.pack_group(answers.support, answers.size, mechanism.classes)
         return arrays
-
-
-class _Unasked:
-    """Which images a client has not answered in a run: what the server drops is dropped here."""
-
-    def __init__(self, config: Config, home: Home, run: str) -> None:
-        self._plan, self._asked = make_plan(config), Asked()
-        self._asked.add(Ledger(home.ledger_folder, home.ledger_uuid).hashes(run))
-
-    fresh = Oracle.fresh
 
 
 class _Nobody:

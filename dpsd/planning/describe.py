@@ -49,7 +49,6 @@ def describe(config: Config) -> dict[str, Any]:
         "mechanism": plan.mechanism.facts(),
         "training": None if plan.training is None else asdict(plan.training),
         "answers": plan.answers,
-        "histograms": plan.histograms,
         "rounds": plan.rounds,
         "queries_per_round": plan.queries_per_round,
         "asks_per_image": plan.asks_per_image,
@@ -109,13 +108,12 @@ def describe_text(facts: dict[str, Any]) -> str:
         )  # fmt: skip
         lines += [f"NOT PRIVATE: {why}.", ""]
     beside = f"; beside it {ADD_OR_REMOVE}" if facts["route"] == "inherited" else ""
-    cap = f"; at most {facts['histograms']:,} histograms" if facts["histograms"] else ""
     lines += [
         f"Route: {facts['route']}. Unit of privacy: {_one(facts['unit'])}.",
         f"Neighbouring worlds: {facts['relation']}{beside}.",
         *(_single_lines(facts) if facts["scope"] == "per_answer" else mechanism_lines(facts)),
         *labels_lines(facts["mechanism"], facts["unit"]),
-        f"Answers: {n:,} at most ({facts['rounds']} rounds of {facts['queries_per_round']:,}{cap});"
+        f"Answers: {n:,} at most ({facts['rounds']} rounds of {facts['queries_per_round']:,});"
         f" an image is asked at most {facts['asks_per_image']} time(s).",
         "",
     ]

@@ -59,18 +59,10 @@ def mechanism_lines(facts: dict[str, Any]) -> list[str]:
     m = facts["mechanism"]
     if facts["route"] == "inherited":
         return _training_lines(facts.get("training"))
-    lines = [
+    return [
         f"Mechanism: {m['mechanism']}{_detail(m)}; noise: {m['noise']}.",
         f"Sensitivity: {_sensitivity(m)} ({m['derivation']}).",
     ]
-    if m.get("threshold") is not None:
-        lines.append(
-            f"Threshold: a row is answered where its largest count plus discrete Gaussian noise, "
-            f"sigma {m['test_sigma']:.6g} votes, reaches {m['threshold']:.6g} votes; sensitivity 1 "
-            "(one vote moves the largest count by at most one); charged for every row, answered "
-            "or not."
-        )
-    return lines
 
 
 def guarantee_line(facts: dict[str, Any], delta: float, epsilon: float | None) -> str:
@@ -165,19 +157,13 @@ def _single(facts: dict[str, Any]) -> list[str]:
 def _ensemble(facts: dict[str, Any]) -> list[str]:
     """Votes of teachers on disjoint shards: the unit is a record or a user."""
     g, unit = facts["guarantee"], facts["unit"]
-    made = f"{facts['answers_made']:,} made"
-    if facts["histograms_cap"] is not None:
-        made += (
-            f"; histograms: at most {facts['histograms_cap']:,} by the plan, "
-            f"{facts['histograms_made']:,} released"
-        )
     lines = [
         f"Unit of privacy: one {unit}; neighbouring worlds: {facts['relation']}. "
         f"One {unit} reaches the training of one teacher, by a key that does not depend on the "
         "data.",
         *mechanism_lines(facts),
-        f"Answers: at most {facts['answers_cap']:,} by the plan, {made}; all answers compose, and "
-        "epsilon is stated for the cap.",
+        f"Answers: at most {facts['answers_cap']:,} by the plan, {facts['answers_made']:,} made; "
+        "all answers compose, and epsilon is stated for the cap.",
         *(guarantee_line(facts, d, e)
           for d, e in zip(facts["deltas"], g["epsilon_at"], strict=True)),
         f"Zero-concentrated DP: rho {g['rho']:.6g} for one {unit}.",

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from dpsd.config import Config
@@ -126,14 +127,13 @@ def enter_elsewhere(run: Run, plan: Plan, home: TeacherFolder) -> None:
     if home.facts.get("dataset") is None or (home.facts.get("recipe") or {}).get("shards"):
         return
     training = read_dp_ledger(home.path, home.uuid)
-    Ledger(*home.ledger("record")).open_run(
-        run.id, training.event, plan.answers, 1, training.seeded_noise, run.started, "record",
-        teacher=home.uuid,
+    answers = replace(plan, training=None).record(run.id, run.started)
+    trained = replace(
+        answers, event=training.event, asks_per_image=1, seeded_noise=training.seeded_noise,
+        unit="record", teacher=home.uuid,
     )  # fmt: skip
-    Ledger(*home.ledger("answer")).open_run(
-        run.id, plan.mechanism.event, plan.answers, plan.asks_per_image, plan.seeded_noise,
-        run.started, plan.unit,
-    )  # fmt: skip
+    Ledger(*home.ledger("record")).open_run(trained)
+    Ledger(*home.ledger("answer")).open_run(answers)
 
 
 def restore(

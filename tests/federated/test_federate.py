@@ -130,7 +130,7 @@ def home_of(run):
 
 def opened(run, first, plan):
     ledger = Ledger(run.ledger_folder, run.ledger)
-    ledger.open_run(run.id, plan.mechanism.event, plan.answers, 1, True, "", plan.unit)
+    ledger.open_run(plan.record(run.id))
     shutil.copy(first.private / "rounds.jsonl", run.private)
 
     class Replay(ReplayOracle):

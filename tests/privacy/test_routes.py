@@ -16,7 +16,7 @@ from dpsd.transcription.transcribe import transcribe
 
 DATASET = {"folder": "data", "uuid": "d"}
 ROUTES = {
-    "ensemble": {"unit": "record", "mechanism": "noisy_votes", "epsilon": 2.0, "threshold": 10.0},
+    "ensemble": {"unit": "record", "mechanism": "noisy_votes", "epsilon": 2.0},
     "inherited": {"unit": "record", "mechanism": "none", "epsilon": None},
 }
 

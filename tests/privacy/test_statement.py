@@ -31,9 +31,7 @@ def plan(privacy):
 def run(folder, name, privacy, answers=7):
     """Enter a run with some answers in the teacher's ledger, and give its statement's facts."""
     p, ledger = plan(privacy), Ledger(folder, "t")
-    ledger.open_run(
-        name, p.mechanism.event, p.answers, p.asks_per_image, p.seeded_noise, "2024-01-01"
-    )
+    ledger.open_run(p.record(name, "2024-01-01"))
     asked = torch.randint(256, (answers, 1, 2, 2), dtype=torch.uint8)
     ledger.charge(name, 0, image_hashes(asked))
     return statement_facts(p, name, "t", Ledger(folder, "t").runs(), PUBLIC)
