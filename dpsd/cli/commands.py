@@ -188,8 +188,8 @@ def run_evaluate(args: argparse.Namespace) -> int:
 
 def run_verify(args: argparse.Namespace) -> int:
     """Recompute the guarantee of a release."""
+    from dpsd.privacy.statement_text import statement_text
     from dpsd.privacy.verify import verify_release
-    from dpsd.privacy.wording import statement_text
 
     facts = verify_release(args.target)
     if args.json:

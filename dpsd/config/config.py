@@ -83,10 +83,15 @@ class Config(Section):
 
     def answers(self) -> int:
         """Images asked in the whole run, at most."""
-        return self.queries_per_round() * self.loop.rounds
+        queries = self.queries_per_round()
+        return self.privacy.answers or queries * self.loop.rounds
 
     def queries_per_round(self) -> int:
-        """Images asked in one round; checks that rounds, queries and answers agree."""
+        """Images asked in one round; the last round takes what the division leaves over.
+
+        Raises:
+            ValueError: rounds, queries and answers do not agree.
+        """
         rounds, queries, answers = (
             self.loop.rounds,
             self.loop.queries_per_round,
@@ -101,11 +106,6 @@ class Config(Section):
                 f"{' queries' if queries else ' rounds'}; accepted: from {queries or rounds}"
             )
         if queries is None:
-            if answers % rounds:
-                raise ValueError(
-                    f"privacy.answers: {answers} is no multiple of loop.rounds ({rounds}); "
-                    f"accepted: {answers // rounds * rounds} or {(answers // rounds + 1) * rounds}"
-                )
             return answers // rounds
         if rounds * queries != answers:
             raise ValueError(

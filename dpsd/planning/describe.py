@@ -14,11 +14,9 @@ from dpsd.privacy.federated_wording import labels_lines
 from dpsd.privacy.inherited import DP_LEDGER, read_dp_ledger
 from dpsd.privacy.mechanisms.votes import NoisyVotes
 from dpsd.privacy.plan import Plan, inherit, make_plan
-from dpsd.privacy.units import FEDERATED_TRUST
+from dpsd.privacy.units import ADD_OR_REMOVE, FEDERATED_TRUST, TRUST
 from dpsd.privacy.wording import (
-    ADD_OR_REMOVE,
     COVERED,
-    TRUST,
     guarantee_line,
     mechanism_lines,
     not_covered,
@@ -51,6 +49,7 @@ def describe(config: Config) -> dict[str, Any]:
         "answers": plan.answers,
         "rounds": plan.rounds,
         "queries_per_round": plan.queries_per_round,
+        "queries_in_last_round": plan.queries(plan.rounds - 1),
         "asks_per_image": plan.asks_per_image,
         "epsilon": _finite(plan.epsilon),
         "delta": plan.delta,
@@ -108,12 +107,14 @@ def describe_text(facts: dict[str, Any]) -> str:
         )  # fmt: skip
         lines += [f"NOT PRIVATE: {why}.", ""]
     beside = f"; beside it {ADD_OR_REMOVE}" if facts["route"] == "inherited" else ""
+    queries, last = facts["queries_per_round"], facts["queries_in_last_round"]
+    queries = f"{queries:,}" + (f", the last of {last:,}" if last != queries else "")
     lines += [
         f"Route: {facts['route']}. Unit of privacy: {_one(facts['unit'])}.",
         f"Neighbouring worlds: {facts['relation']}{beside}.",
         *(_single_lines(facts) if facts["scope"] == "per_answer" else mechanism_lines(facts)),
         *labels_lines(facts["mechanism"], facts["unit"]),
-        f"Answers: {n:,} at most ({facts['rounds']} rounds of {facts['queries_per_round']:,});"
+        f"Answers: {n:,} at most ({facts['rounds']} rounds of {queries});"
         f" an image is asked at most {facts['asks_per_image']} time(s).",
         "",
     ]

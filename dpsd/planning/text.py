@@ -2,9 +2,10 @@
 
 from typing import Any
 
+from dpsd.console import show_epsilon as show
 from dpsd.planning.sizes import AUGMENT, MODEL
 from dpsd.planning.votes import SHORTFALL, WORTH
-from dpsd.privacy.wording import ADD_OR_REMOVE, show
+from dpsd.privacy.units import ADD_OR_REMOVE
 
 _NAMES = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST"}
 

@@ -9,7 +9,7 @@ from torch import nn
 from dpsd.config import PublicFacts
 from dpsd.models.dp_networks import DP_MODELS
 from dpsd.models.networks import OWN, ConvNet, ResNet20, build_model
-from dpsd.privacy.wording import statement_text
+from dpsd.privacy.statement_text import statement_text
 from dpsd.runs.folder import Run
 
 _FRONT = {

@@ -11,7 +11,7 @@ from dpsd.generator.synthesizer import Synthesizer
 from dpsd.privacy.ledger import Ledger
 from dpsd.privacy.plan import Plan
 from dpsd.privacy.statement import file_hashes, statement_facts
-from dpsd.privacy.wording import statement_text
+from dpsd.privacy.statement_text import statement_text
 from dpsd.runs.card import write_card
 from dpsd.runs.folder import Run
 from dpsd.runs.pictures import curves, newest_images, synthetic_grid
