@@ -180,7 +180,7 @@ class FederatedOracle(Oracle):
         raise UserError(
             f"federated.quorum: {answered} of {f.clients} clients answered in round "
             f"{request.round} ({'; '.join(why[:10])}); accepted: from {quorum(self._config)}; "
-            "mend them and go on with --resume, where one is lost for good with a lower quorum"
+            "fix them and go on with --resume; where one is lost for good, lower the quorum"
         )
 
     def _combine(

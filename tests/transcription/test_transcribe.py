@@ -205,7 +205,7 @@ def test_stopped_during_the_last_passes_and_resumed_is_bit_for_bit(root, tmp_pat
         raise Stop
 
     with monkeypatch.context() as stopped:
-        stopped.setattr(sys.modules["dpsd.transcription.transcribe"].Student, "refit", refit)
+        stopped.setattr(Student, "refit", refit)
         with pytest.raises(Stop):
             transcribe(config, out=tmp_path / "cut")
     assert Run(tmp_path / "cut").load_checkpoint()["round"] == 2
