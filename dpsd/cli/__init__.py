@@ -13,7 +13,7 @@ from typing import Any
 import dpsd
 from dpsd.cli import commands as commands
 from dpsd.cli.attacks import add_attack, add_audit
-from dpsd.cli.commands import ALIASES
+from dpsd.cli.options import Parser, add_setters, count
 from dpsd.console import say
 from dpsd.errors import UserError
 from dpsd.imports import brief
@@ -75,7 +75,7 @@ def _one_line_warnings() -> Iterator[None]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="dpsd", description=(dpsd.__doc__ or "").split("\n")[0])
+    parser = Parser(prog="dpsd", description=(dpsd.__doc__ or "").split("\n")[0])
     parser.add_argument("--version", action=_Version)
     added_to = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
@@ -87,18 +87,15 @@ def _parser() -> argparse.ArgumentParser:
         kind = {"CONFIG": "a YAML file", "RUN": "a run folder", "RELEASE": "a release folder"}
         added.add_argument("target", metavar=target, type=Path, nargs=nargs, help=kind[target])
         if target == "CONFIG":
-            added.add_argument("--set", nargs="+", action="extend", default=[], metavar="A.B=C",
-                               help="override keys of the configuration")  # fmt: skip
-            for alias, key in ALIASES.items():
-                added.add_argument(f"--{alias}", metavar="X", help=f"same as --set {key}=X")
+            add_setters(added)
         return added
 
     teacher = command(
         "teacher", commands.run_teacher, "train a teacher on the private data", "CONFIG"
     )
-    teacher.add_argument("--dp", nargs="+", default=[], metavar="A=B",
+    teacher.add_argument("--dp", action="append", default=[], metavar="A=B",
                          help="DP-SGD, as in epsilon=3; same as --set teacher.dp.A=B")  # fmt: skip
-    teacher.add_argument("--shards", type=_count, metavar="N",
+    teacher.add_argument("--shards", type=count, metavar="N",
                          help="same as --set teacher.shards=N")  # fmt: skip
     rows = command(
         "manifest", commands.run_manifest, "number the records of an image folder", "CONFIG"
@@ -114,7 +111,7 @@ def _parser() -> argparse.ArgumentParser:
                       help="find a route and its size instead, or try this one")  # fmt: skip
     plan.add_argument("--unit", choices=("answer", "record", "user"),
                       help="what that route is to protect (default: record)")  # fmt: skip
-    plan.add_argument("--rows", type=_count, metavar="N", help="training records, a public number")
+    plan.add_argument("--rows", type=count, metavar="N", help="training records, a public number")
     plan.add_argument("--assume", choices=("mnist", "fashion_mnist"),
                       help="public data on which votes are assumed")  # fmt: skip
     t = command("transcribe", commands.run_transcribe, "make the private student", "CONFIG")
@@ -125,7 +122,7 @@ def _parser() -> argparse.ArgumentParser:
                    help="same as --set federated.runtime=X")  # fmt: skip
     f.add_argument("--credentials", type=Path, metavar="DIR",
                    help="certificates and node keys of --runtime deployment")  # fmt: skip
-    f.add_argument("--port", type=_count, metavar="N",
+    f.add_argument("--port", type=count, metavar="N",
                    help="of the SuperLink (default: a free one)")  # fmt: skip
     for added in (t, f):
         _add_run_flags(added)
@@ -140,7 +137,7 @@ def _parser() -> argparse.ArgumentParser:
         "verify", commands.run_verify, "recompute a guarantee, check the hashes", "RELEASE"
     )
     sample = command("sample", commands.run_sample, "write labelled synthetic images", "RUN")
-    sample.add_argument("--n", type=_count, required=True, metavar="N", help="how many")
+    sample.add_argument("--n", type=count, required=True, metavar="N", help="how many")
     sample.add_argument("--out", type=Path, required=True, metavar="FILE.npz")
     export = command("export", commands.run_export, "write a file that runs without dpsd", "RUN")
     export.add_argument("--format", choices=("torch", "onnx"), required=True)
@@ -175,13 +172,6 @@ class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
         say(f"dpsd {dpsd.__version__}")
         parser.exit()
-
-
-def _count(text: str) -> int:
-    with contextlib.suppress(ValueError):
-        if int(text) >= 1:
-            return int(text)
-    raise argparse.ArgumentTypeError(f"{text} is not accepted: a whole number from 1")
 
 
 def _fail(message: str, code: int = 2) -> int:

@@ -21,7 +21,7 @@ def add_attack(commands: Any) -> argparse.ArgumentParser:
     added.add_argument("target", metavar="RUN", type=Path, help="a run folder")
     _common(added)
     added.add_argument("--profile", metavar="NAME", help="the split the run was made with")
-    added.add_argument("--beside", type=Path, nargs="+", default=[], metavar="RUN",
+    added.add_argument("--beside", type=Path, action="append", default=[], metavar="RUN",
                        help="inversion: other runs, whose students are attacked too")  # fmt: skip
     added.add_argument("--fpr", type=float, metavar="RATE",
                        help="membership: false-positive rate, default 0.01")  # fmt: skip

@@ -6,26 +6,28 @@ Each returns the exit code: 0, or 1 where a check failed.
 import argparse
 import json
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import dpsd
+from dpsd.cli.options import as_json, load, overrides
 from dpsd.console import Progress, say, show_epsilon
 from dpsd.errors import UserError
 
 if TYPE_CHECKING:
-    from dpsd.config import Config
     from dpsd.runs.folder import Run
-
-ALIASES = {"epsilon": "privacy.epsilon", "seed": "seed", "device": "device"}
-"""Options of every command that takes a configuration, and the keys that they set."""
 
 
 def run_teacher(args: argparse.Namespace) -> int:
     """Train a teacher, or all members of an ensemble."""
+    if args.epsilon is not None:
+        raise UserError(
+            f"--epsilon {args.epsilon}: sets privacy.epsilon, which no teacher is trained by; "
+            f"train one by DP-SGD with --dp epsilon={args.epsilon}, or leave it out"
+        )
     args.set += [f"teacher.dp.{item}" for item in args.dp]
     if args.shards is not None:
         args.set.append(f"teacher.shards={args.shards}")
-    config = _config(args)
+    config = load(args)
     from dpsd.device import join_processes, leave_processes, pick_device, rank
     from dpsd.teachers.teacher import ensure_teacher
 
@@ -48,7 +50,7 @@ def run_teacher(args: argparse.Namespace) -> int:
 
 def run_manifest(args: argparse.Namespace) -> int:
     """Number the records of an image folder."""
-    config = _config(args)
+    config = load(args)
     from dpsd.data.manifest import write_manifest
     from dpsd.data.sources import image_files
 
@@ -66,18 +68,18 @@ def run_plan(args: argparse.Namespace) -> int:
         return _plan_routes(args)
     if args.rows is not None or args.assume is not None:
         raise UserError("--rows and --assume: accepted together with --route or --unit")
-    config = _config(args)
+    config = load(args)
     from dpsd.planning.describe import describe, describe_text
 
     facts = describe(config)
-    say(_json(facts) if args.json else describe_text(facts))
+    say(as_json(facts) if args.json else describe_text(facts))
     return 0
 
 
 def _plan_routes(args: argparse.Namespace) -> int:
     from dpsd.config import read_tree
 
-    tree = read_tree(args.target, _overrides(args))
+    tree = read_tree(args.target, overrides(args))
     from dpsd.planning.routes import plan_routes, planning_config
     from dpsd.planning.text import planner_text
 
@@ -85,7 +87,7 @@ def _plan_routes(args: argparse.Namespace) -> int:
         planning_config(tree), args.route or "auto", args.unit or "record", rows=args.rows,
         assume=args.assume,
     )  # fmt: skip
-    say(_json(facts) if args.json else planner_text(facts))
+    say(as_json(facts) if args.json else planner_text(facts))
     return 0
 
 
@@ -93,7 +95,7 @@ def run_transcribe(args: argparse.Namespace) -> int:
     """Make the private student of one teacher or ensemble."""
     if args.insecure_seeded_noise:
         args.set.append("privacy.insecure_seeded_noise=true")
-    config = _config(args)
+    config = load(args)
     if args.resume and args.out is None:
         raise UserError("--resume: say which run with --out DIR")
     leads = os.environ.get("RANK", "0") == "0"
@@ -119,7 +121,7 @@ def run_federate(args: argparse.Namespace) -> int:
         args.set.append("privacy.insecure_seeded_noise=true")
     if args.runtime is not None:
         args.set.append(f"federated.runtime={args.runtime}")
-    config = _config(args)
+    config = load(args)
     if args.resume and args.out is None:
         raise UserError("--resume: say which run with --out DIR")
     deployed = config.federated.runtime == "deployment"
@@ -168,11 +170,11 @@ def _summary(run: "Run", unmeasured: bool) -> list[tuple[str, str]]:
 
 def run_check(args: argparse.Namespace) -> int:
     """Try the teacher on synthetic images."""
-    config = _config(args)
+    config = load(args)
     from dpsd.teachers.check import check, check_text
 
     rows = check(config, (lambda text: None) if args.json else say)
-    say(_json({"checks": rows}) if args.json else check_text(rows))
+    say(as_json({"checks": rows}) if args.json else check_text(rows))
     return 0 if all(row["ok"] for row in rows) else 1
 
 
@@ -182,7 +184,7 @@ def run_evaluate(args: argparse.Namespace) -> int:
     from dpsd.runs.folder import open_run
 
     result = evaluate(open_run(args.target), split=args.split, teacher=args.teacher, data=args.data)
-    say(_json(result) if args.json else evaluation_table(result))
+    say(as_json(result) if args.json else evaluation_table(result))
     return 0
 
 
@@ -193,7 +195,7 @@ def run_verify(args: argparse.Namespace) -> int:
 
     facts = verify_release(args.target)
     if args.json:
-        say(_json(facts | {"verified": True}))
+        say(as_json(facts | {"verified": True}))
     else:
         say(statement_text(facts))
         say(
@@ -218,20 +220,6 @@ def run_export(args: argparse.Namespace) -> int:
 
     say(f"student in {export(args.target, args.format, args.out)}")
     return 0
-
-
-def _config(args: argparse.Namespace) -> "Config":
-    return dpsd.load_config(args.target, _overrides(args))
-
-
-def _overrides(args: argparse.Namespace) -> list[str]:
-    short = [f"{key}={value}" for alias, key in ALIASES.items()
-             if (value := getattr(args, alias)) is not None]  # fmt: skip
-    return [*args.set, *short]
-
-
-def _json(tree: Any) -> str:
-    return json.dumps(tree, indent=2, allow_nan=False)
 
 
 def _table(rows: list[tuple[str, str]]) -> str:

@@ -103,7 +103,7 @@ def report_of(
             "epsilon": g["epsilon"] if statement["private"] else None,
             "delta": plan.delta,
             "worst_case_epsilon": g["worst_case_epsilon"] if statement["private"] else None,
-            "configured_epsilon": g["epsilon"],
+            "configured_epsilon": run.config.privacy.epsilon,
             "seeded_noise": statement["seeded_noise"],
         },
         "answers": statement["answers_made"],
