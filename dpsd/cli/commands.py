@@ -6,6 +6,7 @@ Each returns the exit code: 0, or 1 where a check failed.
 import argparse
 import json
 import os
+import warnings
 from typing import TYPE_CHECKING
 
 import dpsd
@@ -28,15 +29,18 @@ def run_teacher(args: argparse.Namespace) -> int:
     if args.shards is not None:
         args.set.append(f"teacher.shards={args.shards}")
     config = load(args)
-    from dpsd.device import join_processes, leave_processes, pick_device, rank
+    from dpsd.device import join_processes, leave_processes, pick_device, rank, use_threads
     from dpsd.teachers.teacher import ensure_teacher
 
     if config.teacher.weights is not None or ":" in config.teacher.model:
         name = config.teacher.weights or config.teacher.model
         raise UserError(f"teacher: {name} is your own, so there is nothing to train")
+    threads = use_threads(config.threads)
     if config.teacher.shards is not None:
         join_processes(pick_device(config.device))
     leads = rank() == 0
+    if leads:
+        say(threads)
     home = ensure_teacher(config, say if leads else lambda text: None, together=True)
     leave_processes()
     if not leads:
@@ -79,7 +83,7 @@ def run_plan(args: argparse.Namespace) -> int:
 def _plan_routes(args: argparse.Namespace) -> int:
     from dpsd.config import read_tree
 
-    tree = read_tree(args.target, overrides(args))
+    tree = read_tree(args.target, overrides(args), warnings.warn)
     from dpsd.planning.routes import plan_routes, planning_config
     from dpsd.planning.text import planner_text
 
@@ -128,10 +132,12 @@ def run_federate(args: argparse.Namespace) -> int:
     for flag in ("credentials", "port"):
         if getattr(args, flag) is not None and not deployed:
             raise UserError(f"--{flag}: accepted with --runtime deployment")
+    from dpsd.device import use_threads
     from dpsd.evaluation.evaluate import evaluate
     from dpsd.federated.deployment.deployed import federate_deployed
     from dpsd.federated.federate import federate
 
+    say(use_threads(config.threads))
     wanted = {"out": args.out, "resume": args.resume, "data_is_public": args.data_is_public}
     if deployed:
         run = federate_deployed(
@@ -171,19 +177,27 @@ def _summary(run: "Run", unmeasured: bool) -> list[tuple[str, str]]:
 def run_check(args: argparse.Namespace) -> int:
     """Try the teacher on synthetic images."""
     config = load(args)
+    from dpsd.device import use_threads
     from dpsd.teachers.check import check, check_text
 
-    rows = check(config, (lambda text: None) if args.json else say)
+    show = (lambda text: None) if args.json else say
+    show(use_threads(config.threads))
+    rows = check(config, show)
     say(as_json({"checks": rows}) if args.json else check_text(rows))
     return 0 if all(row["ok"] for row in rows) else 1
 
 
 def run_evaluate(args: argparse.Namespace) -> int:
     """Measure a run on private data."""
+    from dpsd.device import use_threads
     from dpsd.evaluation.evaluate import evaluate, evaluation_table
     from dpsd.runs.folder import open_run
 
-    result = evaluate(open_run(args.target), split=args.split, teacher=args.teacher, data=args.data)
+    run = open_run(args.target)
+    threads = use_threads(run.config.threads)
+    if not args.json:
+        say(threads)
+    result = evaluate(run, split=args.split, teacher=args.teacher, data=args.data)
     say(as_json(result) if args.json else evaluation_table(result))
     return 0
 

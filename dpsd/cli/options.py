@@ -5,9 +5,8 @@ import contextlib
 import json
 import re
 import sys
+import warnings
 from typing import TYPE_CHECKING, Any
-
-import dpsd
 
 if TYPE_CHECKING:
     from dpsd.config import Config
@@ -68,8 +67,13 @@ def add_setters(parser: argparse.ArgumentParser) -> None:
 
 
 def load(args: argparse.Namespace) -> "Config":
-    """The configuration that the arguments name and change."""
-    return dpsd.load_config(args.target, overrides(args))
+    """The configuration that the arguments name and change.
+
+    A mechanism set here takes the place of the file's, with the keys that only the latter reads.
+    """
+    from dpsd.config import load_config
+
+    return load_config(args.target, overrides(args), warnings.warn)
 
 
 def overrides(args: argparse.Namespace) -> list[str]:

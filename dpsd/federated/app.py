@@ -26,6 +26,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from dpsd.config import Config, load_config
 from dpsd.console import Progress, say
+from dpsd.device import use_threads
 from dpsd.errors import UserError
 from dpsd.federated import messages
 from dpsd.federated.client import Node
@@ -94,6 +95,7 @@ def main(grid: Grid, context: Context) -> None:
     from dpsd.federated.federate import serve
 
     given, config = context.run_config, config_of(context)
+    say(use_threads(config.threads))
     out = given.get("out")
     with Progress(config.loop.rounds, config.answers()) as progress:
         serve(

@@ -4,9 +4,11 @@ import math
 from dataclasses import asdict
 from typing import Any
 
+import torch
+
 from dpsd.config import Config
 from dpsd.console import show_epsilon
-from dpsd.device import pick_device
+from dpsd.device import pick_device, use_threads
 from dpsd.planning.clients import enough_line
 from dpsd.planning.timing import _REST, _peak_bytes, expected_seconds
 from dpsd.privacy import accounting
@@ -35,6 +37,7 @@ def describe(config: Config) -> dict[str, Any]:
     Raises:
         UserError: bad input, in one line.
     """
+    use_threads(config.threads)
     plan = _known(config, make_plan(config))
     check_memory(config, plan)
     seconds = expected_seconds(config, plan)
@@ -68,6 +71,7 @@ def describe(config: Config) -> dict[str, Any]:
             "seconds": sum(v for v in seconds.values() if v is not None) * _REST,
             "seconds_by_part": seconds,
             "device": str(pick_device(config.device)),
+            "threads": torch.get_num_threads(),
         },
     }
 
@@ -187,8 +191,9 @@ def _ending(facts: dict[str, Any], shape: str) -> list[str]:
         f"Not covered: {facts['not_covered']}.",
         "",
         f"Memory, estimated: {cost['bytes'] / 2**30:.1f} GiB at the peak.",
-        f"Time, estimated: {cost['seconds']:.0f} s on {cost['device']} ({', '.join(parts)}), "
-        "extrapolated from a few synthetic batches; training a missing teacher comes on top.",
+        f"Time, estimated: {cost['seconds']:.0f} s on {cost['device']} with {cost['threads']} "
+        f"thread(s) ({', '.join(parts)}), extrapolated from a few synthetic batches; "
+        "training a missing teacher comes on top.",
     ]
 
 

@@ -187,14 +187,14 @@ def _left_behind(path: Path) -> bool:
     return all(name in _BEGUN or name.startswith(".run-") for name in files)
 
 
-_MAY_CHANGE = ("federated.quorum", "federated.deadline_s")
+_MAY_CHANGE = ("federated.quorum", "federated.deadline_s", "threads")
 
 
 def resume_run(path: Path, config: Config) -> Run:
     """Open a run that was stopped.
 
-    How many clients must answer and how long they have may be changed: no answer and no noise
-    depends on either, and a federation may have lost a client for good.
+    How many clients must answer, how long they have and how many threads compute may change: no
+    answer and no noise depends on them, and a federation may have lost a client for good.
 
     Raises:
         UserError: no run there, or one with another configuration; says which keys differ.
@@ -211,16 +211,18 @@ def resume_run(path: Path, config: Config) -> Run:
 
 
 def _reconfigured(run: Run, config: Config) -> Run:
-    """The run with the quorum and the deadline of another configuration; whole or not at all."""
+    """The run with what may change as in another configuration; whole or not at all."""
     f = config.federated
     changed = {"quorum": f.quorum, "deadline_s": f.deadline_s}
     released = run.release / "config.yaml"
     plain = yaml.safe_load(released.read_text())
+    plain["threads"] = config.threads
     plain["federated"] |= changed
     partial = run.private / "config.yaml.partial"
     partial.write_text(yaml.safe_dump(plain, sort_keys=False))
     os.replace(partial, released)
     facts = read_json(run.private / "run.json")
+    facts["config"]["threads"] = config.threads
     facts["config"]["federated"] |= changed
     write_json(run.private / "run.json", facts)
     return Run(run.path)
