@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from dpsd.config import Config, parse_config, public_facts
+from dpsd.config import NAMED, Config, parse_config, public_facts
 from dpsd.data.users import held_users
 from dpsd.errors import UserError
 from dpsd.planning.describe import describe
@@ -32,10 +32,6 @@ from dpsd.teachers.folder import read_folder
 Route = Literal["auto", "single", "ensemble", "inherited"]
 
 ROUNDS = 8  # divides every number of answers that is looked at
-_ROWS = {
-    "digits": 1295, "mnist": 54_000, "fashion_mnist": 54_000, "cifar10": 45_000,
-    "cifar10_jpeg": 45_000, "att_faces": 252,
-}  # fmt: skip
 _KEPT = ("epsilon", "delta", "answers", "asks_per_image")
 
 
@@ -118,7 +114,8 @@ def _holdings(config: Config, rows: int | None) -> Holdings:
         ledger = read_dp_ledger(t.path, read_folder(t.path).uuid)
     own = t.weights is not None or t.path is not None or ":" in t.model
     if rows is None and data:
-        rows = _ROWS.get(d.name) or _listed(d.rows)
+        named = NAMED.get(d.name)
+        rows = _listed(d.rows) if named is None else named.rows
         if rows is None:
             raise UserError(
                 f"--rows: missing; with data.name {d.name} say how many training records there "
