@@ -1,4 +1,4 @@
-"""What the commands share: the parser, the flags that set keys of a configuration, JSON."""
+"""What the commands share: the parser, the flags that set keys of a configuration, output."""
 
 import argparse
 import contextlib
@@ -6,6 +6,8 @@ import json
 import re
 import sys
 import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
 
 ALIASES = {"epsilon": "privacy.epsilon", "seed": "seed", "device": "device"}
 """Options of every command that takes a configuration, and the keys that they set."""
+UNMEASURED = "not measured"
 _SETTING = re.compile(r"[\w.]+=")
 
 
@@ -58,12 +61,42 @@ class Parser(argparse.ArgumentParser):
         return min(len(values), int(action is not None and action.nargs != 0))
 
 
-def add_setters(parser: argparse.ArgumentParser) -> None:
-    """The flags that change keys of the configuration."""
+Commands = Any
+"""What `add_subparsers` gives: a command is added to it."""
+_TARGETS = {"CONFIG": "a YAML file", "RUN": "a run folder", "RELEASE": "a release folder"}
+
+
+def add_command(
+    commands: Commands,
+    name: str,
+    run: Callable[[argparse.Namespace], int],
+    text: str,
+    target: str,
+) -> argparse.ArgumentParser:
+    """A command on a CONFIG (with the flags that change its keys), a RUN or a RELEASE.
+
+    `run` gives the exit code: 0, or 1 where a check failed.
+    """
+    added: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
+    added.set_defaults(run=run)
+    added.add_argument("target", metavar=target, type=Path, help=_TARGETS[target])
+    if target == "CONFIG":
+        add_setters(added, hidden=("epsilon",) if name == "teacher" else ())
+    return added
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """`--json`."""
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def add_setters(parser: argparse.ArgumentParser, hidden: Sequence[str] = ()) -> None:
+    """The flags that change keys of the configuration; help is silent about the hidden ones."""
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C",
                         help="override keys of the configuration; takes several")  # fmt: skip
     for alias, key in ALIASES.items():
-        parser.add_argument(f"--{alias}", metavar="X", help=f"same as --set {key}=X")
+        text = argparse.SUPPRESS if alias in hidden else f"same as --set {key}=X"
+        parser.add_argument(f"--{alias}", metavar="X", help=text)
 
 
 def load(args: argparse.Namespace) -> "Config":
