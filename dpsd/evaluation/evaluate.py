@@ -1,6 +1,5 @@
 """How good a student is, measured on private data: everything here goes under `private/`."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +11,7 @@ from dpsd.config import Config
 from dpsd.data.load import Split, load_data
 from dpsd.device import pick_device
 from dpsd.errors import UserError
-from dpsd.files import write_json
+from dpsd.files import read_json, write_json
 from dpsd.privacy.plan import make_plan
 from dpsd.privacy.releases import load_release
 from dpsd.runs.card import write_card
@@ -84,7 +83,7 @@ def evaluate(
     report["evaluation"] = {k: result[k] for k in ("split", "rows", "agreement_with")}
     run.write_report(report)
     if run.data_is_public:
-        write_card(run, json.loads((run.release / "statement.json").read_text()), result)
+        write_card(run, read_json(run.release / "statement.json"), result)
         seal(run)
     return result
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dpsd.config import Config, flatten, parse_config, placed
 from dpsd.errors import UserError
-from dpsd.files import append_lines, read_json, read_lines, write_json
+from dpsd.files import append_lines, read_json, read_lines, sync, whole_file, write_json
 
 _KEPT_CHECKPOINTS = 2
 _BEGUN = ("config.yaml", "env.json")
@@ -67,18 +67,15 @@ class Run:
             UserError: the disk is full or not writable; the previous checkpoint stays whole.
         """
         path = self.checkpoints / f"round-{round:06d}.pt"
-        partial = path.with_suffix(".partial")
         try:
-            with partial.open("wb") as f:
-                torch.save(state | {"round": round}, f)
-                f.flush()
-                os.fsync(f.fileno())
-            os.replace(partial, path)
-        except (OSError, RuntimeError) as e:
-            partial.unlink(missing_ok=True)
+            with whole_file(path) as partial:
+                with partial.open("wb") as f:
+                    torch.save(state | {"round": round}, f)
+                sync(partial)
+        except (UserError, RuntimeError) as e:
             raise UserError(
-                f"checkpoint {path}: cannot be written ({e}); the one before is whole, make room "
-                "and go on with --resume"
+                f"checkpoint of round {round}: {e}; the one before is whole, make room and go on "
+                "with --resume"
             ) from e
         for old in sorted(self.checkpoints.glob("round-*.pt"))[:-_KEPT_CHECKPOINTS]:
             old.unlink()
@@ -103,12 +100,10 @@ class Run:
 
     def save_weights(self, name: str, state: dict[str, Tensor], facts: dict[str, Any]) -> None:
         """Write safetensors under `release/`, whole or not at all; facts go in its header."""
-        path = self.release / f"{name}.safetensors"
-        partial = path.with_suffix(".partial")
         header = {"dpsd": json.dumps(facts)}  # one key: the order of several is not reproducible
-        save_file({k: v.cpu().contiguous() for k, v in state.items()}, partial, header)
-        os.chmod(partial, 0o644)
-        os.replace(partial, path)
+        with whole_file(self.release / f"{name}.safetensors") as partial:
+            save_file({k: v.cpu().contiguous() for k, v in state.items()}, partial, header)
+            os.chmod(partial, 0o644)
 
     def write_report(self, report: dict[str, Any]) -> None:
         """Write `private/report.json`."""
@@ -183,8 +178,8 @@ def _left_behind(path: Path) -> bool:
     """Whether nothing is there but what is written before `run.json`."""
     if not path.is_dir() or {p.name for p in path.iterdir()} - {"release", "private"}:
         return False
-    files = (p.name.removesuffix(".partial") for p in path.rglob("*") if not p.is_dir())
-    return all(name in _BEGUN or name.startswith(".run-") for name in files)
+    names = (p.name.lstrip(".").removesuffix(".partial") for p in path.rglob("*") if not p.is_dir())
+    return all(name in _BEGUN or name.startswith("run-") for name in names)
 
 
 _MAY_CHANGE = ("federated.quorum", "federated.deadline_s", "threads")
@@ -218,9 +213,8 @@ def _reconfigured(run: Run, config: Config) -> Run:
     plain = yaml.safe_load(released.read_text())
     plain["threads"] = config.threads
     plain["federated"] |= changed
-    partial = run.private / "config.yaml.partial"
-    partial.write_text(yaml.safe_dump(plain, sort_keys=False))
-    os.replace(partial, released)
+    with whole_file(released) as partial:
+        partial.write_text(yaml.safe_dump(plain, sort_keys=False))
     facts = read_json(run.private / "run.json")
     facts["config"]["threads"] = config.threads
     facts["config"]["federated"] |= changed
