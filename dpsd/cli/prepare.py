@@ -128,7 +128,8 @@ def run_plan(args: argparse.Namespace) -> int:
     if args.rows is not None or args.assume is not None:
         raise UserError("--rows and --assume: accepted together with --route or --unit")
     config = load(args)
-    from dpsd.planning.describe import describe, describe_text
+    from dpsd.planning.describe import describe
+    from dpsd.planning.text import describe_text
 
     facts = describe(config)
     say(as_json(facts) if args.json else describe_text(facts))

@@ -1,7 +1,7 @@
 """Which routes are open for what a user has, what each guarantees, and which one to take.
 
 Reads the configuration, counts of rows and users (public), and a teacher's DP ledger where there is
-one; never data, votes or weights. What it expects comes from `dpsd.planning.vote_figures`.
+one; never data, votes or weights. What it expects comes from shard_figures.yaml.
 """
 
 from pathlib import Path
@@ -12,8 +12,7 @@ import numpy as np
 from dpsd.config import NAMED, Config, parse_config, public_facts
 from dpsd.data.users import held_users
 from dpsd.errors import UserError
-from dpsd.planning.describe import describe
-from dpsd.planning.sizes import (
+from dpsd.planning.candidates import (
     AUGMENT,
     MODEL,
     Holdings,
@@ -23,6 +22,7 @@ from dpsd.planning.sizes import (
     inherited_route,
     single_route,
 )
+from dpsd.planning.describe import describe
 from dpsd.planning.timing import ensemble_cost, inherited_cost
 from dpsd.planning.votes import Choice
 from dpsd.privacy.inherited import DP_LEDGER, read_dp_ledger
@@ -61,8 +61,7 @@ def plan_routes(
         route: one that is wanted, or `auto`.
         unit: what is to be protected.
         rows: number of training records, public; None: as the data set or the manifest says.
-        assume: the stand-in of `dpsd.planning.vote_figures` whose votes are assumed; None: the
-            nearest.
+        assume: the benchmark in shard_figures.yaml whose votes are assumed; None: the nearest.
 
     Returns:
         Of each route `open`, whether it can be taken with what there is, and `why` not, or why it
