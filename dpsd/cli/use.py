@@ -20,7 +20,8 @@ def add_evaluate(commands: Commands) -> None:
 def run_evaluate(args: argparse.Namespace) -> int:
     """Measure a run on private data."""
     from dpsd.device import use_threads
-    from dpsd.evaluation.evaluate import evaluate, evaluation_table
+    from dpsd.evaluation.evaluate import evaluate
+    from dpsd.evaluation.table import evaluation_table
     from dpsd.runs.folder import open_run
 
     run = open_run(args.target)

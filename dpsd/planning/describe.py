@@ -9,7 +9,7 @@ import torch
 from dpsd.config import Config
 from dpsd.device import pick_device, use_threads
 from dpsd.planning.clients import enough_line
-from dpsd.planning.timing import _REST, _peak_bytes, expected_seconds
+from dpsd.planning.timing import LOOP_OVERHEAD, expected_seconds, peak_bytes
 from dpsd.privacy import accounting
 from dpsd.privacy.inherited import DP_LEDGER, read_dp_ledger
 from dpsd.privacy.mechanisms.votes import NoisyVotes
@@ -60,8 +60,8 @@ def describe(config: Config) -> dict[str, Any]:
         "covered": COVERED,
         "not_covered": not_covered(plan.route),
         "estimate": {
-            "bytes": expected_bytes(config, plan) + _peak_bytes(),
-            "seconds": sum(v for v in seconds.values() if v is not None) * _REST,
+            "bytes": expected_bytes(config, plan) + peak_bytes(),
+            "seconds": sum(v for v in seconds.values() if v is not None) * LOOP_OVERHEAD,
             "seconds_by_part": seconds,
             "device": str(pick_device(config.device)),
             "threads": torch.get_num_threads(),
