@@ -109,7 +109,7 @@ def _config_of_run(args: argparse.Namespace) -> "Config":
         args.set.append("privacy.insecure_seeded_noise=true")
     config = load(args)
     if args.resume and args.out is None:
-        raise UserError("--resume: say which run with --out DIR")
+        raise UserError("--resume: no run is named; name it with --out DIR")
     return config
 
 

@@ -71,18 +71,18 @@ def ensemble_route(config: Config, has: Holdings, unit: Unit, assume: str | None
     assert has.rows is not None and p.epsilon is not None
     stand_in = assume or ("mnist" if config.data.name in ("mnist", "digits") else "fashion_mnist")
     most = has.rows if unit == "record" or has.users is None else min(has.rows, has.users)
-    found = search(
+    choices = search(
         stand_ins()[stand_in], rows=has.rows, most=most, classes=k, epsilon=p.epsilon,
         delta=p.delta, also=config.teacher.shards,
     )  # fmt: skip
-    if not found:
+    if not choices:
         return out | {"why": f"{has.rows:,} records and {most:,} {unit}s are too few for 10 shards"}
-    best = best_choice(found)
+    best = best_choice(choices)
     sigma, _ = calibrate_votes(p.epsilon, p.delta, best.answers)
     return out | {
         "open": True, "why": "", "stand_in": stand_in, "assumed_classes": k,
         "chosen": asdict(best) | {"sigma": sigma, "student": best.student},
-        "shards": [asdict(c) | {"student": c.student} for c in found],
+        "shards": [asdict(c) | {"student": c.student} for c in choices],
         "vote_shares": share_rows(best.shards, sigma, k), "answers": best.answers,
     }  # fmt: skip
 

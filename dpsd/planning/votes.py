@@ -170,7 +170,7 @@ def search(
         By increasing number of teachers; empty if the data are too few for any.
     """
     mu = gaussian_mu(epsilon, delta)
-    found = []
+    choices = []
     for n in sorted({*SHARDS, *([] if also is None else [also])}):
         per_class = rows / n / classes
         if n > most or per_class < table[0].rows_per_class * 0.999:
@@ -180,8 +180,8 @@ def search(
         best = 0
         while best + 1 < len(tried) and tried[best + 1].student > WORTH + tried[best].student:
             best += 1
-        found.append(tried[best])
-    return found
+        choices.append(tried[best])
+    return choices
 
 
 def at_answers(
@@ -194,9 +194,9 @@ def at_answers(
     return Choice(n, rows / n, answers, sigma, correct, figures.right, worth)
 
 
-def best_choice(found: list[Choice]) -> Choice:
-    """The one from which most is expected of the student."""
-    return max(found, key=lambda c: c.student)
+def best_choice(choices: list[Choice]) -> Choice:
+    """The choice with the highest expected accuracy of the student."""
+    return max(choices, key=lambda c: c.student)
 
 
 def share_rows(voters: int, sigma: float, classes: int) -> list[dict[str, float]]:
@@ -220,11 +220,11 @@ def share_rows(voters: int, sigma: float, classes: int) -> list[dict[str, float]
 
 
 def _for_classes(first: float, second: float, classes: int) -> tuple[float, float]:
-    """Shares of a stand-in as shares among K classes: what is above chance is taken to be alike."""
-    chance = 1 / STAND_IN_CLASSES
+    """Shares of a stand-in as shares among K classes: the excess over uniform is the same."""
+    uniform = 1 / STAND_IN_CLASSES
 
     def scaled(share: float) -> float:
-        return 1 / classes + (share - chance) / (1 - chance) * (1 - 1 / classes)
+        return 1 / classes + (share - uniform) / (1 - uniform) * (1 - 1 / classes)
 
     lead = min(1.0, max(1 / classes, scaled(first)))
     low, high = (1 - lead) / (classes - 1), min(lead, 1 - lead)

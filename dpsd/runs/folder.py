@@ -43,8 +43,8 @@ class Run:
         facts = read_json(self.private / "run.json")
         self.id, self.started = str(facts["run"]), str(facts["started"])
         self.teacher_folder, self.teacher = Path(facts["teacher_folder"]), str(facts["teacher"])
-        self.ledger_folder = Path(facts.get("ledger_folder", self.teacher_folder))
-        self.ledger = str(facts.get("ledger", self.teacher))
+        self.ledger_folder = Path(facts["ledger_folder"])
+        self.ledger = str(facts["ledger"])
         self.data_is_public = bool(facts["data_is_public"])
         self.config = parse_config(facts["config"])
 
@@ -86,15 +86,17 @@ class Run:
         Raises:
             UserError: it cannot be read.
         """
-        found = sorted(self.checkpoints.glob("round-*.pt"))
-        if not found:
+        checkpoints = sorted(self.checkpoints.glob("round-*.pt"))
+        if not checkpoints:
             return None
         try:
-            state: dict[str, Any] = torch.load(found[-1], map_location="cpu", weights_only=True)
+            state: dict[str, Any] = torch.load(
+                checkpoints[-1], map_location="cpu", weights_only=True
+            )
         except Exception as e:
             raise UserError(
-                f"checkpoint {found[-1]}: unreadable ({type(e).__name__}); remove it to go on from "
-                "the one before"
+                f"checkpoint {checkpoints[-1]}: unreadable ({type(e).__name__}); remove it to go "
+                "on from the one before"
             ) from e
         return state
 
@@ -165,7 +167,7 @@ def create_run(
 
 
 def refuse_existing(path: Path) -> None:
-    """Nothing is overwritten but what a start that was stopped left behind.
+    """Refuse a folder that holds more than what a stopped start left behind.
 
     Raises:
         UserError: the folder exists and is not empty.
@@ -200,8 +202,8 @@ def resume_run(path: Path, config: Config) -> Run:
     finished = (run.private / "report.json").exists()
     differ = [k for k in changed if finished or k not in _MAY_CHANGE]
     if differ:
-        said = ", ".join(f"{k} ({old.get(k)} -> {new.get(k)})" for k in differ)
-        raise UserError(f"--resume {path}: another configuration: {said}")
+        changes = ", ".join(f"{k} ({old.get(k)} -> {new.get(k)})" for k in differ)
+        raise UserError(f"--resume {path}: another configuration: {changes}")
     return _reconfigured(run, config) if changed else run
 
 
@@ -265,10 +267,10 @@ def default_run_folder(config: Config) -> Path:
 
 def _revision() -> str | None:
     try:
-        found = subprocess.run(
+        revision = subprocess.run(
             ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True,
             timeout=5, check=True,
         )  # fmt: skip
     except (OSError, subprocess.SubprocessError):
         return None
-    return found.stdout.strip()
+    return revision.stdout.strip()
