@@ -22,6 +22,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from dpsd.config import Config, load_config
 from dpsd.console import Progress, say
+from dpsd.device import use_threads
 from dpsd.errors import UserError
 from dpsd.federated.client import Node, make_client_app, node_number
 from dpsd.federated.federate import serve
@@ -47,6 +48,7 @@ server_app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """Run, or go on with, a federated transcription over the grid."""
     given, config = context.run_config, config_of(context)
+    say(use_threads(config.threads))
     out = given.get("out")
     with Progress(config.loop.rounds, config.answers()) as progress:
         serve(

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dpsd.config import Config
 from dpsd.console import Say
+from dpsd.device import use_threads
 from dpsd.errors import BudgetError, UserError
 from dpsd.federated import messages
 from dpsd.federated.answers import answer, noisy_labels, stored
@@ -44,6 +45,7 @@ class Node:
     def __init__(
         self, config: Config, number: int, say: Say = _LOG.info, home: Home | None = None
     ) -> None:
+        use_threads(config.threads)
         self.config = config
         self.home = home or open_home(config, number, say)
 

@@ -25,6 +25,7 @@ from dpsd.privacy.verify import verify_release
 from dpsd.runs import folder as running
 from dpsd.runs.folder import Run
 from dpsd.runs.release import load_student
+from dpsd.student.student import Student
 from dpsd.transcription.transcribe import transcribe
 
 
@@ -416,8 +417,8 @@ def test_two_processes_ask_once_and_agree(root, tmp_path):
 import json, os, torch
 from safetensors.torch import save_file
 from dpsd.config import parse_config
-from dpsd.transcription import transcribe as t
-transcribe = t.transcribe
+from dpsd.transcription import session as t
+from dpsd.transcription.transcribe import transcribe
 class Seen(t.Student):
     last = None
     def __init__(self, *a, **k):
