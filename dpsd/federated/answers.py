@@ -11,7 +11,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -22,21 +21,13 @@ from dpsd.federated.home import Home
 from dpsd.federated.messages import Request, digest
 from dpsd.files import locked, sync
 from dpsd.privacy.events import VotesRelease
-from dpsd.privacy.ledger import HASH_BYTES, Ledger, labels_run
+from dpsd.privacy.ledger import Ledger, charge_labels
 from dpsd.privacy.mechanisms.base import Answers
-from dpsd.privacy.mechanisms.federated import Combined, GivenVotes
+from dpsd.privacy.mechanisms.federated import server_mechanism
 from dpsd.privacy.noise import NoiseSource
 from dpsd.privacy.oracle import Oracle, Prior
 from dpsd.privacy.plan import Plan, home_plan, make_plan
 from dpsd.privacy.releases import keep_release, load_release
-
-
-class _VotesOracle(Oracle):
-    """Passes on the classes that the hosted clients name; int64 [B, clients]."""
-
-    def _ask(self, images: Tensor) -> Tensor:
-        with torch.inference_mode():
-            return torch.cat([self._teacher(part) for part in images.split(self._batch)])
 
 
 def answer(config: Config, home: Home, request: Request) -> Answers:
@@ -53,8 +44,7 @@ def answer(config: Config, home: Home, request: Request) -> Answers:
             return kept
         ledger = Ledger(home.ledger_folder, home.ledger_uuid)
         _check_runs(config, ledger, request.run)
-        kind = _VotesOracle if isinstance(plan.mechanism, GivenVotes) else Oracle
-        oracle = kind(home.teacher, plan, ledger, request.run, seed=_seed(config, home))
+        oracle = Oracle(home.teacher, plan, ledger, request.run, seed=_seed(config, home))
         prior = _given(request.prior)
         answers = _cut_off(oracle, home, request, prior)
         if answers is None:
@@ -147,7 +137,7 @@ def noisy_labels(config: Config, home: Home, run: str) -> Tensor:
         if path.exists():
             return load_file(path)["labels"]
         noisy = home.labels
-        if plan.mechanism.name != "none":
+        if plan.mechanism.event.kind != "open":
             noisy = noisy + _labels_noise(config, home, plan, run)
         save_file({"labels": noisy}, path.with_suffix(".partial"))
         os.replace(path.with_suffix(".partial"), path)
@@ -164,13 +154,12 @@ def run_folder(home: Home, run: str) -> Path:
 
 
 def _labels_noise(config: Config, home: Home, plan: Plan, run: str) -> Tensor:
-    mechanism = plan.mechanism
-    assert isinstance(mechanism, Combined) and mechanism.labels_sigma is not None
+    mechanism = server_mechanism(plan.mechanism)
+    sigma, seeded = mechanism.labels_sigma, plan.seeded_noise
+    assert sigma is not None
     ledger = Ledger(home.ledger_folder, home.ledger_uuid)
     _check_runs(config, ledger, run)
-    sigma, seeded = mechanism.labels_sigma, plan.seeded_noise
-    ledger.open_run(labels_run(run), VotesRelease(sigma), 1, 1, seeded, "", plan.unit)
-    ledger.charge(labels_run(run), 0, np.frombuffer(b"label histogram ", f"V{HASH_BYTES}"))
+    charge_labels(ledger, run, VotesRelease(sigma), seeded=seeded, unit=plan.unit)
     source = NoiseSource(f"dpsd labels {_seed(config, home)}".encode() if seeded else None)
     return torch.from_numpy(source.discrete_gaussians((mechanism.classes,), sigma))
 

@@ -2,28 +2,29 @@
 
 import logging
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
-from flwr.app import RecordDict
+from flwr.app import Context, Message, RecordDict
+from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
 from torch import Tensor
 
 from dpsd.config import Config
 from dpsd.console import Say
+from dpsd.device import use_threads
 from dpsd.errors import BudgetError, UserError
 from dpsd.federated import messages
 from dpsd.federated.answers import answer, noisy_labels, stored
 from dpsd.federated.home import Home, open_home
 from dpsd.federated.messages import Request, settings
 from dpsd.generator.synthesizer import Synthesizer
-from dpsd.privacy.budget import Asked
+from dpsd.privacy.budget import Budget
 from dpsd.privacy.ledger import Ledger
 from dpsd.privacy.mechanisms.base import Answers
-from dpsd.privacy.mechanisms.group_response import GroupResponse
-from dpsd.privacy.mechanisms.votes import NoisyVotes
-from dpsd.privacy.oracle import Oracle
+from dpsd.privacy.mechanisms.federated import server_mechanism
 from dpsd.privacy.plan import make_plan
 
 _LOG = logging.getLogger("dpsd.federated")
@@ -44,6 +45,7 @@ class Node:
     def __init__(
         self, config: Config, number: int, say: Say = _LOG.info, home: Home | None = None
     ) -> None:
+        use_threads(config.threads)
         self.config = config
         self.home = home or open_home(config, number, say)
 
@@ -123,9 +125,11 @@ class Node:
                 if synthesizer.adversarial is not None:
                     state = {k: torch.from_numpy(w) for k, w in weights.items()}
                     synthesizer.adversarial.model.load_state_dict(state)
+                # What the server drops because it was asked before is dropped here too.
+                ledger = Ledger(self.home.ledger_folder, self.home.ledger_uuid)
                 found = synthesizer.sample(
                     int(facts["count"]), _Nobody(),
-                    _Unasked(self.config, self.home, str(facts["run"])),
+                    Budget(make_plan(self.config), str(facts["run"]), ledger),
                     round=int(facts["round"]),
                 )  # fmt: skip
                 _MADE.clear()
@@ -137,26 +141,16 @@ class Node:
 
         All else follows from the student's prediction, which the server knows.
         """
-        mechanism, values = make_plan(self.config).mechanism, answers.values
-        if isinstance(mechanism, NoisyVotes):
+        mechanism, values = server_mechanism(make_plan(self.config).mechanism), answers.values
+        if mechanism.sums_votes:
             # Votes that the server will add noise to: not even their type may depend on them.
             kind = np.min_scalar_type(mechanism.classes - 1)
             return {"values": np.ascontiguousarray(values.mT.numpy().astype(kind))}
         arrays = {"values": messages.smallest(values.numpy())}
-        if isinstance(getattr(mechanism, "inner", mechanism), GroupResponse):
+        if mechanism.client.draws_support:
             assert answers.support is not None and answers.size is not None
             arrays["group"] = messages.pack_group(answers.support, answers.size, mechanism.classes)
         return arrays
-
-
-class _Unasked:
-    """Which images a client has not answered in a run: what the server drops is dropped here."""
-
-    def __init__(self, config: Config, home: Home, run: str) -> None:
-        self._plan, self._asked = make_plan(config), Asked()
-        self._asked.add(Ledger(home.ledger_folder, home.ledger_uuid).hashes(run))
-
-    fresh = Oracle.fresh
 
 
 class _Nobody:
@@ -165,3 +159,42 @@ class _Nobody:
     def predict(self, images: Tensor) -> Tensor:
         """Never called: images that a student chooses travel as they are."""
         raise UserError("request: images that a student chose cannot be made from a seed")
+
+
+def node_number(context: Context) -> int:
+    """The number of a node, from 0.
+
+    Raises:
+        UserError: it is not in the node config.
+    """
+    found = context.node_config.get("client", context.node_config.get("partition-id"))
+    if found is None:
+        raise UserError("node config client: missing; accepted: the client's number, from 0")
+    return int(found)
+
+
+def make_client_app(open_node: Callable[[Context], Node]) -> ClientApp:
+    """A ClientApp whose nodes are opened by a function, once each.
+
+    Whatever goes wrong at home, all that the server learns is one of `messages.REFUSALS`.
+    """
+    app, nodes = ClientApp(), dict[int, Node]()
+
+    def handled(what: Callable[[Node, Message], Any]) -> Callable[[Message, Context], Message]:
+        def handle(message: Message, context: Context) -> Message:
+            number = node_number(context)
+            try:
+                if number not in nodes:
+                    nodes[number] = open_node(context)
+                content = what(nodes[number], message)
+            except Exception:
+                _LOG.exception("client on node %d", number)
+                content = messages.refusal([number], "failed")
+            return Message(content, reply_to=message)
+
+        return handle
+
+    app.query("hello")(handled(lambda node, message: node.hello(message.content)))
+    app.query("answer")(handled(lambda node, message: node.answer(message.content)))
+    app.query("labels")(handled(lambda node, message: node.labels(message.content)))
+    return app

@@ -5,7 +5,6 @@ import time
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from flwr.app import ConfigRecord, RecordDict
 from flwr.serverapp import Grid
@@ -16,7 +15,6 @@ from torch import Tensor
 from dpsd.config import Config, quorum
 from dpsd.errors import UserError
 from dpsd.federated import messages
-from dpsd.federated.aggregate import aggregate
 from dpsd.federated.messages import Request
 from dpsd.federated.roster import Roster
 from dpsd.federated.rounds import Collected, collect
@@ -25,16 +23,15 @@ from dpsd.federated.validate import read_answers, read_labels, read_votes
 from dpsd.generator.synthesizer import Synthesizer
 from dpsd.imports import brief
 from dpsd.privacy.events import VotesRelease
-from dpsd.privacy.ledger import HASH_BYTES, image_hashes, labels_run
-from dpsd.privacy.mechanisms.base import Answers, Mechanism, NoMechanism
-from dpsd.privacy.mechanisms.federated import Combined
-from dpsd.privacy.mechanisms.votes import NoisyVotes
+from dpsd.privacy.ledger import charge_labels, image_hashes
+from dpsd.privacy.mechanisms.base import Answers, Mechanism
+from dpsd.privacy.mechanisms.federated import server_mechanism
 from dpsd.privacy.noise import NoiseSource
 from dpsd.privacy.oracle import Oracle, Prior
-from dpsd.privacy.plan import Plan, home_plan
+from dpsd.privacy.plan import Plan
 from dpsd.privacy.releases import keep_release
 from dpsd.runs.folder import Run
-from dpsd.transcription.session import ledger_of
+from dpsd.transcription.begin import ledger_of
 
 
 class FederatedOracle(Oracle):
@@ -51,20 +48,29 @@ class FederatedOracle(Oracle):
         config: of the run.
         plan: of the run.
         run: its folder.
+        synthesizer: of the run; None sends every image as it is.
     """
 
-    def __init__(self, grid: Grid, config: Config, plan: Plan, run: Run) -> None:
+    def __init__(
+        self, grid: Grid, config: Config, plan: Plan, run: Run, synthesizer: Synthesizer | None
+    ) -> None:
         super().__init__(_nobody, plan, ledger_of(run), run.id, run.started, run.bank, config.seed)
         self._grid, self._config, self._folder = grid, config, run
-        self.synthesizer: Synthesizer | None = None
+        self.synthesizer = synthesizer
         self.seconds = {"clients": 0.0, "prior": 0.0, "teacher": 0.0, "oracle": 0.0}
         self.table = Table(run)
         self._roster = Roster(grid, config)
         self._labels: dict[int, Tensor] = {}
         self._unlabelled: dict[int, str] = {}  # nodes without a label histogram, and why
+        self._mechanism = server_mechanism(plan.mechanism)
         self._pending = self._read_pending()
-        if self._pending is not None and self._pending.position == self.position:
-            self.position += len(self._pending)
+
+    @property
+    def position(self) -> int:
+        """Answers charged so far, those of a pending request included: they are asked again."""
+        charged = self._budget.position
+        again = self._pending is not None and self._pending.position == charged
+        return charged + (len(self._pending) if again and self._pending is not None else 0)
 
     def answer(self, images: Tensor, prior: Prior | None = None) -> Answers:
         """Ask every client, combine, charge, keep, return.
@@ -74,8 +80,7 @@ class FederatedOracle(Oracle):
             UserError: wrong shape or type, or fewer clients than the quorum answered; nothing was
                 released then, and a resumed run asks the same again.
         """
-        self._check(images)
-        self._check_budget(image_hashes(images))
+        self._budget.admit(images)
         believed = self._believe(images, prior)
         request = self._request(
             images, None if believed is None else messages.as_travelled(believed)
@@ -110,28 +115,23 @@ class FederatedOracle(Oracle):
         start = time.perf_counter()
         self._roster.meet()
         labels = self._all_labels()
-        home = home_plan(self._plan).mechanism
-        frame = _frame(home, request)
-        voting = isinstance(self._plan.mechanism, NoisyVotes)
+        client = self._mechanism.client
+        frame = _frame(client, request)
 
         def read(node: int, content: RecordDict) -> Any:
             clients = self._roster.clients[node]
             if messages.facts_of(content).get("position") != request.position:
                 raise UserError("answered another question, late")
-            if voting:
-                return read_votes(content, len(clients), len(request), home.classes)
-            return read_answers(content, home, len(request), frame)
+            if self._mechanism.sums_votes:
+                return read_votes(content, client, len(clients), len(request))
+            return read_answers(content, client, len(request), frame)
 
         collected = self._ask_everybody(request, read)
         self.table.add(request, self._roster, collected, self._down, self._unlabelled)
         self._check_quorum(request, collected)
         self.seconds["clients"] += time.perf_counter() - start
-        hashes = image_hashes(request.images)
-        charged = self._ledger.charged(self._run)
-        if charged == request.position:
-            charged = self._ledger.charge(self._run, charged, hashes)
-        self._asked.add(hashes)
-        self.position = charged
+        if self._budget.position == request.position:
+            self._budget.charge(image_hashes(request.images))
         answers = self._combine(request, collected, labels)
         assert self._keep is not None
         keep_release(self._keep, request.position, request.images, answers)
@@ -143,7 +143,7 @@ class FederatedOracle(Oracle):
     def _ask_everybody(self, request: Request, read: Any) -> Collected[Any]:
         """Ask; nodes whose images from the seed differ get the images themselves."""
         f = self._config.federated
-        prior = request.prior if home_plan(self._plan).mechanism.uses_prior else None
+        prior = request.prior if self._mechanism.client.uses_prior else None
         request = replace(request, prior=prior)
         content = messages.encode_request(request)
         self._down = {node: messages.size_of(content) for node in self._roster.clients}
@@ -180,52 +180,38 @@ class FederatedOracle(Oracle):
         raise UserError(
             f"federated.quorum: {answered} of {f.clients} clients answered in round "
             f"{request.round} ({'; '.join(why[:10])}); accepted: from {quorum(self._config)}; "
-            "mend them and go on with --resume, where one is lost for good with a lower quorum"
+            "fix them and go on with --resume; where one is lost for good, lower the quorum"
         )
 
     def _combine(
-        self, request: Request, collected: Collected[Any], labels: dict[int, Tensor]
+        self, request: Request, collected: Collected[Answers], labels: dict[int, Tensor]
     ) -> Answers:
-        mechanism = self._plan.mechanism
         nodes = sorted(collected.found, key=lambda n: self._roster.clients[n])
-        if isinstance(mechanism, NoisyVotes):
-            votes = torch.from_numpy(np.concatenate([collected.found[n] for n in nodes]))
-            counts = torch.zeros((votes.shape[1], mechanism.classes), dtype=torch.int64)
-            counts.scatter_add_(1, votes.mT, torch.ones_like(votes.mT))
-            noise = NoiseSource(self._noise_seed(request.position))
-            present = replace(mechanism, voters=len(votes))
-            return present.release(present.repaired(counts), request.prior, noise)
-        assert isinstance(mechanism, Combined)
-        scores = torch.stack([mechanism.inner.log_likelihood(collected.found[n]) for n in nodes])
+        replies = [collected.found[n] for n in nodes]
         known = torch.stack([labels[n] for n in nodes]) if labels else None
-        private = not isinstance(mechanism.inner, NoMechanism)
-        return Answers(aggregate(mechanism.aggregate, scores, private=private, labels=known))
+        noise = NoiseSource(self._noise_seed(request.position))
+        return self._mechanism.combine(replies, known, request.prior, noise)
 
     def _all_labels(self) -> dict[int, Tensor]:
         """Each node's released label histogram, asked once a run; kind `labels` alone."""
-        mechanism = self._plan.mechanism
-        if not isinstance(mechanism, Combined) or mechanism.aggregate != "labels":
+        if self._mechanism.aggregate != "labels":
             return {}
         new = [n for n in self._roster.clients if n not in self._labels]
         if new:
             content = RecordDict({messages.FACTS: ConfigRecord({"run": self._run})})
-            sigma = mechanism.labels_sigma
+            sigma, classes = self._mechanism.labels_sigma, self._mechanism.classes
             if sigma is not None:
-                name = labels_run(self._run)
-                self._ledger.open_run(name, VotesRelease(sigma), 1, 1, self._plan.seeded_noise,
-                                      "", self._plan.unit)  # fmt: skip
-                if not self._ledger.charged(name):
-                    line = np.frombuffer(b"label histogram ", f"V{HASH_BYTES}")
-                    self._ledger.charge(name, 0, line)
+                charge_labels(self._ledger, self._run, VotesRelease(sigma),
+                              seeded=self._plan.seeded_noise, unit=self._plan.unit)  # fmt: skip
             came = collect(
                 self._grid, dict.fromkeys(new, content), messages.LABELS,
                 deadline=self._config.federated.deadline_s,
-                read=lambda node, c: torch.from_numpy(read_labels(c, mechanism.classes, sigma)),
+                read=lambda node, c: torch.from_numpy(read_labels(c, classes, sigma)),
             )  # fmt: skip
             self._labels |= came.found
             for node, why in came.failures.items():
                 self._unlabelled[node] = f"no label histogram: {why}"
-                self._labels[node] = torch.zeros(mechanism.classes, dtype=torch.int64)
+                self._labels[node] = torch.zeros(self._mechanism.classes, dtype=torch.int64)
         return self._labels
 
     @property
@@ -268,7 +254,5 @@ def _frame(mechanism: Mechanism, request: Request) -> Answers | None:
     """What is public of every client's answers to a request: support, size and prior."""
     if request.prior is None or not mechanism.uses_prior:
         return None
-    nothing = torch.full((len(request), mechanism.classes), 1 / mechanism.classes)
-    if isinstance(mechanism, NoisyVotes):
-        nothing = nothing.long()
+    nothing = mechanism.read(torch.zeros((len(request), mechanism.classes)))
     return mechanism.release(nothing, request.prior, NoiseSource(b"the frame is public"))

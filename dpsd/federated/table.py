@@ -13,7 +13,6 @@ from dpsd.federated.roster import Roster
 from dpsd.federated.rounds import Collected
 from dpsd.files import append_lines, read_lines
 from dpsd.privacy.events import event_facts
-from dpsd.privacy.mechanisms.federated import Combined
 from dpsd.privacy.plan import Plan
 from dpsd.privacy.units import FEDERATED_TRUST
 from dpsd.runs.folder import Run
@@ -111,7 +110,7 @@ def federation_facts(run: Run, plan: Plan) -> dict[str, Any]:
     pass
 
     f, rows = run.config.federated, Table(run).rows()
-    labels = plan.mechanism.labels if isinstance(plan.mechanism, Combined) else None
+    labels = next((event for event, _ in plan.mechanism.beside()), None)
     by_round = [sum(r["clients"] for r in rows if r["round"] == n and r["answers"])
                 for n in range(plan.rounds)]  # fmt: skip
     return {

@@ -22,10 +22,8 @@ from scipy.signal import fftconvolve
 from scipy.special import expit, log_ndtr
 from scipy.stats import binom
 
-from dpsd.privacy.distributions import epsilon
+from dpsd.privacy import distributions
 from dpsd.privacy.events import (
-    DpSgdRelease,
-    OpenRelease,
     PureRelease,
     Relation,
     Release,
@@ -81,8 +79,6 @@ def compose_delta(
     """
     counts = _count(releases)
     if _needs_distributions(counts):
-        from dpsd.privacy import distributions
-
         return distributions.delta(counts, epsilon, relation)
     return _delta_at(epsilon, _combine(counts.items()))
 
@@ -98,11 +94,9 @@ def compose_epsilon(
         relation: as in `compose_delta`.
     """
     counts = _count(releases)
-    if any(isinstance(r, OpenRelease) for r in counts):
+    if any(r.kind == "open" for r in counts):
         return math.inf
     if _needs_distributions(counts):
-        from dpsd.privacy import distributions
-
         return distributions.epsilon(counts, delta, relation)
     pure = {r: n for r, n in counts.items() if isinstance(r, PureRelease)}
     ceiling = sum(r.epsilon * n for r, n in pure.items())
@@ -122,9 +116,8 @@ def compose_epsilon(
 
 
 def _needs_distributions(counts: Counter[Release]) -> bool:
-    if any(isinstance(r, OpenRelease) for r in counts):
-        return False
-    return any(isinstance(r, VotesRelease | DpSgdRelease) for r in counts)
+    open_too = any(r.kind == "open" for r in counts)
+    return not open_too and not all(r.closed_form for r in counts)
 
 
 def _count(releases: Iterable[tuple[Release, int]]) -> Counter[Release]:
@@ -154,7 +147,7 @@ def _delta_at(epsilon: float, combined: _Combined) -> float:
 def _combine(releases: Iterable[tuple[Release, int]]) -> _Combined:
     """Mu of the Gaussians; losses, masses and truncated mass of the pure mechanisms."""
     counts = _count(releases)
-    if any(isinstance(r, OpenRelease) for r in counts):
+    if any(r.kind == "open" for r in counts):
         return math.inf, np.zeros(1), np.ones(1), 0.0
     mu = total_mu(counts.items())
     groups = [(r.epsilon, n) for r, n in counts.items() if isinstance(r, PureRelease)]
@@ -194,28 +187,31 @@ def _invert(delta_of: Callable[[float], float], delta: float, start: float) -> f
 
 @functools.lru_cache(maxsize=256)
 def calibrate_votes(
-    epsilon: float, delta: float, answers: int, tests: int = 0, share: float = 0.0
-) -> tuple[float, float]:
-    """The noise of vote histograms, and of threshold tests, that all together cost (eps, delta).
+    epsilon: float, delta: float, answers: int, labels_share: float = 0.0
+) -> tuple[float, float | None]:
+    """The noise of vote histograms, and of one label histogram, that together cost (eps, delta).
 
     Args:
         epsilon: of the unit that moves one vote of each histogram; all releases compose.
         delta: in (0, 1).
-        answers: histograms released at most.
-        tests: threshold tests at most, 0 without a threshold.
-        share: of the budget (in zCDP) that the tests take, in (0, 1).
+        answers: vote histograms released at most.
+        labels_share: of the budget (in zCDP) that a label histogram takes, in [0, 1); 0: none.
 
     Returns:
-        sigma of the histograms and sigma of the tests, rounded to less privacy loss.
+        sigma of the vote histograms and sigma of the label histogram or None, rounded to less
+        privacy loss.
     """
 
-    def sigmas(mu: float) -> tuple[float, float]:
-        test = math.sqrt(tests / share) / mu if tests else math.inf
-        return math.sqrt(2 * answers / (1 - share if tests else 1.0)) / mu, test
+    def sigmas(mu: float) -> tuple[float, float | None]:
+        labels = math.sqrt(2 / labels_share) / mu if labels_share else None
+        return math.sqrt(2 * answers / (1 - labels_share)) / mu, labels
 
     def excess(log_mu: float) -> float:
-        sigma, test = sigmas(math.exp(log_mu))
-        return _votes_epsilon(sigma, answers, test, tests, delta) - epsilon
+        sigma, labels = sigmas(math.exp(log_mu))
+        counts: Counter[Release] = Counter({VotesRelease(sigma): answers})
+        if labels is not None:
+            counts[VotesRelease(labels)] += 1
+        return distributions.epsilon(counts, delta, "replace_one") - epsilon
 
     start = math.log(gaussian_mu(epsilon, delta))  # right but for the grid, and for small sigma
     low, high = start - 0.02, start + 0.02
@@ -227,10 +223,3 @@ def calibrate_votes(
     while excess(root) > 0:
         root -= 2e-5
     return sigmas(math.exp(root))
-
-
-def _votes_epsilon(sigma: float, answers: int, test: float, tests: int, delta: float) -> float:
-    counts: Counter[Release] = Counter({VotesRelease(sigma): answers})
-    if tests:
-        counts[VotesRelease(test, cells=1)] += tests
-    return epsilon(counts, delta, "replace_one")

@@ -1,15 +1,87 @@
-"""What was asked already: how often each image, by the hash of its pixels."""
+"""What a run may still ask: the plan's cap, the ledger, and which images were asked already."""
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from dpsd.privacy.ledger import HASH_BYTES, Hashes
+from dpsd.errors import BudgetError, UserError
+from dpsd.privacy.ledger import HASH_BYTES, Hashes, Ledger, image_hashes
+from dpsd.privacy.plan import Plan
+
+
+class Budget:
+    """Refuses what a plan does not cover, and charges what it does.
+
+    Args:
+        plan: caps on answers and on asks of one image, and the shape of images.
+        run: the run's id.
+        ledger: holds what the run has asked; None for a replay, which charges nothing.
+    """
+
+    def __init__(self, plan: Plan, run: str, ledger: Ledger | None) -> None:
+        self._plan, self._run, self._ledger = plan, run, ledger
+        self._asked = Asked()
+        self.position = 0 if ledger is None else ledger.charged(run)
+        if ledger is not None and self.position:
+            self._asked.add(ledger.hashes(run))
+
+    def fresh(self, images: Tensor) -> Tensor:
+        """Which images may still be asked in this run, bool [B]. Depends on public images only."""
+        hashes = image_hashes(images)
+        asks = self._asked.counts(hashes) + copies_before(hashes)
+        return torch.from_numpy(asks < self._plan.asks_per_image)
+
+    def check_images(self, images: Tensor) -> None:
+        """Refuse what is no batch of images.
+
+        Raises:
+            UserError: wrong shape or type.
+        """
+        shape = self._plan.facts.shape
+        if images.dtype != torch.uint8 or images.ndim != 4 or tuple(images.shape[1:]) != shape:
+            raise UserError(
+                f"images: {images.dtype} {list(images.shape)}; "
+                f"accepted: torch.uint8 [B, {', '.join(map(str, shape))}]"
+            )
+
+    def admit(self, images: Tensor) -> Hashes:
+        """The hashes of images that may be asked. Nothing is charged yet.
+
+        Raises:
+            BudgetError: the cap on answers or on asks of one image would be exceeded.
+            UserError: wrong shape or type.
+        """
+        self.check_images(images)
+        hashes = image_hashes(images)
+        if self.position + len(hashes) > self._plan.answers:
+            raise BudgetError(
+                f"privacy.answers: {len(hashes)} more after {self.position} would exceed the cap "
+                f"of {self._plan.answers}"
+            )
+        asks = self._asked.counts(hashes) + copies_before(hashes) + 1
+        if len(asks) and asks.max() > self._plan.asks_per_image:
+            raise BudgetError(
+                f"privacy.asks_per_image: an image would be asked {asks.max()} times; "
+                f"accepted: up to {self._plan.asks_per_image}"
+            )
+        return hashes
+
+    def charge(self, hashes: Hashes) -> int:
+        """Charge images durably, before their answers are given; returns the first's position."""
+        position = self.position
+        if self._ledger is None:
+            self.position += len(hashes)
+        else:
+            self.position = self._ledger.charge(self._run, position, hashes)
+        self._asked.add(hashes)
+        return position
 
 
 class Asked:
     """Counts how often images were asked, by the first 8 bytes of their hash.
 
-    A chance collision counts an image once too often, never too rarely. Sorted runs of doubling
+    A random collision counts an image once too often, never too rarely. Sorted runs of doubling
     size keep both insertion and look-up cheap at millions of images.
     """
 

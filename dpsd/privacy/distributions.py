@@ -89,17 +89,7 @@ def zcdp_delta(rho: float, epsilon: float) -> float:
 
 def _rho(counts: Mapping[Release, int]) -> float:
     """Zero-concentrated DP of the composition; infinite where DP-SGD takes part."""
-    total = 0.0
-    for release, n in counts.items():
-        if isinstance(release, VotesRelease):
-            total += n * release.rho
-        elif isinstance(release, GaussianRelease):
-            total += n * release.mu**2 / 2
-        elif isinstance(release, PureRelease):
-            total += n * release.epsilon**2 / 2
-        else:
-            return math.inf
-    return total
+    return sum(n * release.rho for release, n in counts.items())
 
 
 def _unwieldy(counts: Mapping[Release, int]) -> bool:

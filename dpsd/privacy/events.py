@@ -2,47 +2,88 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, fields
+from typing import Any, ClassVar, Literal
 
 from dpsd.errors import UserError
 
+Relation = Literal["replace_one", "add_or_remove_one"]
+
 
 @dataclass(frozen=True)
-class GaussianRelease:
-    """A Gaussian mechanism: L2 sensitivity and noise deviation, in the same unit."""
+class Release:
+    """One release, as the accountant sees it. Two are the same release if their facts are.
+
+    Attributes:
+        kind: its name in a ledger.
+        closed_form: whether compositions have an exact formula; others need loss distributions.
+    """
+
+    kind: ClassVar[str]
+    closed_form: ClassVar[bool] = True
+
+    @property
+    def mu(self) -> float:
+        """The release is mu-GDP; 0 for what is no Gaussian."""
+        return 0.0
+
+    @property
+    def rho(self) -> float:
+        """The release is rho-zCDP; infinite where no such bound is known."""
+        return math.inf
+
+
+@dataclass(frozen=True)
+class GaussianRelease(Release):
+    """A Gaussian mechanism: L2 sensitivity and standard deviation of the noise, in one unit."""
 
     sensitivity: float
     sigma: float
+    kind = "gaussian"
 
     @property
     def mu(self) -> float:
         """The mechanism is mu-GDP."""
         return self.sensitivity / self.sigma
 
+    @property
+    def rho(self) -> float:
+        """Mu squared over 2."""
+        return self.mu**2 / 2
+
 
 @dataclass(frozen=True)
-class PureRelease:
+class PureRelease(Release):
     """A mechanism with pure epsilon."""
 
     epsilon: float
+    kind = "pure"
+
+    @property
+    def rho(self) -> float:
+        """Epsilon squared over 2 (Bun and Steinke 2016, proposition 3.3)."""
+        return self.epsilon**2 / 2
 
 
 @dataclass(frozen=True)
-class OpenRelease:
+class OpenRelease(Release):
     """A release without any noise: epsilon is infinite."""
 
+    kind = "open"
+
 
 @dataclass(frozen=True)
-class VotesRelease:
+class VotesRelease(Release):
     """Integers with exact discrete Gaussian noise of parameter sigma, relation replace-one.
 
-    `cells` of them differ by one between the two worlds: two for a histogram of votes of which one
-    moves, one for its largest count.
+    `cells` of them differ by one between the two worlds: two for a histogram of which one vote or
+    record moves.
     """
 
     sigma: float
     cells: int = 2
+    kind = "votes"
+    closed_form = False
 
     @property
     def rho(self) -> float:
@@ -51,41 +92,36 @@ class VotesRelease:
 
 
 @dataclass(frozen=True)
-class DpSgdRelease:
+class DpSgdRelease(Release):
     """A whole training by DP-SGD: Poisson sampling, Gaussian noise on a sum of clipped gradients.
 
     Args:
-        noise_multiplier: deviation of the noise in units of the clipping norm.
-        sample_rate: chance of a row to be in a batch.
+        noise_multiplier: standard deviation of the noise in units of the clipping norm.
+        sample_rate: probability of a row to be in a batch.
         steps: batches.
     """
 
     noise_multiplier: float
     sample_rate: float
     steps: int
+    kind = "dp_sgd"
+    closed_form = False
 
 
-Release = GaussianRelease | PureRelease | OpenRelease | VotesRelease | DpSgdRelease
-Relation = Literal["replace_one", "add_or_remove_one"]
+_KINDS: dict[str, type[Release]] = {
+    event.kind: event
+    for event in (GaussianRelease, PureRelease, VotesRelease, DpSgdRelease, OpenRelease)
+}
 
 
 def total_mu(releases: Iterable[tuple[Release, int]]) -> float:
     """Mu of all Gaussian releases together: the root of the sum of (sensitivity / sigma)^2."""
-    return math.sqrt(sum(r.mu**2 * n for r, n in releases if isinstance(r, GaussianRelease)))
+    return math.sqrt(sum(r.mu**2 * n for r, n in releases))
 
 
 def event_facts(event: Release) -> dict[str, Any]:
     """An accounting release as plain values."""
-    if isinstance(event, GaussianRelease):
-        return {"kind": "gaussian", "sensitivity": event.sensitivity, "sigma": event.sigma}
-    if isinstance(event, PureRelease):
-        return {"kind": "pure", "epsilon": event.epsilon}
-    if isinstance(event, VotesRelease):
-        return {"kind": "votes", "sigma": event.sigma, "cells": event.cells}
-    if isinstance(event, DpSgdRelease):
-        return {"kind": "dp_sgd", "noise_multiplier": event.noise_multiplier,
-                "sample_rate": event.sample_rate, "steps": event.steps}  # fmt: skip
-    return {"kind": "open"}
+    return {"kind": event.kind} | asdict(event)
 
 
 def event_from_facts(facts: dict[str, Any]) -> Release:
@@ -94,17 +130,8 @@ def event_from_facts(facts: dict[str, Any]) -> Release:
     Raises:
         UserError: a kind that the accountant does not know.
     """
-    kind = facts.get("kind")
-    if kind == "gaussian":
-        return GaussianRelease(float(facts["sensitivity"]), float(facts["sigma"]))
-    if kind == "pure":
-        return PureRelease(float(facts["epsilon"]))
-    if kind == "votes":
-        return VotesRelease(float(facts["sigma"]), int(facts["cells"]))
-    if kind == "dp_sgd":
-        return DpSgdRelease(
-            float(facts["noise_multiplier"]), float(facts["sample_rate"]), int(facts["steps"])
-        )
-    if kind == "open":
-        return OpenRelease()
-    raise UserError(f"release kind: {kind!r}; accepted: gaussian, pure, votes, dp_sgd, open")
+    event = _KINDS.get(str(facts.get("kind")))
+    if event is None:
+        raise UserError(f"release kind: {facts.get('kind')!r}; accepted: {', '.join(_KINDS)}")
+    numbers = {f.name: (int if f.type is int else float)(facts[f.name]) for f in fields(event)}
+    return event(**numbers)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dpsd.errors import UserError
-from dpsd.privacy.events import Release, event_facts, event_from_facts
+from dpsd.privacy.events import OpenRelease, Release, event_facts, event_from_facts
 
 HASH_BYTES = 16
 Hashes = NDArray[np.void]
@@ -45,30 +45,29 @@ def is_labels_run(name: str) -> bool:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What one run has released from a teacher, as the ledger holds it.
+    """What one run may release from a teacher, and has released, as the ledger holds it.
 
     Attributes:
+        run: its id.
         event: one answer; for `dp_sgd` the whole training, once for all runs of one teacher.
         cap: answers at most.
+        asks_per_image: at most.
+        seeded_noise: the noise can be predicted, so that nothing is guaranteed.
+        started: when, as text.
         unit: that the run's noise was made for.
-        test: one threshold test, charged for every answer, where the run has one.
-        histograms_cap: events released at most, where there is a test.
-        histograms: events released so far, where there is a test.
         teacher: whose training by DP-SGD the event is; None for all others.
+        answers: released so far.
     """
 
     run: str
     event: Release
     cap: int
-    asks_per_image: int
-    answers: int
-    seeded_noise: bool
-    started: str
+    asks_per_image: int = 1
+    seeded_noise: bool = False
+    started: str = ""
     unit: str = "answer"
-    test: Release | None = None
-    histograms_cap: int | None = None
-    histograms: int | None = None
     teacher: str | None = None
+    answers: int = 0
 
 
 class Ledger:
@@ -104,21 +103,17 @@ class Ledger:
                 f"ledger {self.path}: belongs to teacher {first.get('teacher')}, not {teacher}"
             )
 
-    def open_run(
-        self, run: str, event: Release, cap: int, asks_per_image: int, seeded: bool,
-        started: str, unit: str = "answer", test: Release | None = None,
-        histograms: int | None = None, teacher: str | None = None,
-    ) -> None:  # fmt: skip
+    def open_run(self, record: RunRecord) -> None:
         """Enter a run and what it may release, before its first answer. Idempotent."""
-        tested = {} if test is None else {"test": event_facts(test), "histograms": histograms}
-        trained = {} if teacher is None else {"teacher": teacher}
+        trained = {} if record.teacher is None else {"teacher": record.teacher}
         with self._locked():
-            if any(e["kind"] == "run" and e["run"] == run for e in self.entries()):
+            if any(e["kind"] == "run" and e["run"] == record.run for e in self.entries()):
                 return
             self._append(
-                {"kind": "run", "run": run, "event": event_facts(event), "cap": cap,
-                 "asks_per_image": asks_per_image, "seeded_noise": seeded, "started": started,
-                 "unit": unit} | tested | trained
+                {"kind": "run", "run": record.run, "event": event_facts(record.event),
+                 "cap": record.cap, "asks_per_image": record.asks_per_image,
+                 "seeded_noise": record.seeded_noise, "started": record.started,
+                 "unit": record.unit} | trained
             )  # fmt: skip
 
     def charge(self, run: str, position: int, hashes: Hashes) -> int:
@@ -149,14 +144,9 @@ class Ledger:
             )  # fmt: skip
             return charged + len(hashes)
 
-    def charge_histograms(self, run: str, n: int) -> None:
-        """Charge histograms that passed their test, durably, before they are given."""
-        with self._locked():
-            self._append({"kind": "histograms", "run": run, "n": n})
-
-    def charged(self, run: str, kind: str = "answers") -> int:
-        """Answers (or `histograms`) charged to a run."""
-        return sum(e["n"] for e in self.entries() if e["kind"] == kind and e["run"] == run)
+    def charged(self, run: str) -> int:
+        """Answers charged to a run."""
+        return sum(e["n"] for e in self.entries() if e["kind"] == "answers" and e["run"] == run)
 
     def hashes(self, run: str) -> Hashes:
         """Hashes of the images that a run asked, in order, void16 [n]."""
@@ -174,24 +164,16 @@ class Ledger:
 
     def runs(self) -> list[RunRecord]:
         """All runs on this teacher, oldest first."""
-        return [
-            RunRecord(
-                run=e["run"],
-                event=event_from_facts(e["event"]),
-                cap=e["cap"],
-                asks_per_image=e["asks_per_image"],
-                answers=self.charged(e["run"]),
-                seeded_noise=e["seeded_noise"],
-                started=e["started"],
-                unit=e.get("unit", "answer"),
-                test=event_from_facts(e["test"]) if "test" in e else None,
-                histograms_cap=e.get("histograms"),
-                histograms=self.charged(e["run"], "histograms") if "test" in e else None,
-                teacher=e.get("teacher"),
-            )
-            for e in self.entries()
-            if e["kind"] == "run"
-        ]
+        return [self._record(e) for e in self.entries() if e["kind"] == "run"]
+
+    def _record(self, e: dict[str, Any]) -> RunRecord:
+        # A run that tested its votes against a threshold, which no run does any more, counts as
+        # open: never as cheaper than it was.
+        event = OpenRelease() if "test" in e else event_from_facts(e["event"])
+        return RunRecord(
+            e["run"], event, e["cap"], e["asks_per_image"], e["seeded_noise"], e["started"],
+            e.get("unit", "answer"), e.get("teacher"), self.charged(e["run"]),
+        )  # fmt: skip
 
     def entries(self) -> list[dict[str, Any]]:
         """All entries, oldest first, their checksums verified.
@@ -245,6 +227,14 @@ class Ledger:
         with (self.path.parent / "ledger.lock").open("w") as f:
             fcntl.flock(f, fcntl.LOCK_EX)
             yield
+
+
+def charge_labels(ledger: Ledger, run: str, event: Release, *, seeded: bool, unit: str) -> None:
+    """Charge the label histogram of a run, once, in a ledger line of its own."""
+    name = labels_run(run)
+    ledger.open_run(RunRecord(name, event, cap=1, seeded_noise=seeded, unit=unit))
+    if not ledger.charged(name):
+        ledger.charge(name, 0, np.frombuffer(b"label histogram ", f"V{HASH_BYTES}"))
 
 
 def _checksum(chain: str, entry: dict[str, Any]) -> str:

@@ -6,7 +6,6 @@ release, and returns it. What it does on the outside depends on public things al
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,14 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dpsd.errors import BudgetError, UserError
-from dpsd.privacy.budget import Asked, copies_before
-from dpsd.privacy.ledger import Hashes, Ledger, image_hashes
+from dpsd.errors import UserError
+from dpsd.privacy.budget import Budget
+from dpsd.privacy.ledger import Ledger, image_hashes
 from dpsd.privacy.mechanisms.base import Answers
-from dpsd.privacy.mechanisms.votes import NoisyVotes
 from dpsd.privacy.noise import NoiseSource
 from dpsd.privacy.plan import Plan
-from dpsd.privacy.releases import keep_release, load_release, release_file
+from dpsd.privacy.releases import keep_release, load_release, recall_release
 
 Prior = Callable[[Tensor], Tensor]
 """uint8 images [B, C, H, W] -> the student's probabilities, float32 [B, K]."""
@@ -30,8 +28,11 @@ Prior = Callable[[Tensor], Tensor]
 class Door(Protocol):
     """What the loop sees of an oracle."""
 
-    position: int
     seconds: dict[str, float]
+
+    @property
+    def position(self) -> int:
+        """Answers charged so far."""
 
     def fresh(self, images: Tensor) -> Tensor:
         """Which images may still be asked, bool [B]."""
@@ -50,8 +51,8 @@ class Oracle:
     """Answers images through the plan's mechanism.
 
     Args:
-        teacher: uint8 images [B, C, H, W] -> logits, float32 [B, K], or counts of votes, int64
-            [B, K], as the plan's mechanism takes. Nothing else holds it.
+        teacher: uint8 images [B, C, H, W] -> what the plan's mechanism reads: logits, float32
+            [B, K], or counts of votes, int64 [B, K]. Nothing else holds it.
         plan: mechanism, noise and cap.
         ledger: the teacher's.
         run: the run's id.
@@ -75,21 +76,14 @@ class Oracle:
         self._teacher, self._plan, self._ledger, self._run = teacher, plan, ledger, run
         self._keep, self._seed, self._batch = keep, seed, batch
         self.seconds = {"teacher": 0.0, "prior": 0.0, "oracle": 0.0}
-        ledger.open_run(
-            run, plan.event, plan.answers, plan.asks_per_image, plan.seeded_noise,
-            started, plan.unit, plan.test, plan.histograms,
-            None if plan.training is None else plan.training.teacher_uuid,
-        )  # fmt: skip
-        self.position = ledger.charged(run)
-        self._asked = Asked()
-        if self.position:
-            self._asked.add(ledger.hashes(run))
+        ledger.open_run(plan.record(run, started))
+        self._budget = Budget(plan, run, ledger)
+        self.fresh = self._budget.fresh
 
-    def fresh(self, images: Tensor) -> Tensor:
-        """Which images may still be asked in this run, bool [B]. Depends on public images only."""
-        hashes = image_hashes(images)
-        asks = self._asked.counts(hashes) + copies_before(hashes)
-        return torch.from_numpy(asks < self._plan.asks_per_image)
+    @property
+    def position(self) -> int:
+        """Answers charged so far."""
+        return self._budget.position
 
     def answer(self, images: Tensor, prior: Prior | None = None) -> Answers:
         """Charge, privatise, keep, return.
@@ -103,18 +97,12 @@ class Oracle:
                 asked or charged.
             UserError: wrong shape or type. Nothing was asked or charged.
         """
-        start, inner = time.perf_counter(), dict(self.seconds)
-        self._check(images)
-        hashes = image_hashes(images)
-        self._check_budget(hashes)
+        start, before = time.perf_counter(), dict(self.seconds)
+        hashes = self._budget.admit(images)
         believed = self._believe(images, prior)
-        position = self.position
-        self.position = self._ledger.charge(self._run, position, hashes)
-        self._asked.add(hashes)
-        answers = self._give(images, believed, position)
-        spent = time.perf_counter() - start
-        inside = sum(self.seconds[k] - inner[k] for k in ("teacher", "prior"))
-        self.seconds["oracle"] += spent - inside
+        answers = self._give(images, believed, self._budget.charge(hashes))
+        inside = sum(self.seconds[k] - before[k] for k in ("teacher", "prior"))
+        self.seconds["oracle"] += time.perf_counter() - start - inside
         return answers
 
     def answer_charged(
@@ -123,56 +111,28 @@ class Oracle:
         """Answers that were charged at a position and never given: the caller vouches for that.
 
         Returns:
-            None where the ledger holds other images there, or where histograms are tested first:
-            a second test would be a second release.
+            None where the ledger holds other images there.
         """
-        self._check(images)
-        if self._plan.histograms is not None:
-            return None
+        self._budget.check_images(images)
         paid = self._ledger.hashes(self._run)[position : position + len(images)]
         if not np.array_equal(paid, image_hashes(images)):
             return None
         return self._give(images, self._believe(images, prior), position)
 
-    def _give(self, images: Tensor, believed: Tensor | None, position: int) -> Answers:
-        noise = NoiseSource(self._noise_seed(position))
-        answers = self._plan.mechanism.release(self._ask(images), believed, noise)
-        if self._plan.histograms is not None:
-            answers = self._pay_histograms(answers, self._plan.histograms)
-        if self._keep is not None:
-            keep_release(self._keep, position, images, answers)
-        return answers
-
     def recall(self, position: int) -> tuple[Tensor, Answers] | None:
         """Images and answers that are paid already; None if lost before they were kept."""
-        if self._keep is None or not release_file(self._keep, position).exists():
-            return None
-        return load_release(self._keep, position)
+        return recall_release(self._keep, position)
 
     def federation(self) -> dict[str, Any] | None:
         """None: one teacher or ensemble answers, and no clients."""
         return None
 
-    def _check(self, images: Tensor) -> None:
-        shape = self._plan.facts.shape
-        if images.dtype != torch.uint8 or images.ndim != 4 or tuple(images.shape[1:]) != shape:
-            raise UserError(
-                f"images: {images.dtype} {list(images.shape)}; "
-                f"accepted: torch.uint8 [B, {', '.join(map(str, shape))}]"
-            )
-
-    def _check_budget(self, hashes: Hashes) -> None:
-        if self.position + len(hashes) > self._plan.answers:
-            raise BudgetError(
-                f"privacy.answers: {len(hashes)} more after {self.position} would exceed the cap "
-                f"of {self._plan.answers}"
-            )
-        asks = self._asked.counts(hashes) + copies_before(hashes) + 1
-        if len(asks) and asks.max() > self._plan.asks_per_image:
-            raise BudgetError(
-                f"privacy.asks_per_image: an image would be asked {asks.max()} times; "
-                f"accepted: up to {self._plan.asks_per_image}"
-            )
+    def _give(self, images: Tensor, believed: Tensor | None, position: int) -> Answers:
+        noise = NoiseSource(self._noise_seed(position))
+        answers = self._plan.mechanism.release(self._ask(images), believed, noise)
+        if self._keep is not None:
+            keep_release(self._keep, position, images, answers)
+        return answers
 
     def _believe(self, images: Tensor, prior: Prior | None) -> Tensor | None:
         if not self._plan.mechanism.uses_prior:
@@ -185,29 +145,13 @@ class Oracle:
         return believed
 
     def _ask(self, images: Tensor) -> Tensor:
-        """What the mechanism takes: probabilities, float32 [B, K], or votes, int64 [B, K].
-
-        A row of logits that is not finite becomes uniform; votes are repaired by the mechanism.
-        """
-        start, mechanism = time.perf_counter(), self._plan.mechanism
+        """What the mechanism releases of: probabilities, float32 [B, K], or votes, int64."""
+        start = time.perf_counter()
         with torch.inference_mode():
             said = torch.cat([self._teacher(part).cpu() for part in images.split(self._batch)])
-            if isinstance(mechanism, NoisyVotes):
-                asked = mechanism.repaired(said)
-            else:
-                logits = said.float()
-                good = logits.isfinite().all(1, keepdim=True)
-                asked = torch.where(good, logits, 0.0).softmax(1)
+            asked = self._plan.mechanism.read(said)
         self.seconds["teacher"] += time.perf_counter() - start
         return asked
-
-    def _pay_histograms(self, answers: Answers, cap: int) -> Answers:
-        """Charge the histograms that passed; those above the cap are dropped, in order."""
-        assert answers.size is not None
-        left = cap - self._ledger.charged(self._run, "histograms")
-        given = answers.size * (answers.size.cumsum(0) <= left)
-        self._ledger.charge_histograms(self._run, int(given.sum()))
-        return replace(answers, values=answers.values * given[:, None], size=given)
 
     def _noise_seed(self, position: int) -> bytes | None:
         if not self._plan.seeded_noise:
@@ -224,13 +168,14 @@ class ReplayOracle:
     """
 
     def __init__(self, keep: Path, plan: Plan) -> None:
-        self._keep, self._plan = keep, plan
-        self.position, self._asked = 0, Asked()
+        self._keep, self._budget = keep, Budget(plan, "", None)
         self.seconds = {"teacher": 0.0, "prior": 0.0, "oracle": 0.0}
+        self.fresh = self._budget.fresh
 
-    fresh = Oracle.fresh
-    recall = Oracle.recall
-    federation = Oracle.federation
+    @property
+    def position(self) -> int:
+        """Answers given again so far."""
+        return self._budget.position
 
     def answer(self, images: Tensor, prior: Prior | None = None) -> Answers:
         """The release that was kept at this position.
@@ -241,6 +186,13 @@ class ReplayOracle:
         asked, answers = load_release(self._keep, self.position)
         if not torch.equal(asked, images):
             raise UserError(f"replay: other images than were asked at answer {self.position}")
-        self._asked.add(image_hashes(images))
-        self.position += len(images)
+        self._budget.charge(image_hashes(images))
         return answers
+
+    def recall(self, position: int) -> tuple[Tensor, Answers] | None:
+        """As the oracle whose releases these are."""
+        return recall_release(self._keep, position)
+
+    def federation(self) -> dict[str, Any] | None:
+        """None."""
+        return None

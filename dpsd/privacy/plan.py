@@ -13,18 +13,17 @@ from dpsd.errors import UserError
 from dpsd.privacy import accounting
 from dpsd.privacy.events import Release
 from dpsd.privacy.inherited import DpTraining
+from dpsd.privacy.ledger import RunRecord
 from dpsd.privacy.mechanisms.base import Mechanism
 from dpsd.privacy.mechanisms.choose import choose_mechanism, federated_mechanism
-from dpsd.privacy.mechanisms.federated import Combined
-from dpsd.privacy.mechanisms.votes import NoisyVotes
+from dpsd.privacy.mechanisms.federated import server_mechanism
 from dpsd.privacy.units import FEDERATED_RELATIONS as FEDERATED
-from dpsd.privacy.units import RELATIONS
+from dpsd.privacy.units import RELATIONS, scope_of
 
 if TYPE_CHECKING:
     from dpsd.config import Config
 
     pass
-from dpsd.privacy.mechanisms.federated import GivenVotes
 
 _MOST_HELD_OUT = 1000
 
@@ -53,6 +52,15 @@ class Plan:
     route: str = "single"
     training: DpTraining | None = None
 
+    def position(self, round: int) -> int:
+        """Answers asked before a round."""
+        return round * self.queries_per_round
+
+    def queries(self, round: int) -> int:
+        """Images asked in a round; the last round takes the rest of the answers."""
+        last = round + 1 == self.rounds
+        return self.answers - self.position(round) if last else self.queries_per_round
+
     @property
     def held_out(self) -> int:
         """How many answers the student is never trained on: the first of the last round.
@@ -75,31 +83,25 @@ class Plan:
     @property
     def scope(self) -> str:
         """`per_answer`, or `total` where epsilon covers all answers together."""
-        return "total" if self.unit in ("record", "user", "client") else "per_answer"
+        return scope_of(self.unit)
 
     @property
     def event(self) -> Release:
         """What the ledger holds: one answer, or the training whose post-processing answers are."""
         return self.mechanism.event if self.training is None else self.training.event
 
-    @property
-    def test(self) -> Release | None:
-        """The threshold test of one answer, where there is one."""
-        return self.mechanism.test if isinstance(self.mechanism, NoisyVotes) else None
-
-    @property
-    def histograms(self) -> int | None:
-        """The cap on released histograms, where there is a threshold."""
-        return self.mechanism.histograms if isinstance(self.mechanism, NoisyVotes) else None
+    def record(self, run: str, started: str = "") -> RunRecord:
+        """The run as its ledger holds it, before its first answer."""
+        return RunRecord(
+            run, self.event, self.answers, self.asks_per_image, self.seeded_noise, started,
+            self.unit, None if self.training is None else self.training.teacher_uuid,
+        )  # fmt: skip
 
     def releases(self) -> list[tuple[Release, int]]:
         """All that may change together in the worst case, each with its cap."""
         if self.training is not None:
             return [(self.training.event, 1)]
-        if self.test is not None and self.histograms is not None:
-            return [(self.mechanism.event, self.histograms), (self.test, self.answers)]
-        labels = self.mechanism.labels if isinstance(self.mechanism, Combined) else None
-        return [(self.mechanism.event, self.answers), *([] if labels is None else [(labels, 1)])]
+        return [(self.mechanism.event, self.answers), *self.mechanism.beside()]
 
     def deltas(self) -> list[float]:
         """The deltas at which a statement gives epsilon: 1e-5, 1e-6, 1/N^1.1, the configured.
@@ -137,15 +139,15 @@ def make_plan(config: Config) -> Plan:
         raise UserError(f"data.classes: {facts.classes}; accepted: from 2")
     queries = config.queries_per_round()
     unit = "none" if p.mechanism == "none" and p.route != "inherited" else p.unit
-    mechanism = choose_mechanism(config, facts.classes)
     federated = p.route == "federated"
+    choose = federated_mechanism if federated else choose_mechanism
     return Plan(
         unit=unit,
         relation=(FEDERATED if federated else RELATIONS)[unit],
-        mechanism=federated_mechanism(config, mechanism) if federated else mechanism,
+        mechanism=choose(config, facts.classes),
         epsilon=math.inf if p.epsilon is None else p.epsilon,
         delta=p.delta,
-        answers=queries * config.loop.rounds,
+        answers=config.answers(),
         rounds=config.loop.rounds,
         queries_per_round=queries,
         asks_per_image=p.asks_per_image,
@@ -164,10 +166,6 @@ def inherit(plan: Plan, training: DpTraining) -> Plan:
     return replace(known, epsilon=known.unit_epsilon(plan.delta))
 
 
-def home_plan(plan: "Plan") -> "Plan":
+def home_plan(plan: Plan) -> Plan:
     """The plan that a client's own oracle enforces."""
-    mechanism = plan.mechanism
-    if isinstance(mechanism, Combined):
-        return replace(plan, mechanism=mechanism.inner)
-    assert isinstance(mechanism, NoisyVotes)
-    return replace(plan, mechanism=GivenVotes(mechanism.classes, mechanism.sigma))
+    return replace(plan, mechanism=server_mechanism(plan.mechanism).client)

@@ -43,6 +43,13 @@ def load_release(folder: Path, position: int) -> tuple[Tensor, Answers]:
     return t["images"], Answers(t["values"], t.get("support"), t.get("size"), t.get("prior"))
 
 
+def recall_release(folder: Path | None, position: int) -> tuple[Tensor, Answers] | None:
+    """Images and answers kept at a position of the run; None where none are."""
+    if folder is None or not release_file(folder, position).exists():
+        return None
+    return load_release(folder, position)
+
+
 def release_file(folder: Path, position: int) -> Path:
     """Where the release at a position of the run is kept."""
     return folder / f"{position:012d}.safetensors"

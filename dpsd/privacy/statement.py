@@ -11,30 +11,20 @@ from typing import Any
 from dpsd.errors import UserError
 from dpsd.privacy import accounting
 from dpsd.privacy.events import (
-    DpSgdRelease,
     OpenRelease,
     Relation,
     Release,
-    VotesRelease,
     event_facts,
     event_from_facts,
     total_mu,
 )
 from dpsd.privacy.ledger import RunRecord, labels_run
 from dpsd.privacy.plan import Plan
-from dpsd.privacy.wording import COVERED, TRUST, not_covered
+from dpsd.privacy.units import TRUST, covers
+from dpsd.privacy.wording import COVERED, not_covered
 
 SCHEMA_VERSION = 1
 _Releases = list[tuple[Release, int]]
-_TEST = ("votes", 1)
-_UNITS = {
-    ("single", "open"): ("none",),
-    ("single", "gaussian"): ("answer",),
-    ("single", "pure"): ("answer",),
-    ("ensemble", "votes"): ("record", "user"),
-    ("inherited", "dp_sgd"): ("record",),
-    ("federated", "votes"): ("record", "client"),
-}
 _OPEN: tuple[Release, int] = (OpenRelease(), 1)
 
 
@@ -84,9 +74,6 @@ def statement_facts(
         "asks_per_image": record.asks_per_image,
         "answers_cap": record.cap,
         "answers_made": record.answers,
-        "test": None if record.test is None else event_facts(record.test),
-        "histograms_cap": record.histograms_cap,
-        "histograms_made": record.histograms,
         "training": None if plan.training is None else asdict(plan.training),
         "seeded_noise": record.seeded_noise or plan.seeded_noise,
         "delta": plan.delta,
@@ -131,8 +118,7 @@ def guarantee(facts: dict[str, Any]) -> dict[str, Any]:
         "composed_worst_case_epsilon": one(composed_all, delta),
     }
     if facts["release"]["kind"] == "votes":
-        votes = [(r, n) for r, n in everything if isinstance(r, VotesRelease)]
-        figures["rho"] = sum(r.rho * n for r, n in votes)
+        figures["rho"] = sum(r.rho * n for r, n in everything)
     if facts["route"] == "inherited":
         figures["add_or_remove_epsilon"] = one(once, delta, "add_or_remove_one")
         figures["add_or_remove_epsilon_at"] = at(once, "add_or_remove_one")
@@ -149,7 +135,7 @@ def _releases(facts: dict[str, Any]) -> tuple[_Releases, _Releases, _Releases, _
             if (training := _training_of(r)) is not None and training in counted:
                 continue  # its answers are post-processing of what is counted
             counted.append(training)
-            fits = _protects(r.get("unit"), facts["unit"]) and not r["seeded_noise"]
+            fits = covers(r.get("unit"), facts["unit"]) and not r["seeded_noise"]
             others += _whole(r) if fits else [_OPEN]
         return everything, everything, others, everything + others
     once: _Releases = [(event_from_facts(facts["release"]), int(facts["asks_per_image"]))]
@@ -172,18 +158,11 @@ def _training_of(run: dict[str, Any]) -> tuple[Any, Any] | None:
 def _whole(run: dict[str, Any]) -> _Releases:
     """All releases of a run up to its caps."""
     event, cap = event_from_facts(run["release"]), int(run["answers_cap"])
-    if isinstance(event, DpSgdRelease):
+    if event.kind == "dp_sgd":
         return [(event, 1)]  # whatever is asked of its teacher is post-processing
     if run.get("labels") is not None:
         return [(event, cap), (event_from_facts(run["labels"]), 1)]
-    if run.get("test") is None:
-        return [(event, cap)]
-    return [(event, int(run["histograms_cap"])), (event_from_facts(run["test"]), cap)]
-
-
-def _protects(run_unit: str | None, unit: str) -> bool:
-    """Whether a run's noise was made for this unit or for a larger one."""
-    return run_unit == unit or (run_unit, unit) in (("user", "record"), ("client", "record"))
+    return [(event, cap)]
 
 
 def _accountant(plan: Plan) -> str:
@@ -209,8 +188,7 @@ def _run_facts(r: RunRecord) -> dict[str, Any]:
     return {"run": r.run, "release": event_facts(r.event), "answers_cap": r.cap,
             "answers_made": r.answers, "asks_per_image": r.asks_per_image,
             "seeded_noise": r.seeded_noise, "started": r.started, "unit": r.unit,
-            "test": None if r.test is None else event_facts(r.test),
-            "histograms_cap": r.histograms_cap, "teacher": r.teacher}  # fmt: skip
+            "teacher": r.teacher}  # fmt: skip
 
 
 def _finite(x: float) -> float | None:

@@ -1,5 +1,5 @@
 import pytest
-from ensembles import VOTERS, ensemble_config
+from ensembles import ensemble_config
 
 from dpsd.config import parse_config
 from dpsd.errors import UserError
@@ -15,7 +15,7 @@ def changed(section, **fields):
 
 @pytest.mark.parametrize(
     "privacy",
-    [{}, {"unit": "user"}, {"top_k": 2}, {"threshold": VOTERS, "threshold_answers": 50}, INHERITED],
+    [{}, {"unit": "user"}, {"top_k": 2}, INHERITED],
 )
 def test_accepted(privacy):
     p = parse_config(changed("privacy", **privacy)).privacy
@@ -33,9 +33,6 @@ def test_accepted(privacy):
         ("teacher", {"shards": None}, "teacher.shards: null"),
         ("teacher", {"shards": 1}, "teacher.shards: 1"),
         ("data", {"name": "image_folder"}, "data.rows: null"),
-        ("privacy", {"threshold": VOTERS + 1}, f"up to teacher.shards ({VOTERS})"),
-        ("privacy", {"threshold": 0}, "privacy.threshold: 0"),
-        ("privacy", {"threshold_answers": 5}, "without a threshold"),
         ("privacy", INHERITED | {"mechanism": "noisy_votes", "epsilon": 1}, "privacy.route"),
         ("privacy", INHERITED | {"mechanism": "gaussian", "epsilon": 1}, "accepted: none, since"),
         ("privacy", INHERITED | {"unit": "answer"}, "accepted: record"),
@@ -43,8 +40,6 @@ def test_accepted(privacy):
         ("privacy", INHERITED | {"epsilon": 1}, "the teacher's own is stated; set it to null"),
         ("privacy", INHERITED | {"route": "single"}, "open answers protect nobody"),
         ("privacy", {"route": "single", "mechanism": "gaussian"}, "accepted: unit answer, route"),
-        ("privacy", {"route": "single", "mechanism": "gaussian", "unit": "answer", "threshold": 3},
-         "accepted with noisy_votes alone"),
     ],
 )  # fmt: skip
 def test_refused_in_one_line(section, fields, says):

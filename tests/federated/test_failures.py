@@ -26,6 +26,7 @@ from dpsd.federated import answers as paid
 from dpsd.federated import messages
 from dpsd.federated import server_oracle as server
 from dpsd.federated.table import Table
+from dpsd.privacy.ledger import image_hashes
 
 FAST = {"quorum": 2, "deadline_s": 0.4}
 
@@ -271,7 +272,7 @@ def test_what_was_kept_is_given_again_and_never_made_again(tmp_path, monkeypatch
     for path in [*kept, *stub_run(cfg, tmp_path).bank.iterdir()]:
         path.unlink()
     again = door(cfg, tmp_path)
-    again._check_budget = lambda hashes: None
+    again._budget.admit = image_hashes
     request = replace(again._request(images(), uniform(images())), position=0)
     with pytest.raises(UserError, match=r"client 0: refused: budget"):
         again._finish(request)
@@ -296,7 +297,7 @@ def test_a_mark_of_a_stop_gives_no_second_answer(tmp_path):
     cfg = config(asks_per_image=1, federated=FAST)
     oracle = door(cfg, tmp_path)
     oracle.answer(images(), uniform)
-    oracle._check_budget = lambda hashes: None
+    oracle._budget.admit = image_hashes
     for position in (QUERIES, QUERIES, 7, 7):
         request = replace(oracle._request(images(), uniform(images())), position=position)
         with pytest.raises(UserError, match=r"0 of 3 clients .*client 0: refused: budget"):
@@ -311,7 +312,7 @@ def test_a_client_refuses_an_image_that_it_answered_before_in_the_run(tmp_path):
     with pytest.raises(BudgetError, match="asked 2 times"):
         oracle.answer(images(), uniform)
     # A server that does not keep to its own rule meets the clients' oracles.
-    oracle._check_budget = lambda hashes: None
+    oracle._budget.admit = image_hashes
     with pytest.raises(UserError, match=r"0 of 3 clients .*client 0: refused: budget"):
         oracle.answer(images(), uniform)
     assert [charged(tmp_path, i) for i in range(3)] == [QUERIES] * 3

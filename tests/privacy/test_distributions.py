@@ -51,21 +51,22 @@ def test_votes_against_a_sum_over_all_outcomes(sigma):
         assert found == pytest.approx(exact, rel=0.01, abs=1e-9)
 
 
-def test_a_test_of_the_largest_count_costs_half_a_histogram():
+def test_one_count_costs_half_a_histogram():
     assert VotesRelease(3.0, cells=1).rho == VotesRelease(3.0).rho / 2
     tests = compose_epsilon([(VotesRelease(30.0, cells=1), 200)], DELTA)
     assert tests == pytest.approx(compose_epsilon([(VotesRelease(30.0), 100)], DELTA), abs=1e-6)
 
 
 @pytest.mark.parametrize(
-    ("epsilon", "n", "tests"), [(1.0, 4096, 0), (10.0, 50, 0), (2.0, 1, 0), (1.0, 500, 2000)]
+    ("epsilon", "n", "share"), [(1.0, 4096, 0), (10.0, 50, 0), (2.0, 1, 0), (1.0, 500, 0.2)]
 )
-def test_calibrated_noise_spends_the_budget_and_no_more(epsilon, n, tests):
-    sigma, test = calibrate_votes(epsilon, DELTA, n, tests, 0.2 if tests else 0.0)
+def test_calibrated_noise_spends_the_budget_and_no_more(epsilon, n, share):
+    sigma, labels = calibrate_votes(epsilon, DELTA, n, share)
     releases = [(VotesRelease(sigma), n)]
-    if tests:
-        releases.append((VotesRelease(test, cells=1), tests))
-        assert tests / (2 * test**2) == pytest.approx(0.2 * (tests / (2 * test**2) + n / sigma**2))
+    assert (labels is None) == (share == 0)
+    if labels is not None:
+        releases.append((VotesRelease(labels), 1))
+        assert 1 / labels**2 == pytest.approx(share * (1 / labels**2 + n / sigma**2))
     found = compose_epsilon(releases, DELTA)
     assert 0.999 * epsilon < found <= epsilon
 

@@ -14,7 +14,7 @@ from dpsd.privacy.events import (
     event_facts,
     event_from_facts,
 )
-from dpsd.privacy.ledger import Ledger, image_hashes
+from dpsd.privacy.ledger import Ledger, RunRecord, image_hashes
 
 
 def images(n, seed=0):
@@ -26,7 +26,7 @@ HALF = PureRelease(0.5)
 
 
 def open_run(ledger, run="a", event=HALF, cap=100, asks=1, seeded=False):
-    ledger.open_run(run, event, cap, asks, seeded, "2024-01-01")
+    ledger.open_run(RunRecord(run, event, cap, asks, seeded, "2024-01-01"))
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from dpsd.transcription.transcribe import transcribe
 
 DATASET = {"folder": "data", "uuid": "d"}
 ROUTES = {
-    "ensemble": {"unit": "record", "mechanism": "noisy_votes", "epsilon": 2.0, "threshold": 10.0},
+    "ensemble": {"unit": "record", "mechanism": "noisy_votes", "epsilon": 2.0},
     "inherited": {"unit": "record", "mechanism": "none", "epsilon": None},
 }
 
@@ -50,7 +50,7 @@ def home(tmp_path):
 
 
 def finished(route, home, out):
-    def door(plan, run):
+    def door(plan, run, _):
         ledger = Ledger(run.ledger_folder, run.ledger)
         return Oracle(teacher(route), plan, ledger, run.id, run.started, run.bank)
 

@@ -12,8 +12,8 @@ from dpsd.privacy.events import GaussianRelease, PureRelease
 from dpsd.privacy.ledger import Ledger, image_hashes
 from dpsd.privacy.plan import make_plan
 from dpsd.privacy.statement import file_hashes, guarantee, statement_facts
+from dpsd.privacy.statement_text import statement_text
 from dpsd.privacy.verify import verify_release
-from dpsd.privacy.wording import statement_text
 
 PUBLIC = {"image_shape": [1, 28, 28], "classes": 10}
 RR = {"mechanism": "randomized_response", "epsilon": 1.0, "answers": 1000}
@@ -31,9 +31,7 @@ def plan(privacy):
 def run(folder, name, privacy, answers=7):
     """Enter a run with some answers in the teacher's ledger, and give its statement's facts."""
     p, ledger = plan(privacy), Ledger(folder, "t")
-    ledger.open_run(
-        name, p.mechanism.event, p.answers, p.asks_per_image, p.seeded_noise, "2024-01-01"
-    )
+    ledger.open_run(p.record(name, "2024-01-01"))
     asked = torch.randint(256, (answers, 1, 2, 2), dtype=torch.uint8)
     ledger.charge(name, 0, image_hashes(asked))
     return statement_facts(p, name, "t", Ledger(folder, "t").runs(), PUBLIC)

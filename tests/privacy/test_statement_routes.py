@@ -13,11 +13,10 @@ from dpsd.privacy.inherited import DpTraining
 from dpsd.privacy.ledger import Ledger, image_hashes
 from dpsd.privacy.plan import inherit
 from dpsd.privacy.statement import file_hashes, guarantee, statement_facts
+from dpsd.privacy.statement_text import statement_text
 from dpsd.privacy.verify import _contradictions, verify_release
-from dpsd.privacy.wording import statement_text
 
 TRAINING = DpTraining("t", 1.3, 512 / 60_000, 1758, 1.0, 60_000, 1e-5)
-TESTED = {"threshold": 10, "threshold_answers": 40}
 
 HEAD = "Released: student, generator, synthetic data and public logs.\n"
 RECORD = (
@@ -64,15 +63,9 @@ TEACHERS = (
 
 def run(folder, name, plan, answers=7):
     ledger = Ledger(folder, "d")
-    ledger.open_run(
-        name, plan.event, plan.answers, plan.asks_per_image, plan.seeded_noise, "2024",
-        plan.unit, plan.test, plan.histograms,
-        None if plan.training is None else plan.training.teacher_uuid,
-    )  # fmt: skip
+    ledger.open_run(plan.record(name, "2024"))
     asked = torch.randint(256, (answers, *SHAPE), dtype=torch.uint8)
     ledger.charge(name, 0, image_hashes(asked))
-    if plan.histograms is not None:
-        ledger.charge_histograms(name, 3)
     teacher = "ensemble" if plan.training is None else plan.training.teacher_uuid
     return statement_facts(plan, name, teacher, Ledger(folder, "d").runs(), {"classes": 4})
 
@@ -97,16 +90,13 @@ def test_ensemble_for_records(tmp_path):
     )  # fmt: skip
 
 
-def test_ensemble_with_a_threshold_after_another_run(tmp_path):
+def test_ensemble_after_another_run(tmp_path):
     run(tmp_path, "a", ensemble_plan())
-    assert statement_text(run(tmp_path, "b", ensemble_plan(**TESTED))) == (
+    assert statement_text(run(tmp_path, "b", ensemble_plan())) == (
         HEAD + RECORD + ". One record reaches the training of one teacher," + SHARDS
-        + VOTES.format(sigma="35.1735")
-        + "Threshold: a row is answered where its largest count plus discrete Gaussian noise, "
-        "sigma 117.976 votes, reaches 10 votes; sensitivity 1 (one vote moves the largest count by "
-        "at most one); charged for every row, answered or not.\n"
-        "Answers: at most 100 by the plan, 7 made; histograms: at most 40 by the plan, 3 released; "
-        + CAP + FIGURES.format(unit="record") + ONE_RECORD + accountant()
+        + VOTES.format(sigma="52.7603")
+        + "Answers: at most 100 by the plan, 7 made; " + CAP
+        + FIGURES.format(unit="record") + ONE_RECORD + accountant()
         + "Earlier runs on the same data: 1. Together with this one they have epsilon 1.46514 for "
         "one record at delta 1e-05.\n" + TAIL + TEACHERS
     )  # fmt: skip
@@ -177,7 +167,7 @@ def test_what_does_not_fit_a_training_is_no_excuse_to_skip_it(tmp_path):
     for release, problem in ((heavier, False), (votes, True)):
         earlier = {"run": "x", "release": release, "answers_cap": 9, "answers_made": 9,
                    "asks_per_image": 1, "seeded_noise": False, "started": "", "unit": "record",
-                   "test": None, "histograms_cap": None, "teacher": "t"}  # fmt: skip
+                   "teacher": "t"}  # fmt: skip
         forged = facts | {"earlier_runs": [earlier]}
         assert guarantee(forged)["composed_epsilon"] > alone + 0.01
         assert any("earlier run x" in p for p in _contradictions(forged)) == problem
@@ -242,7 +232,6 @@ def test_what_earlier_runs_add(tmp_path, first, second, finite):
 
 PLANS = {
     "record": lambda: ensemble_plan(),
-    "threshold": lambda: ensemble_plan(**TESTED),
     "user": lambda: ensemble_plan(unit="user"),
     "inherited": inherited,
 }
@@ -277,8 +266,6 @@ def forged(tmp_path, kind, change):
     [
         ("record", lambda f: f["release"].update(sigma=99.0)),
         ("record", lambda f: f.update(answers_cap=50)),
-        ("threshold", lambda f: f["test"].update(sigma=999.0)),
-        ("threshold", lambda f: f.update(histograms_cap=20)),
         ("inherited", lambda f: f["release"].update(steps=5)),
     ],
 )
@@ -295,9 +282,6 @@ def test_verify_catches_a_figure_that_does_not_follow(tmp_path, kind, change):
         ("record", lambda f: f["release"].update(sigma=99.0), "mechanism.sigma says"),
         ("record", lambda f: f.update(unit="answer"), "unit answer is not what votes"),
         ("record", lambda f: f.update(answers_cap=5), "7 answers exceed the cap 5"),
-        ("threshold", lambda f: f["test"].update(cells=2), "a threshold test is of one count"),
-        ("threshold", lambda f: f["test"].update(sigma=999.0), "mechanism.test_sigma says"),
-        ("threshold", lambda f: f.update(histograms_cap=2), "3 histograms exceed the cap 2"),
         ("inherited", lambda f: f["release"].update(steps=5), "training.steps says 1758"),
         (
             "inherited",

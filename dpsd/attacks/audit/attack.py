@@ -21,7 +21,7 @@ from dpsd.attacks.audit.canaries import canary_run
 from dpsd.attacks.audit.mechanism import audit_mechanism
 from dpsd.attacks.audit.pairs import retrainable, teacher_pairs
 from dpsd.attacks.audit.report import report_of
-from dpsd.attacks.audit.transcripts import draw_transcripts, exact_epsilon, merged, pair_loss
+from dpsd.attacks.audit.transcripts import draw_transcripts, exact_epsilon, merged
 from dpsd.attacks.profiles import own_teacher
 from dpsd.attacks.statistics import Scores
 from dpsd.attacks.store import Arrays, attack_folder, load_scores, save_scores
@@ -31,11 +31,9 @@ from dpsd.data.load import PrivateData, load_data
 from dpsd.errors import UserError
 from dpsd.files import write_json
 from dpsd.privacy.accounting import compose_epsilon
-from dpsd.privacy.events import GaussianRelease, OpenRelease, event_facts, total_mu
+from dpsd.privacy.events import event_facts, total_mu
 from dpsd.privacy.inherited import read_dp_ledger
 from dpsd.privacy.mechanisms.base import Mechanism
-from dpsd.privacy.mechanisms.federated import Combined
-from dpsd.privacy.mechanisms.votes import NoisyVotes
 from dpsd.privacy.plan import Plan, inherit, make_plan
 from dpsd.privacy.releases import load_release
 from dpsd.runs.folder import Run
@@ -137,7 +135,7 @@ def collect(
     arrays: Arrays = {}
 
     start = time.perf_counter()
-    if isinstance(plan.mechanism.event, OpenRelease):
+    if plan.mechanism.event.kind == "open":
         facts["skipped"]["mechanism"] = (
             "the answers are open; the noise is in the teacher's training"
             if plan.route == "inherited"
@@ -185,7 +183,7 @@ def claim(plan: Plan) -> dict[str, Any]:
     """What the run claims: for one image's answers, and for one record where it does."""
     per_ask = plan.asks_per_image if plan.scope == "per_answer" else 1
     releases = [(plan.mechanism.event, per_ask)]
-    gaussian = isinstance(plan.mechanism.event, GaussianRelease)
+    gaussian = plan.mechanism.event.kind == "gaussian"
     record = plan.epsilon if plan.scope == "total" else None
     return {
         "route": plan.route,
@@ -205,8 +203,7 @@ def claim(plan: Plan) -> dict[str, Any]:
 def mechanism_scores(plan: Plan, draws: int) -> tuple[Scores, Scores]:
     """Scores of one image's answers in two worlds, float64 [draws] each; fresh noise."""
     asks = plan.asks_per_image if plan.scope == "per_answer" else 1
-    whole = plan.mechanism
-    mechanism = whole.inner if isinstance(whole, Combined) else whole  # what one client releases
+    mechanism = plan.mechanism.privatiser
     world0, world1, prior = farthest_worlds(mechanism)
     found = audit_mechanism(mechanism, world0, world1, prior, draws=draws * asks)
     scores0, scores1 = (s.reshape(draws, asks).sum(1) for s in (found.world0, found.world1))
@@ -216,14 +213,9 @@ def mechanism_scores(plan: Plan, draws: int) -> tuple[Scores, Scores]:
 def farthest_worlds(mechanism: Mechanism) -> tuple[Tensor, Tensor, Tensor | None]:
     """Two teachers whose answers are as far apart as the sensitivity allows, and a prior."""
     k = mechanism.classes
-    sure = torch.eye(k, dtype=torch.float64)
     # The first two classes lead, so that both are inside of every support.
     prior = torch.full((k,), 1e-6).index_fill_(0, torch.tensor([0, 1]), 0.5 - 1e-6 * (k - 2) / 2)
-    if isinstance(mechanism, NoisyVotes):
-        others = mechanism.voters - 1
-        rest = torch.zeros(k, dtype=torch.int64).index_fill_(0, torch.tensor([0]), others)
-        return rest + sure[0].long(), rest + sure[1].long(), prior if mechanism.uses_prior else None
-    return sure[0], sure[1], prior if mechanism.uses_prior else None
+    return *mechanism.farthest_worlds(), prior if mechanism.uses_prior else None
 
 
 def _transcript_losses(
@@ -238,7 +230,7 @@ def _transcript_losses(
         if seen >= spend.questions:
             break
         images, asked = load_release(run.bank, position)
-        parts.append(pair_loss(mechanism, asked, world0(images), world1(images)))
+        parts.append(mechanism.pair_loss(asked, world0(images), world1(images)))
         seen += len(asked)
     return parts
 

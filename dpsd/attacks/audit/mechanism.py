@@ -8,15 +8,11 @@ below it proves nothing. Unit: one answer.
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from dpsd.attacks.statistics import Scores, epsilon_from_hits, mu_from_hits
 from dpsd.errors import UserError
-from dpsd.privacy.mechanisms.base import Answers, Mechanism
-from dpsd.privacy.mechanisms.gaussian import Gaussian
-from dpsd.privacy.mechanisms.graded_response import GradedResponse
-from dpsd.privacy.mechanisms.votes import NoisyVotes
+from dpsd.privacy.mechanisms.base import Mechanism
 from dpsd.privacy.noise import NoiseSource
 
 
@@ -65,47 +61,10 @@ def audit_mechanism(
 
     def scores(world: Tensor) -> Scores:
         answers = mechanism.release(world.expand(draws, -1), believed, source)
-        return log_likelihood_ratio(mechanism, answers, world0, world1, prior)
+        ratio = mechanism.log_ratio(answers, world0, world1, prior)
+        return np.asarray(ratio.numpy(), dtype=np.float64)
 
     return AuditScores(scores(world0), scores(world1))
-
-
-def log_likelihood_ratio(
-    mechanism: Mechanism, answers: Answers, world0: Tensor, world1: Tensor, prior: Tensor | None
-) -> Scores:
-    """The score of each answer: log p(answer | world 1) - log p(answer | world 0), exact, [B].
-
-    Args:
-        mechanism: what gave the answers.
-        answers: B of them, to the same image.
-        world0: the teacher's probabilities, float [K], or counts of votes, int64 [K].
-        world1: those of the other teacher, likewise.
-        prior: the student's probabilities at asking, float32 [K], or None.
-    """
-    if isinstance(mechanism, Gaussian):
-        believed = None if prior is None else prior[None]
-        support = None if answers.support is None else answers.support[:1]
-        v0, _ = mechanism.bounded(world0[None], believed, support)
-        v1, _ = mechanism.bounded(world1[None], believed, support)
-        noisy = answers.values.double()
-        gap = (noisy - v0).square().sum(1) - (noisy - v1).square().sum(1)
-        return np.asarray((gap / (2 * mechanism.sigma**2)).numpy(), dtype=np.float64)
-    if isinstance(mechanism, GradedResponse):
-        code0, code1 = mechanism.code(torch.stack([world0, world1])).tolist()
-        hit1, hit0 = answers.values == code1, answers.values == code0
-        told = mechanism.epsilon * (hit1.double() - hit0.double())
-        return np.asarray(told.numpy(), dtype=np.float64)
-    if isinstance(mechanism, NoisyVotes):
-        if answers.support is None:
-            counts0, counts1 = world0[None].double(), world1[None].double()
-        else:
-            counts0, counts1 = (w.double()[answers.support] for w in (world0, world1))
-        noisy = answers.values.double()
-        gap = (noisy - counts0).square().sum(1) - (noisy - counts1).square().sum(1)
-        return np.asarray((gap / (2 * mechanism.sigma**2)).numpy(), dtype=np.float64)
-    by_class = mechanism.log_likelihood(answers).double()
-    ratio = by_class[:, int(world1.argmax())] - by_class[:, int(world0.argmax())]
-    return np.asarray(ratio.numpy(), dtype=np.float64)
 
 
 def lower_bound_epsilon(

@@ -16,7 +16,6 @@ from scipy.stats import binom
 from torch import Tensor
 
 from dpsd.attacks.audit import one_run
-from dpsd.attacks.audit.mechanism import log_likelihood_ratio
 from dpsd.attacks.statistics import ALPHA, Floats, Scores, ceiling, chosen_on_half
 from dpsd.privacy.accounting import calibrate_votes, compose_epsilon, gaussian_mu
 from dpsd.privacy.events import PureRelease
@@ -214,7 +213,8 @@ def _two_worlds(
             rows = min(left, _CHUNK)
             believed = None if prior is None else prior.expand(rows, -1)
             answers = mechanism.release(world.expand(rows, -1), believed, noise)
-            found.append(log_likelihood_ratio(mechanism, answers, world0, world1, prior))
+            ratio = mechanism.log_ratio(answers, world0, world1, prior)
+            found.append(ratio.numpy())
             left -= rows
         return np.asarray(np.concatenate(found).reshape(audits, trials, asks).sum(2))
 

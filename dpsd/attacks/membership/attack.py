@@ -171,7 +171,7 @@ def collect(
         facts["skipped"]["profile student"] = reason
     else:
         plan = fewer_answers(config, spend.answers)
-        facts["student_answers"] = plan.queries_per_round() * plan.loop.rounds
+        facts["student_answers"] = plan.answers()
         parts = []
         for m, ask in enumerate(asks[: 1 + spend.students]):
             say(f"student {m + 1} of {1 + spend.students}")

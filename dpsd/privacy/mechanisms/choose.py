@@ -1,35 +1,18 @@
 """The mechanism that a configuration asks for, with the noise that its budget needs."""
 
 import math
-from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from dpsd.config import Config
 from dpsd.errors import UserError
 from dpsd.privacy import accounting
 from dpsd.privacy.accounting import calibrate_votes
 from dpsd.privacy.mechanisms.base import Mechanism, NoMechanism
-from dpsd.privacy.mechanisms.federated import Combined
+from dpsd.privacy.mechanisms.federated import Combined, SummedVotes
 from dpsd.privacy.mechanisms.gaussian import Gaussian
 from dpsd.privacy.mechanisms.graded_response import GradedResponse, least_epsilon
 from dpsd.privacy.mechanisms.group_response import GroupResponse
 from dpsd.privacy.mechanisms.randomized_response import RandomizedResponse
 from dpsd.privacy.mechanisms.votes import NoisyVotes
-
-if TYPE_CHECKING:
-    from dpsd.config import Config
-
-
-def _votes(config: Config, classes: int) -> NoisyVotes:
-    p, answers = config.privacy, config.answers()
-    voters = config.federated.clients if p.unit == "client" else config.teacher.shards
-    assert p.epsilon is not None and voters is not None
-    if p.threshold is None:
-        sigma, _ = calibrate_votes(p.epsilon, p.delta, answers)
-        return NoisyVotes(classes, voters, sigma, p.top_k)
-    histograms = answers if p.threshold_answers is None else min(p.threshold_answers, answers)
-    sigma, test = calibrate_votes(p.epsilon, p.delta, histograms, answers, p.threshold_share)
-    return NoisyVotes(classes, voters, sigma, p.top_k, p.threshold, test, histograms)
 
 
 def choose_mechanism(config: Config, classes: int) -> Mechanism:
@@ -50,7 +33,7 @@ def choose_mechanism(config: Config, classes: int) -> Mechanism:
     if p.mechanism == "randomized_response":
         return RandomizedResponse(
             classes,
-            epsilon=p.epsilon / p.asks_per_image,
+            p.epsilon / p.asks_per_image,
             top_k=p.top_k,
             uses_prior=p.prior == "student",
         )
@@ -69,22 +52,27 @@ def _graded(mechanism: GradedResponse) -> GradedResponse:
     return mechanism
 
 
-def federated_mechanism(config: "Config", inner: Mechanism) -> Mechanism:
-    """The server's mechanism.
+def _votes(config: Config, classes: int) -> NoisyVotes:
+    p, voters = config.privacy, config.teacher.shards
+    assert p.epsilon is not None and voters is not None
+    sigma, _ = calibrate_votes(p.epsilon, p.delta, config.answers())
+    return NoisyVotes(classes, voters, sigma, p.top_k)
 
-    Args:
-        config: with route federated.
-        inner: what the privacy section alone gives, as for one teacher or one ensemble.
+
+def federated_mechanism(config: Config, classes: int) -> Combined | SummedVotes:
+    """The server's mechanism, with route federated.
+
+    Raises:
+        UserError: as `choose_mechanism`.
     """
     p, f = config.privacy, config.federated
-    answers = config.answers()
     if p.mechanism != "noisy_votes":
-        return Combined(inner, f.clients, f.aggregate)
-    assert p.epsilon is not None and isinstance(inner, NoisyVotes)
+        return Combined(classes, choose_mechanism(config, classes), f.clients, f.aggregate)
+    assert p.epsilon is not None
+    share = f.labels_share if f.aggregate == "labels" else 0.0
+    sigma, labels = calibrate_votes(p.epsilon, p.delta, config.answers(), share)
     if p.unit == "client":
-        return inner
-    if f.aggregate != "labels":
-        return Combined(inner, f.clients, f.aggregate)
-    # A label histogram differs in two counts by one, as two threshold tests of one count do.
-    sigma, labels = calibrate_votes(p.epsilon, p.delta, answers, 2, f.labels_share)
-    return Combined(replace(inner, sigma=sigma), f.clients, f.aggregate, labels)
+        return SummedVotes(classes, f.clients, sigma, p.top_k)
+    assert config.teacher.shards is not None
+    votes = NoisyVotes(classes, config.teacher.shards, sigma, p.top_k)
+    return Combined(classes, votes, f.clients, f.aggregate, labels)

@@ -2,39 +2,46 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from dpsd.privacy.events import GaussianRelease, Release
-from dpsd.privacy.mechanisms.base import Answers, likeliest
+from dpsd.privacy.mechanisms.base import (
+    Answers,
+    Mechanism,
+    beyond,
+    gap_ratio,
+    gaussian_loss,
+    likeliest,
+)
+from dpsd.privacy.mechanisms.pair_loss import PairLoss
 from dpsd.privacy.noise import NoiseSource
+
+_REACH = 9.0  # of ChaCha20 normals by inversion: 8.3 standard deviations
 
 
 @dataclass(frozen=True)
-class Gaussian:
+class Gaussian(Mechanism):
     """Adds N(0, sigma^2) to a vector of bounded norm (the paper's data-sensitive mode).
 
     Args:
         classes: K.
-        sigma: deviation of the noise in each released coordinate.
+        sigma: standard deviation of the noise in each released coordinate.
         vector: `gradient` p_s - p_t, `probabilities` p_t, or `onehot` of the teacher's class.
         bound: `normalize` to norm C (0 stays 0), or `clip` to C.
         bound_norm: C.
         top_k: release only the k classes that the student ranks highest; None: all.
     """
 
-    classes: int
     sigma: float
     vector: Literal["gradient", "probabilities", "onehot"] = "onehot"
     bound: Literal["normalize", "clip"] = "normalize"
     bound_norm: float = 1.0
     top_k: int | None = None
-
-    takes_votes = False
-    soft_targets = False
 
     @property
     def name(self) -> str:
@@ -72,7 +79,8 @@ class Gaussian:
             "sensitivity": self.sensitivity,
             "derivation": _derivation(self.vector, self.bound, self.k),
             "sigma": self.sigma,
-            "noise": f"Gaussian, deviation {self.sigma:.6g} in each of {self.k} coordinates",
+            "noise": f"Gaussian, standard deviation {self.sigma:.6g} in each of {self.k} "
+            "coordinates",
         }
 
     def release(self, teacher: Tensor, prior: Tensor | None, noise: NoiseSource) -> Answers:
@@ -125,6 +133,32 @@ class Gaussian:
             return inside.float()
         scores = outside.expand(-1, self.classes).clone()
         return scores.scatter_(1, answers.support.long(), inside).float()
+
+    def log_ratio(
+        self, answers: Answers, world0: Tensor, world1: Tensor, prior: Tensor | None
+    ) -> Tensor:
+        """Exact, float64 [B]: the bounded vectors of both worlds are the means."""
+        believed = None if prior is None else prior[None]
+        support = None if answers.support is None else answers.support[:1]
+        mean0, mean1 = (self.bounded(w[None], believed, support)[0] for w in (world0, world1))
+        return gap_ratio(answers.values.double(), mean0, mean1, self.sigma)
+
+    def pair_loss(self, asked: Answers, world0: Tensor, world1: Tensor) -> PairLoss:
+        """Distances of the bounded vectors compose as mu squared."""
+        prior = asked.prior
+        if prior is not None and asked.support is not None:
+            everywhere = torch.zeros(len(asked), self.classes)
+            prior = everywhere.scatter_(1, asked.support, prior)
+        mean0, mean1 = (self.bounded(w, prior, asked.support)[0] for w in (world0, world1))
+        return gaussian_loss((mean0 - mean1).square().sum(1), self.sigma)
+
+    def values_spec(self, rows: int) -> tuple[str, tuple[int, ...]]:
+        """Floats [B, k]."""
+        return "f", (rows, self.k)
+
+    def impossible(self, values: NDArray[Any], asked: Answers) -> str | None:
+        """The bounded vector plus the farthest noise."""
+        return beyond(values.astype(np.float32), self.bound_norm + _REACH * self.sigma)
 
     def _score(self, dot: Tensor, norm2: Tensor) -> Tensor:
         """(s r.v - s^2 |v|^2 / 2) / sigma^2, where s v is the bounded vector."""

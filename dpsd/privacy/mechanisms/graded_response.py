@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dpsd.privacy.mechanisms.base import Answers
+from dpsd.privacy.mechanisms.pair_loss import PairLoss
 from dpsd.privacy.mechanisms.randomized_response import PureResponse, draws62, other_width, respond
 from dpsd.privacy.noise import NoiseSource
 
@@ -27,9 +28,6 @@ class GradedResponse(PureResponse):
     one.
     """
 
-    uses_prior = False
-    soft_targets = True
-
     @property
     def grades(self) -> int:
         """As many as leave the true answer its probability of 0.95; 0: not even one does."""
@@ -37,7 +35,12 @@ class GradedResponse(PureResponse):
         return min(_MOST_GRADES, int(most / self._pairs))
 
     @property
-    def size(self) -> int:
+    def soft_targets(self) -> bool:
+        """An answer stands for a distribution."""
+        return True
+
+    @property
+    def outcomes(self) -> int:
         """Answers that there are."""
         return self._pairs * self.grades
 
@@ -47,7 +50,7 @@ class GradedResponse(PureResponse):
 
     def facts(self) -> dict[str, object]:
         """Parameters and derivation, for plan and statement."""
-        size = self.size
+        size = self.outcomes
         return {
             "mechanism": self.name,
             "kind": f"first and second class and one of {self.grades} grades of their distance",
@@ -65,9 +68,29 @@ class GradedResponse(PureResponse):
         `values` numbers an answer: (first (K - 1) + second) grades + grade, where second skips
         first.
         """
-        size = np.full(len(teacher), self.size)
+        size = np.full(len(teacher), self.outcomes)
         place = respond(self.code(teacher).numpy(), size, self.epsilon, draws62(noise, len(size)))
         return Answers(torch.from_numpy(place))
+
+    def log_ratio(
+        self, answers: Answers, world0: Tensor, world1: Tensor, prior: Tensor | None
+    ) -> Tensor:
+        """Exact, float64 [B]: epsilon for the one true answer, minus epsilon for the other."""
+        code0, code1 = self.code(torch.stack([world0, world1])).tolist()
+        hit1, hit0 = answers.values == code1, answers.values == code0
+        score: Tensor = self.epsilon * (hit1.double() - hit0.double())
+        return score
+
+    def pair_loss(self, asked: Answers, world0: Tensor, world1: Tensor) -> PairLoss:
+        """Answers whose true codes differ: either code, or one of the others."""
+        differing = int((self.code(world0) != self.code(world1)).sum())
+        if not differing:
+            return PairLoss(len(asked), 0)
+        lie = other_width(self.epsilon, self.outcomes) / 2**62
+        others = (self.outcomes - 2) * lie
+        true = 1 - lie - others
+        p0, p1 = np.array([true, lie, others]), np.array([lie, true, others])
+        return PairLoss(len(asked), differing, outcomes=((p0, p1, differing),))
 
     def code(self, teacher: Tensor) -> Tensor:
         """The true answer, int64 [B]."""
@@ -95,8 +118,8 @@ class GradedResponse(PureResponse):
         All answers count as equally likely beforehand, which makes the classes so too: it is also
         the exact log P(answer | c) up to a constant where c is drawn from the teacher's vector.
         """
-        lie = other_width(self.epsilon, self.size) / 2**62
-        told = 1 - self.size * lie  # that the answer is the true one, above one that was drawn
+        lie = other_width(self.epsilon, self.outcomes) / 2**62
+        told = 1 - self.outcomes * lie  # that the answer is the true one, above one that was drawn
         return (told * self.vectors(answers.values) + (1 - told) / self.classes).log().float()
 
 

@@ -2,9 +2,11 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from dpsd.privacy.mechanisms.base import Answers
@@ -57,6 +59,25 @@ class GroupResponse(PureResponse):
         lie = draws62(noise, rows) < np.uint64(other_width(self.epsilon, 2))
         labels = torch.from_numpy((true ^ lie).astype(np.int64))
         return Answers(labels, torch.from_numpy(order), torch.from_numpy(size))
+
+    @property
+    def outcomes(self) -> int:
+        """No and yes."""
+        return 2
+
+    @property
+    def draws_support(self) -> bool:
+        """The group is drawn with the answer."""
+        return True
+
+    def impossible(self, values: NDArray[Any], asked: Answers) -> str | None:
+        """Yes or no, to a group of some of the classes."""
+        assert asked.size is not None
+        size = asked.size.numpy()
+        neither = ((values != 0) & (values != 1)).any()
+        if neither or (size < 1).any() or (size >= self.classes).any():
+            return "an answer that is neither yes nor no, or a group of none or all classes"
+        return None
 
     def _groups(self, prior: np.ndarray, noise: NoiseSource) -> tuple[np.ndarray, np.ndarray]:
         """A random order of the classes and where to cut it, nearest to half of the prior."""

@@ -1,21 +1,25 @@
 """Randomised response: a label by the student's ranking, pure epsilon. Unit: one answer."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from dpsd.privacy.events import PureRelease, Release
-from dpsd.privacy.mechanisms.base import Answers
+from dpsd.privacy.mechanisms.base import Answers, Mechanism
+from dpsd.privacy.mechanisms.pair_loss import Floats, PairLoss, outcomes_loss
 from dpsd.privacy.noise import NoiseSource
 
 _RANGE = 2**62
+_CHUNK = 50_000
 
 
 @dataclass(frozen=True)
-class PureResponse:
+class PureResponse(Mechanism):
     """What the kinds of randomised response share: an answer of pure epsilon.
 
     Args:
@@ -23,11 +27,7 @@ class PureResponse:
         epsilon: of one ask.
     """
 
-    classes: int
     epsilon: float
-
-    takes_votes = False
-    soft_targets = False
 
     @property
     def name(self) -> str:
@@ -39,15 +39,61 @@ class PureResponse:
         """One answer, as the accountant sees it."""
         return PureRelease(self.epsilon)
 
+    @property
+    def outcomes(self) -> int:
+        """Values that an answer may have: 0 up to this."""
+        return self.classes
+
+    def pair_loss(self, asked: Answers, world0: Tensor, world1: Tensor) -> PairLoss:
+        """Answers whose true class differs, by the probabilities of their outcomes."""
+        class0, class1 = world0.argmax(1), world1.argmax(1)
+        probabilities: list[list[Floats]] = [[], []]
+        for rows in (class0 != class1).nonzero()[:, 0].split(_CHUNK):
+            part = _rows_of(asked, rows)
+            for world, classes in enumerate((class0, class1)):
+                probabilities[world].append(self.outcome_probabilities(part, classes[rows]))
+        if not probabilities[0]:
+            return PairLoss(len(asked), 0)
+        return outcomes_loss(len(asked), *(np.concatenate(p) for p in probabilities))
+
+    def outcome_probabilities(self, asked: Answers, classes: Tensor) -> Floats:
+        """P(outcome) of each answer if the teacher's class is the given one, float64 [B, V].
+
+        Args:
+            asked: whose support and size are public.
+            classes: int64 [B].
+        """
+        columns = []
+        for value in range(self.outcomes):
+            given = replace(asked, values=torch.full((len(asked),), value))
+            columns.append(self.log_likelihood(given).gather(1, classes[:, None])[:, 0])
+        p = torch.stack(columns, 1).double().exp()
+        if not self.draws_support and asked.support is not None:
+            p = p * counted(asked, self.classes)  # the labels that can come out at all
+        return (p / p.sum(1, keepdim=True)).numpy()
+
+    def values_spec(self, rows: int) -> tuple[str, tuple[int, ...]]:
+        """Whole numbers [B]."""
+        return "iu", (rows,)
+
+    def impossible(self, values: NDArray[Any], asked: Answers) -> str | None:
+        """Labels are among those that the question allows."""
+        if asked.support is None or asked.size is None:
+            fits = (values >= 0) & (values < self.outcomes)
+        else:
+            within = np.arange(asked.support.shape[1])[None] < asked.size.numpy()[:, None]
+            fits = ((asked.support.numpy() == values[:, None]) & within).any(1)
+        return None if fits.all() else "labels that the question does not allow"
+
 
 @dataclass(frozen=True)
 class RandomizedResponse(PureResponse):
     """Releases a label (the paper's label-sensitive mode), pure epsilon.
 
-    `top_k=None` with a prior is RRWithPrior: k maximises the chance of the true label under the
-    student's prediction; `top_k=k` is RRTop-k; without prior it is plain K-ary randomised response
-    (Ghazi et al. 2021, arXiv 2102.06062, algorithms 1 and 2). A true class outside the top k gives
-    a uniform draw over the k.
+    `top_k=None` with a prior is RRWithPrior: k maximises the probability of the true label under
+    the student's prediction; `top_k=k` is RRTop-k; without prior it is plain K-ary randomised
+    response (Ghazi et al. 2021, arXiv 2102.06062, algorithms 1 and 2). A true class outside the top
+    k gives a uniform draw over the k.
     """
 
     top_k: int | None = None
@@ -171,3 +217,9 @@ def counted(answers: Answers, classes: int) -> Tensor:
     within = torch.arange(answers.support.shape[1])[None] < answers.size[:, None]
     inside = torch.zeros((len(answers), classes), dtype=torch.bool)
     return inside.scatter_(1, answers.support.long(), within)
+
+
+def _rows_of(answers: Answers, rows: Tensor) -> Answers:
+    support = None if answers.support is None else answers.support[rows]
+    size = None if answers.size is None else answers.size[rows]
+    return Answers(answers.values[rows], support, size)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from dpsd.attacks.audit.transcripts import draw_transcripts, exact_epsilon, merged, pair_loss
+from dpsd.attacks.audit.transcripts import draw_transcripts, exact_epsilon, merged
 from dpsd.privacy.accounting import compose_epsilon, gaussian_epsilon
 from dpsd.privacy.events import PureRelease, VotesRelease
 from dpsd.privacy.mechanisms.base import Answers, NoMechanism
@@ -33,11 +33,11 @@ def test_only_answers_that_differ_count():
     world0 = torch.eye(2, dtype=torch.float64)[torch.zeros(100, dtype=torch.int64)]
     world1 = world0.clone()
     world1[:30] = world0[0].flip(0)
-    loss = pair_loss(m, Answers(torch.zeros(100, dtype=torch.int64)), world0, world1)
+    loss = m.pair_loss(Answers(torch.zeros(100, dtype=torch.int64)), world0, world1)
     assert (loss.answers, loss.differing) == (100, 30)
     expected = compose_epsilon([(PureRelease(0.7), 30)], DELTA)
     assert exact_epsilon(loss, DELTA) == pytest.approx(expected, rel=1e-3)
-    same = pair_loss(m, Answers(torch.zeros(100, dtype=torch.int64)), world0, world0)
+    same = m.pair_loss(Answers(torch.zeros(100, dtype=torch.int64)), world0, world0)
     assert exact_epsilon(same, DELTA) == 0
     assert all((s == 0).all() for s in draw_transcripts(same, 50, 0))
 
@@ -47,7 +47,7 @@ def test_supports_and_their_outsides_by_brute_force():
     mechanism = RandomizedResponse(K, 1.0)
     answers = asked(mechanism, 3)
     class0, class1 = torch.tensor([0, 1, 2]), torch.tensor([3, 2, 1])
-    loss = pair_loss(mechanism, answers, SURE[class0], SURE[class1])
+    loss = mechanism.pair_loss(answers, SURE[class0], SURE[class1])
 
     def table(i, c):
         k = int(answers.size[i])
@@ -76,7 +76,7 @@ def test_group_questions_that_do_not_part_the_classes_tell_nothing():
     for i in range(400):
         inside[i, answers.support[i, : int(answers.size[i])]] = True
     parted = int((inside[:, 0] != inside[:, 1]).sum())
-    loss = pair_loss(mechanism, answers, world0, world1)
+    loss = mechanism.pair_loss(answers, world0, world1)
     assert 0 < parted < 400 and loss.differing == parted
     expected = compose_epsilon([(PureRelease(1.0), parted)], DELTA)
     assert exact_epsilon(loss, DELTA) == pytest.approx(expected, rel=1e-3)
@@ -91,7 +91,7 @@ def test_gaussian_answers_add_squares():
     v0, _ = mechanism.bounded(world0, prior, answers.support)
     v1, _ = mechanism.bounded(world1, prior, answers.support)
     mu = float((v0 - v1).norm()) / 3.0
-    loss = pair_loss(mechanism, answers, world0, world1)
+    loss = mechanism.pair_loss(answers, world0, world1)
     assert loss.mu == pytest.approx(mu, rel=1e-6)
     assert exact_epsilon(loss, DELTA) == pytest.approx(gaussian_epsilon(mu, DELTA), rel=1e-6)
 
@@ -102,7 +102,7 @@ def test_votes_move_by_one():
     votes0 = torch.tensor([[5, 5, 0, 0]] * 3)
     votes1 = torch.tensor([[4, 6, 0, 0]] * 3)
     answers = Answers(torch.zeros(3, 2, dtype=torch.int64), support)
-    loss = pair_loss(mechanism, answers, votes0, votes1)
+    loss = mechanism.pair_loss(answers, votes0, votes1)
     assert (loss.differing, loss.cells, loss.two_cells) == (2, 3, 1)
     expected = compose_epsilon([(VotesRelease(5.0), 1), (VotesRelease(5.0, 1), 1)], DELTA)
     assert exact_epsilon(loss, DELTA) == pytest.approx(expected)
@@ -113,13 +113,13 @@ def test_scores_are_log_likelihood_ratios(kind):
     """E0[e^s] = 1 and E1[e^-s] = 1 hold for nothing else."""
     if kind == "votes":
         m = NoisyVotes(K, 10, 4.0)
-        loss = pair_loss(
-            m, Answers(torch.zeros(3, K, dtype=torch.int64)),
+        loss = m.pair_loss(
+            Answers(torch.zeros(3, K, dtype=torch.int64)),
             torch.tensor([[5, 5, 0, 0]] * 3), torch.tensor([[4, 6, 0, 0]] * 3),
         )  # fmt: skip
     else:
         m = RandomizedResponse(K, 0.5) if kind == "rr" else Gaussian(K, 4.0)
-        loss = pair_loss(m, asked(m, 6), SURE[torch.zeros(6).long()], SURE[torch.ones(6).long()])
+        loss = m.pair_loss(asked(m, 6), SURE[torch.zeros(6).long()], SURE[torch.ones(6).long()])
     world0, world1 = draw_transcripts(loss, 100_000, 1)
     assert np.exp(world0).mean() == pytest.approx(1, abs=0.03)
     assert np.exp(-world1).mean() == pytest.approx(1, abs=0.03)
@@ -130,36 +130,21 @@ def test_parts_add_up():
     mechanism = RandomizedResponse(K, 0.5)
     answers = asked(mechanism, 20)
     world0, world1 = SURE[torch.zeros(20).long()], SURE[torch.ones(20).long()]
-    whole = pair_loss(mechanism, answers, world0, world1)
+    whole = mechanism.pair_loss(answers, world0, world1)
     parts = []
     for rows in torch.arange(20).split(7):
         part = Answers(answers.values[rows], answers.support[rows], answers.size[rows])
-        parts.append(pair_loss(mechanism, part, world0[rows], world1[rows]))
+        parts.append(mechanism.pair_loss(part, world0[rows], world1[rows]))
     together = merged(parts)
     assert together.differing == whole.differing > 10
     assert exact_epsilon(together, DELTA) == pytest.approx(exact_epsilon(whole, DELTA))
 
 
 def test_open_answers_hide_nothing():
-    loss = pair_loss(NoMechanism(K), Answers(SURE[:2].float()), SURE[:2], SURE[1:3])
+    loss = NoMechanism(K).pair_loss(Answers(SURE[:2].float()), SURE[:2], SURE[1:3])
     assert exact_epsilon(loss, DELTA) == math.inf
     world0, world1 = draw_transcripts(loss, 10, 0)
     assert world0.max() < 0 < world1.min()
-
-
-def test_withheld_histograms_tell_nothing():
-    """With a threshold only the histograms that were released count."""
-    mechanism = NoisyVotes(K, voters=50, sigma=5.0, threshold=40.0, test_sigma=5.0, histograms=50)
-    votes = torch.zeros(200, K, dtype=torch.int64)
-    votes[:, 0], votes[::2, 0], votes[::2, 1] = 50, 30, 20
-    answers = mechanism.release(votes, None, NoiseSource(b"threshold"))
-    given = int(answers.size.sum())
-    assert 0 < given < 200
-    moved = votes + torch.tensor([-1, 1, 0, 0])
-    loss = pair_loss(mechanism, answers, votes, moved)
-    assert (loss.answers, loss.differing, loss.cells) == (200, given, 2 * given)
-    expected = compose_epsilon([(mechanism.event, given)], DELTA)
-    assert exact_epsilon(loss, DELTA) == pytest.approx(expected, rel=1e-6)
 
 
 def test_graded_answers_differ_by_their_whole_code():
@@ -169,7 +154,7 @@ def test_graded_answers_differ_by_their_whole_code():
     world1 = world0[:, [0, 2, 1, 3]].clone()
     world1[10:] = world0[10:]
     answers = mechanism.release(world0, None, NoiseSource(b"graded"))
-    loss = pair_loss(mechanism, answers, world0, world1)
+    loss = mechanism.pair_loss(answers, world0, world1)
     assert (loss.answers, loss.differing) == (20, 10)
     expected = compose_epsilon([(PureRelease(8.0), 10)], DELTA)
     assert exact_epsilon(loss, DELTA) == pytest.approx(expected, rel=1e-3)
@@ -178,5 +163,5 @@ def test_graded_answers_differ_by_their_whole_code():
     truth = int(mechanism.code(world0)[0])
     many = mechanism.release(world0[:1].repeat(20_000, 1), None, NoiseSource(b"many")).values
     assert float((many == truth).double().mean()) == pytest.approx(p0[0], abs=0.01)
-    same = pair_loss(mechanism, answers, world0, world0)
+    same = mechanism.pair_loss(answers, world0, world0)
     assert exact_epsilon(same, DELTA) == 0

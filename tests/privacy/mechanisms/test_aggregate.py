@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from dpsd.federated.aggregate import _KNOWN, aggregate
+from dpsd.privacy.mechanisms.aggregate import _KNOWN, aggregate
 from dpsd.privacy.mechanisms.randomized_response import RandomizedResponse
 from dpsd.privacy.noise import NoiseSource
 
