@@ -134,7 +134,7 @@ def _ensemble(route: dict[str, Any]) -> list[str]:
         f"Expected: {_percent(c['correct'])} of the answers name the class that most teachers "
         f"name; most teachers are right on {_percent(c['right'])} of real images.",
         f"Assumed, never measured on your data: teachers ({MODEL}, augmentation {AUGMENT}) vote as "
-        f"on {_NAMES[route['stand_in']]} (public, scripts/bench_shards) at the same number of "
+        f"on {_NAMES[route['stand_in']]} (public, scripts/bench shards) at the same number of "
         "records a class; images of the default mix of priors.",
         "",
         "Why so many shards (answers: doubled as long as that brings "

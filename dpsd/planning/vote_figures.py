@@ -1,6 +1,6 @@
 """Assumption table of the planner: how teachers on small shards of public benchmarks vote.
 
-Source: `scripts/bench_shards` (docs/results/shards/*.json): up to 256 of the n teachers
+Source: `scripts/bench shards` (docs/results/shards/*.json): up to 256 of the n teachers
 (`scatter-linear`, affine augmentation), plurality checked on 2,000 holdout rows of the benchmark,
 vote shares on 2,000 synthetic images of the default mix, in ten equal groups from the least to the
 most decided. Never figures of a user's teachers.

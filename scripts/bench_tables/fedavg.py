@@ -1,4 +1,4 @@
-"""FedAvg by Flower's own strategy, on dpsd's in-process grid: the baseline of bench_federated."""
+"""FedAvg by Flower's own strategy, on dpsd's in-process grid: the baseline of FedDPSD."""
 
 import math
 

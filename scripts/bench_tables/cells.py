@@ -1,18 +1,15 @@
-"""The cells of the benchmarks: what is run, under which configuration, and its hash."""
+"""The cells of accuracy and ablations: what is run, under which configuration, and its hash."""
 
-import hashlib
 import json
 import tempfile
-from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 import yaml
 
+from bench_tables.jobs import ROOT, digest
 from dpsd.config import Config, load_config, parse_config
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "docs" / "results"
 _BUDGET = 0.5  # of an ablation, in units of its base cell's answers
 _PASSES = 2  # of its fresh student over them, at most
 
@@ -71,45 +68,13 @@ def config_hash(config: Config, control: str | None = None) -> str:
         tree.pop("federated")  # not read
     if control is not None:
         tree["control"] = control
-    return hashlib.blake2b(json.dumps(tree, sort_keys=True).encode(), digest_size=8).hexdigest()
+    return digest(json.dumps(tree, sort_keys=True))
 
 
 def current_hash(cell: dict, seed: int) -> str:
     """`config_hash` of what the cell runs now."""
     with tempfile.TemporaryDirectory() as folder:
         return config_hash(configure(cell, seed, Path(folder)), cell.get("control"))
-
-
-def sift(
-    paths: Iterable[Path], cells: dict[str, dict], hash_of: Callable[[dict, int], str]
-) -> tuple[dict[str, list[dict]], list[str]]:
-    """Cell -> its results, one a seed, and the names of files with another configuration's."""
-    found: dict[str, list[dict]] = {}
-    stale = []
-    for path in sorted(paths):
-        result = json.loads(path.read_text())
-        cell = cells.get(result["cell"])
-        if cell is not None and hash_of(cell, result["seed"]) == result["config_hash"]:
-            found.setdefault(result["cell"], []).append(result)
-        else:
-            stale.append(path.stem)
-    return found, stale
-
-
-def not_shown(stale: list[str]) -> list[str]:
-    """A line that names them; nothing if there are none."""
-    return [f"Measured with an earlier configuration, not shown: {', '.join(stale)}.", ""] * bool(
-        stale
-    )
-
-
-def measured(wanted: str, seed: int) -> dict | None:
-    """A result of this configuration and seed, under whatever name, or None."""
-    for path in sorted(RESULTS.glob("*-seed*.json")):
-        result = json.loads(path.read_text())
-        if (result["config_hash"], result["seed"]) == (wanted, seed):
-            return result
-    return None
 
 
 def _users_file(folder: Path, records: int, rows: int = 60_000) -> Path:
@@ -123,4 +88,4 @@ def _users_file(folder: Path, records: int, rows: int = 60_000) -> Path:
 
 
 def _read(name: str) -> dict:
-    return yaml.safe_load((ROOT / "scripts" / name).read_text())
+    return yaml.safe_load((Path(__file__).parent / name).read_text())
