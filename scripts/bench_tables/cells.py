@@ -21,18 +21,21 @@ def main_cells() -> dict[str, dict]:
 
 def ablation_groups() -> dict[str, str]:
     """Name of a group -> heading of its table."""
-    return _read("ablations.yaml")["groups"]
+    return {name: group["heading"] for name, group in _read("ablations.yaml").items()}
 
 
 def ablations() -> dict[str, dict]:
     """Name -> cell that stands on a base among the main cells, with its own overrides behind."""
-    main, found = main_cells(), {}
-    for name, cell in _read("ablations.yaml")["cells"].items():
-        base = main[cell["base"]]
-        overrides = [*base.get("set", []), *cell.get("set", [])]
-        same = {"config": base["config"], "set": overrides, "unit": base.get("unit", "answer")}
-        found[name] = {"budget": _BUDGET} | cell | same
-    return found
+    main, cells = main_cells(), {}
+    for name, group in _read("ablations.yaml").items():
+        shared = {k: v for k, v in group.items() if k not in ("cells", "heading", "set")}
+        for short, own in group["cells"].items():
+            cell = {"budget": _BUDGET, "group": name} | shared | own
+            base = main[cell["base"]]
+            overrides = [o for part in (base, group, own) for o in part.get("set", [])]
+            same = {"config": base["config"], "unit": base.get("unit", "answer")}
+            cells[f"ablation-{short}"] = cell | same | {"set": overrides}
+    return cells
 
 
 def configure(cell: dict, seed: int, teachers: Path, shrink: int = 1) -> Config:

@@ -33,20 +33,21 @@ from dpsd.teachers.folder import as_logits
 from dpsd.teachers.teacher import accuracy as teacher_accuracy
 
 FEDERATED = RESULTS / "federated"
+CONFIG = ROOT / "configs" / "mnist_federated.yaml"
 FEDAVG = {"fedavg-1": (1, 12.0), "fedavg-20": (20, 1.0)}
 """Rounds and local passes a round."""
 BASELINES = ("local-only", "ensemble", *FEDAVG)
 
 
 def cells() -> dict[str, dict]:
-    """Name -> cell; ablations stand on a base."""
-    found = yaml.safe_load(Path(__file__).with_name("federated_cells.yaml").read_text())
-    for name, cell in found.items():
+    """Name -> cell; those with a base vary its aggregation, with seed 0."""
+    cells = yaml.safe_load(Path(__file__).with_name("federated_cells.yaml").read_text())
+    for name, cell in cells.items():
         if "base" in cell:
-            base = found[cell["base"]]
-            extra = {"set": [*base["set"], cell["ablation"]], "title": cell["title"], "seeds": [0]}
-            found[name] = base | extra | {"base": cell["base"]}
-    return found
+            base = cells[cell["base"]]
+            overrides = [*base["set"], f"federated.aggregate={cell['aggregate']}"]
+            cells[name] = base | cell | {"set": overrides, "seeds": [0]}
+    return cells
 
 
 def configure(cell: dict, seed: int, teachers: Path, shrink: int = 1) -> Config:
@@ -69,7 +70,7 @@ def configure(cell: dict, seed: int, teachers: Path, shrink: int = 1) -> Config:
         answers = int(last.get("privacy.answers", 200000)) // shrink // rounds * rounds
         last |= {"loop.rounds": rounds, "privacy.answers": max(rounds * 20, answers),
                  "teacher.epochs": 1, "student.refit_epochs": 1}  # fmt: skip
-    return load_config(ROOT / "configs" / cell["config"], [f"{k}={v}" for k, v in last.items()])
+    return load_config(CONFIG, [f"{k}={v}" for k, v in last.items()])
 
 
 def write_rows(cell: dict, teachers: Path) -> None:

@@ -64,7 +64,8 @@ def federated(results: Path = FEDERATED) -> list[str]:
 def _row(cell: dict, runs: list[dict], results: Path) -> list[str]:
     beside = [_baselines(configure(cell, run["seed"], Path("teachers")), results) for run in runs]
     return [
-        cell["title"], column(runs, "student_accuracy"), str(cell["must"]), str(cell["aim"]),
+        cell["title"], column(runs, "student_accuracy"),
+        str(cell.get("must", "-")), str(cell.get("aim", "-")),
         *(column([b[key] for b in beside if key in b], "accuracy") for key in BASELINES),
         f"{runs[0]['answers']:,}", f"{statistics.fmean(r['seconds'] for r in runs):.0f}",
         str(len(runs)),
