@@ -18,7 +18,7 @@ import torch
 import yaml
 
 from bench_tables.cells import config_hash
-from bench_tables.fedavg import accuracy, fedavg
+from bench_tables.fedavg import fedavg
 from bench_tables.jobs import RESULTS, ROOT, Job, chosen, digest
 from dpsd.config import Config, load_config
 from dpsd.config.sections import DataConfig
@@ -29,8 +29,9 @@ from dpsd.evaluation.federation import federation_teacher
 from dpsd.federated.federate import federate, open_nodes
 from dpsd.federated.home import client_rows
 from dpsd.federated.table import Table, totals
+from dpsd.models.networks import as_input
 from dpsd.teachers.folder import as_logits
-from dpsd.teachers.teacher import accuracy as teacher_accuracy
+from dpsd.teachers.teacher import accuracy
 
 FEDERATED = RESULTS / "federated"
 CONFIG = ROOT / "configs" / "mnist_federated.yaml"
@@ -183,10 +184,11 @@ def measure_baseline(key: str, cell: dict, config: Config, teachers: Path, trial
         return local_only(config, data.test)
     if key == "ensemble":
         teacher = federation_teacher(config)
-        return {"accuracy": teacher_accuracy(lambda x: as_logits(teacher(x)), data.test)}
+        return {"accuracy": accuracy(lambda x: as_logits(teacher(x)), data.test)}
     rounds, epochs = (min(2, FEDAVG[key][0]), 0.05) if trial else FEDAVG[key]
     model, size = fedavg(config, data, client_rows(config, data), rounds, epochs)
-    right = accuracy(model, data.test.images, data.test.labels)
+    with torch.inference_mode():
+        right = accuracy(lambda x: model(as_input(x)), data.test)
     return {"accuracy": right, "rounds": rounds, "epochs": epochs, "bytes_of_the_model": size}
 
 

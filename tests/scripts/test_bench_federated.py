@@ -4,14 +4,16 @@ import json
 from argparse import Namespace
 
 from bench_tables import federated as bench
-from bench_tables.fedavg import accuracy, fedavg
+from bench_tables.fedavg import fedavg
 from bench_tables.jobs import run_jobs
 from render_tables.federated import federated as render
 
 from dpsd.config import parse_config
 from dpsd.data.load import load_data
 from dpsd.federated.partition import partition
+from dpsd.models.networks import as_input
 from dpsd.privacy.plan import make_plan
+from dpsd.teachers.teacher import accuracy
 
 
 def test_every_cell_is_a_valid_plan(tmp_path):
@@ -82,5 +84,5 @@ def test_flowers_fedavg_learns_and_more_rounds_are_better():
     for rounds in (1, 4):
         model, size = fedavg(config, data, rows, rounds, 1.0)
         assert size > 4 * sum(p.numel() for p in model.parameters())
-        found.append(accuracy(model, data.holdout.images, data.holdout.labels))
+        found.append(accuracy(lambda x, m=model: m(as_input(x)), data.holdout))
     assert found[1] > found[0] and found[1] > 0.5
