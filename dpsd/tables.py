@@ -35,10 +35,11 @@ class Table:
 
     def markdown(self) -> str:
         """A pipe table; a `|` in a cell is escaped."""
-        rule = ["---:" if side == "r" else "---" for side in self._sides]
-        lines = [self.columns, rule, *self.rows]
-        rows = [f"| {' | '.join(c.replace('|', chr(92) + '|') for c in line)} |" for line in lines]
-        return "\n".join([*([f"**{self.title}**", ""] if self.title else []), *rows])
+        rule = "".join(f"{'---:' if side == 'r' else '---'}|" for side in self._sides)
+        head, *rows = ("".join(f" {c} |" if c else " |" for c in line)
+                       for line in self._escaped())  # fmt: skip
+        title = [f"**{self.title}**", ""] if self.title else []
+        return "\n".join([*title, *(f"|{line}" for line in (head, rule, *rows))])
 
     def html(self) -> str:
         """A `table` element; every cell is escaped."""
@@ -46,6 +47,9 @@ class Table:
         head = f"<thead><tr>{self._html_cells('th', self.columns)}</tr></thead>"
         body = "".join(f"<tr>{self._html_cells('td', row)}</tr>" for row in self.rows)
         return f"<table>{title}{head}<tbody>{body}</tbody></table>"
+
+    def _escaped(self) -> list[list[str]]:
+        return [[c.replace("|", r"\|") for c in line] for line in (self.columns, *self.rows)]
 
     @property
     def _width(self) -> int:

@@ -12,7 +12,7 @@ def test_text_aligns_numbers_right():
 def test_markdown_escapes_pipes():
     lines = TABLE.markdown().splitlines()
     assert lines[:2] == ["**Found**", ""]
-    assert lines[2:] == ["| attack | AUC |", "| --- | ---: |", r"| lira \| x | 0.5 |",
+    assert lines[2:] == ["| attack | AUC |", "|---|---:|", r"| lira \| x | 0.5 |",
                          "| a<b | 12.25 |"]  # fmt: skip
 
 

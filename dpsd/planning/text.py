@@ -244,7 +244,7 @@ def _ensemble(route: dict[str, Any]) -> list[str]:
         f"Expected: {percent(c['correct'], 1)} of the answers name the class that most teachers "
         f"name; most teachers are right on {percent(c['right'], 1)} of real images.",
         f"Assumed, never measured on your data: teachers ({MODEL}, augmentation {AUGMENT}) vote as "
-        f"on {_NAMES[route['stand_in']]} (public, scripts/bench_shards) at the same number of "
+        f"on {_NAMES[route['stand_in']]} (public, scripts/bench shards) at the same number of "
         "records a class; images of the default mix of priors.",
         "",
         "Why so many shards (answers: doubled as long as that brings "

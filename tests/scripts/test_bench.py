@@ -1,11 +1,14 @@
-"""The benchmarks' cells, controls and curve."""
+"""The benchmarks' jobs, cells, controls and curve."""
 
-import importlib
+import json
 import runpy
+from argparse import Namespace
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 import torch
+from bench_tables import accuracy, cells, controls, jobs
 from products import copy_of, tiny_config, tiny_run
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -15,56 +18,85 @@ from dpsd.evaluation.evaluate import evaluate
 from dpsd.privacy.ledger import Ledger
 from dpsd.privacy.plan import make_plan
 
-SCRIPTS = Path(__file__).parents[2] / "scripts"
+ROOT = Path(__file__).parents[2]
+TABLES = runpy.run_path(str(ROOT / "scripts" / "bench"))["TABLES"]
 
 
-@pytest.fixture
-def script(monkeypatch):
-    """Imports a module of scripts/."""
-    monkeypatch.syspath_prepend(str(SCRIPTS))
-    return importlib.import_module
+def arguments(tmp_path, **changes):
+    return Namespace(
+        **{"cell": ["*"], "seed": None, "teachers": tmp_path, "shrink": 1, "again": False,
+           "budget": None, "runs": tmp_path, "picture": False} | changes
+    )  # fmt: skip
 
 
-def test_every_cell_is_a_valid_plan(script, tmp_path):
-    bench = script("bench_cells")
-    main, ablations = bench.main_cells(), bench.ablations()
+def test_a_job_is_measured_once_and_again_where_the_facts_differ(tmp_path, capsys):
+    calls = []
+
+    def job(config_hash, key=None):
+        facts = {"cell": "a", "config_hash": config_hash}
+        return jobs.Job(tmp_path / "new" / "a.json", facts, lambda: calls.append(1) or {"x": 0.5},
+                        key)  # fmt: skip
+
+    jobs.run_jobs([job("one")], keep=False)
+    assert not (tmp_path / "new").exists() and "a: x 0.5" in capsys.readouterr().out
+    jobs.run_jobs([job("one"), job("one")])
+    assert len(calls) == 2 and "a: there already" in capsys.readouterr().out
+    kept = json.loads((tmp_path / "new" / "a.json").read_text())
+    assert {"cell", "config_hash", "x", "machine", "revision"} == kept.keys()
+    assert not job("two").done() and job("two").kept() == {}
+    assert job("one", "x").done() and not job("one", "y").done()
+    jobs.run_jobs([job("two")])
+    jobs.run_jobs([job("two")], again=True)
+    assert len(calls) == 4
+
+
+@pytest.mark.parametrize("table", [t for t in TABLES if t not in ("audit", "membership")])
+def test_every_table_lists_jobs_and_knows_what_is_measured(table, tmp_path):
+    """Files of docs/results/ that hold no configuration hash, or today's, need no measurement."""
+    module, function, _ = TABLES[table]
+    listed = list(getattr(import_module(f"bench_tables.{module}"), function)(arguments(tmp_path)))
+    assert listed and all(job.path.is_relative_to(jobs.RESULTS) for job in listed)
+    assert any(job.done() for job in listed)
+    names = [(job.path, job.key) for job in listed]
+    assert len(names) == len(set(names))
+
+
+def test_every_cell_is_a_valid_plan(tmp_path):
+    main, ablations = cells.main_cells(), cells.ablations()
     for name, cell in (main | ablations).items():
-        config = bench.configure(cell, 1, tmp_path)
+        config = cells.configure(cell, 1, tmp_path)
         assert config.seed == 1 and config.privacy.insecure_seeded_noise
         assert make_plan(config).answers == config.privacy.answers, name
-        small = bench.configure(cell, 1, tmp_path, shrink=100)
+        small = cells.configure(cell, 1, tmp_path, shrink=100)
         assert small.privacy.answers <= config.privacy.answers / 90
         changed = {"loop", "privacy"}
         assert small.model_dump(exclude=changed) == config.model_dump(exclude=changed)
     for cell in ablations.values():
-        assert cell["group"] in bench.ablation_groups() and "must" not in cell
-        whole = bench.configure(main[cell["base"]], 0, tmp_path).privacy.answers
-        asked = bench.configure(cell, 0, tmp_path).privacy.answers
+        assert cell["group"] in cells.ablation_groups() and "must" not in cell
+        whole = cells.configure(main[cell["base"]], 0, tmp_path).privacy.answers
+        asked = cells.configure(cell, 0, tmp_path).privacy.answers
         assert asked == pytest.approx(whole * cell["budget"])
 
 
-def test_hash_tells_configurations_controls_and_nothing_else_apart(script, tmp_path):
-    bench = script("bench_cells")
+def test_hash_tells_configurations_controls_and_nothing_else_apart(tmp_path):
     config = Config.model_validate({"privacy": {"epsilon": 1.0, "answers": 100}})
     moved = config.model_copy(
         update={"teacher": config.teacher.model_copy(update={"root": tmp_path})}
     )
-    assert bench.config_hash(config) == bench.config_hash(moved)
+    assert cells.config_hash(config) == cells.config_hash(moved)
     other = config.model_copy(update={"seed": 1})
-    hashes = {bench.config_hash(config), bench.config_hash(other)}
-    hashes |= {bench.config_hash(config, control) for control in ("permuted", "uniform")}
+    hashes = {cells.config_hash(config), cells.config_hash(other)}
+    hashes |= {cells.config_hash(config, control) for control in ("permuted", "uniform")}
     assert len(hashes) == 4
 
 
-def test_share_of_the_trainable_generator(script, tmp_path):
-    bench = script("bench_cells")
-    cell = bench.ablations()["ablation-synthesizer-both"]
-    shares = bench.configure(cell | {"trainable_share": 0.2}, 0, tmp_path).generator.shares
+def test_share_of_the_trainable_generator(tmp_path):
+    cell = cells.ablations()["ablation-synthesizer-both"]
+    shares = cells.configure(cell | {"trainable_share": 0.2}, 0, tmp_path).generator.shares
     assert shares["adversarial"] / sum(shares.values()) == pytest.approx(0.2)
 
 
-def test_controls_permute_or_ignore_the_image(script):
-    controls = script("bench_controls")
+def test_controls_permute_or_ignore_the_image():
     order = controls.permutation(10)
     assert sorted(order.tolist()) == list(range(10))
     assert (order != torch.arange(10)).all()
@@ -77,17 +109,15 @@ def test_controls_permute_or_ignore_the_image(script):
     assert not torch.equal(blind(torch.empty(50)), blind(torch.empty(50)))
 
 
-def test_control_run_is_charged_like_any_other(script, tmp_path_factory, tmp_path):
-    controls = script("bench_controls")
+def test_control_run_is_charged_like_any_other(tmp_path_factory, tmp_path):
     tiny_run(tmp_path_factory)  # trains the teacher
     config = tiny_config(tmp_path_factory.getbasetemp() / "products")
     run = controls.transcribe_control(config, "permuted", tmp_path / "run")
     assert Ledger(run.teacher_folder, run.teacher).charged(run.id) == 2000
 
 
-def test_undoing_the_permutation(script, tmp_path_factory, tmp_path):
+def test_undoing_the_permutation(tmp_path_factory, tmp_path):
     """A student that is the teacher with permuted classes is as accurate as the teacher."""
-    controls = script("bench_controls")
     run = copy_of(tiny_run(tmp_path_factory), tmp_path / "run")
     state = load_file(run.teacher_folder / "weights.safetensors")
     order = controls.permutation(10)
@@ -100,11 +130,9 @@ def test_undoing_the_permutation(script, tmp_path_factory, tmp_path):
     assert found["student"]["accuracy"] < found["teacher"]["accuracy"] - 0.2
 
 
-def test_curve_ends_with_the_released_students_accuracy(script, tmp_path_factory):
+def test_curve_ends_with_the_released_students_accuracy(tmp_path_factory):
     run = tiny_run(tmp_path_factory)
-    script("bench_cells")
-    measure_curve = runpy.run_path(str(SCRIPTS / "bench_accuracy"))["measure_curve"]
-    curve = measure_curve("tiny", tiny_config(tmp_path_factory.getbasetemp() / "products"))
+    curve = accuracy.measure_curve(tiny_config(tmp_path_factory.getbasetemp() / "products"))
     assert len(curve["student_accuracy"]) == run.config.loop.rounds == len(curve["answers"])
     found = evaluate(copy_of(run, tmp_path_factory.mktemp("curve") / "run"), split="holdout")
     assert len(curve["refit_accuracy"]) == run.config.student.refit_epochs > 0

@@ -2,26 +2,20 @@
 
 import json
 import re
-import runpy
 from pathlib import Path
 
-import pytest
+from bench_tables.attacks import ATTACKS
+from render_tables.attacks import page
 
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture
-def bench(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    return runpy.run_path(str(ROOT / "scripts" / "bench_attacks.py"))
+def test_the_page_is_made_from_the_measurements():
+    assert (ROOT / "docs" / "attacks.md").read_text() == page()
 
 
-def test_the_page_is_made_from_the_measurements(bench):
-    assert (ROOT / "docs" / "attacks.md").read_text() == bench["page"]()
-
-
-def test_measurements_name_unit_seed_and_machine(bench):
-    found = [json.loads(p.read_text()) for p in bench["RESULTS"].glob("*.json")]
+def test_measurements_name_unit_seed_and_machine():
+    found = [json.loads(p.read_text()) for p in ATTACKS.glob("*.json")]
     assert found
     for report in found:
         assert {"seed", "machine", "revision", "wall_seconds"} <= report.keys()

@@ -1,37 +1,22 @@
 """The federated benchmark: its cells are valid plans, and FedAvg is no straw man."""
 
-import importlib
-import importlib.machinery
-import importlib.util
 import json
-from pathlib import Path
+from argparse import Namespace
 
-import pytest
+from bench_tables import federated as bench
+from bench_tables.fedavg import fedavg
+from bench_tables.jobs import run_jobs
+from render_tables.federated import federated as render
 
 from dpsd.config import parse_config
 from dpsd.data.load import load_data
 from dpsd.federated.partition import partition
+from dpsd.models.networks import as_input
 from dpsd.privacy.plan import make_plan
-
-SCRIPTS = Path(__file__).parents[2] / "scripts"
-
-
-@pytest.fixture
-def script(monkeypatch):
-    monkeypatch.syspath_prepend(str(SCRIPTS))
-
-    def load(name):
-        path = str(SCRIPTS / name)
-        loader = importlib.machinery.SourceFileLoader(name, path)
-        module = importlib.util.module_from_spec(importlib.util.spec_from_loader(name, loader))
-        loader.exec_module(module)
-        return module
-
-    return load
+from dpsd.teachers.teacher import accuracy
 
 
-def test_every_cell_is_a_valid_plan(script, tmp_path):
-    bench = script("bench_federated_cells.py")
+def test_every_cell_is_a_valid_plan(tmp_path):
     cells = bench.cells()
     for name, cell in cells.items():
         config = bench.configure(cell, 1, tmp_path)
@@ -45,15 +30,13 @@ def test_every_cell_is_a_valid_plan(script, tmp_path):
     assert plain.federated.aggregate == "plain" and plain.federated.alpha == 0.1
 
 
-def test_results_and_baselines_stand_side_by_side(script, tmp_path):
-    render = script("render_federated.py").federated
+def test_results_and_baselines_stand_side_by_side(tmp_path):
     assert render(tmp_path) == []
     run = {
         "student_accuracy": 0.96, "answers": 1000, "seconds": 9.0, "aggregate": "plain",
         "bytes_down_per_client_and_round": 10.0, "bytes_up_per_client_and_round": 20.0,
         "bytes_of_the_student": 3000,
     }  # fmt: skip
-    bench = script("bench_federated_cells.py")
 
     def keep(name, seed, **changes):
         found = bench.current_hash(bench.cells()[name], seed)
@@ -75,8 +58,20 @@ def test_results_and_baselines_stand_side_by_side(script, tmp_path):
     assert "earlier configuration, not shown: mnist-none-alpha0.5-seed2." in text
 
 
-def test_flowers_fedavg_learns_and_more_rounds_are_better(script):
-    bench = script("bench_fedavg.py")
+def test_baselines_of_a_partition_share_a_file_and_add_to_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(bench, "FEDERATED", tmp_path)
+    measured = []
+    monkeypatch.setattr(bench, "measure_baseline",
+                        lambda key, *rest: measured.append(key) or {"accuracy": 0.5})  # fmt: skip
+    args = Namespace(cell=["mnist-none-alpha0.5*"], seed=[0], teachers=tmp_path, shrink=1)
+    run_jobs(list(bench.baseline_jobs(args))[:2])
+    run_jobs(bench.baseline_jobs(args))
+    assert measured == list(bench.BASELINES)
+    (path,) = tmp_path.iterdir()
+    assert {*bench.BASELINES, "facts", "machine"} <= json.loads(path.read_text()).keys()
+
+
+def test_flowers_fedavg_learns_and_more_rounds_are_better():
     config = parse_config(
         {
             "device": "cpu",
@@ -87,7 +82,7 @@ def test_flowers_fedavg_learns_and_more_rounds_are_better(script):
     data = load_data(config.data)
     rows, found = partition(config, data), []
     for rounds in (1, 4):
-        model, size = bench.fedavg(config, data, rows, rounds, 1.0)
+        model, size = fedavg(config, data, rows, rounds, 1.0)
         assert size > 4 * sum(p.numel() for p in model.parameters())
-        found.append(bench.accuracy(model, data.holdout.images, data.holdout.labels))
+        found.append(accuracy(lambda x, m=model: m(as_input(x)), data.holdout))
     assert found[1] > found[0] and found[1] > 0.5

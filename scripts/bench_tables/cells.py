@@ -1,18 +1,16 @@
-"""The cells of the benchmarks: what is run, under which configuration, and its hash."""
+"""The cells of accuracy and ablations: what is run, under which configuration, and its hash."""
 
-import hashlib
 import json
 import tempfile
-from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 import yaml
 
+from bench_tables.jobs import ROOT, digest
 from dpsd.config import Config, load_config, parse_config
+from dpsd.runs.folder import Run
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "docs" / "results"
 _BUDGET = 0.5  # of an ablation, in units of its base cell's answers
 _PASSES = 2  # of its fresh student over them, at most
 
@@ -24,18 +22,21 @@ def main_cells() -> dict[str, dict]:
 
 def ablation_groups() -> dict[str, str]:
     """Name of a group -> heading of its table."""
-    return _read("ablations.yaml")["groups"]
+    return {name: group["heading"] for name, group in _read("ablations.yaml").items()}
 
 
 def ablations() -> dict[str, dict]:
     """Name -> cell that stands on a base among the main cells, with its own overrides behind."""
-    main, found = main_cells(), {}
-    for name, cell in _read("ablations.yaml")["cells"].items():
-        base = main[cell["base"]]
-        overrides = [*base.get("set", []), *cell.get("set", [])]
-        same = {"config": base["config"], "set": overrides, "unit": base.get("unit", "answer")}
-        found[name] = {"budget": _BUDGET} | cell | same
-    return found
+    main, cells = main_cells(), {}
+    for name, group in _read("ablations.yaml").items():
+        shared = {k: v for k, v in group.items() if k not in ("cells", "heading", "set")}
+        for short, own in group["cells"].items():
+            cell = {"budget": _BUDGET, "group": name} | shared | own
+            base = main[cell["base"]]
+            overrides = [o for part in (base, group, own) for o in part.get("set", [])]
+            same = {"config": base["config"], "unit": base.get("unit", "answer")}
+            cells[f"ablation-{short}"] = cell | same | {"set": overrides}
+    return cells
 
 
 def configure(cell: dict, seed: int, teachers: Path, shrink: int = 1) -> Config:
@@ -61,55 +62,41 @@ def configure(cell: dict, seed: int, teachers: Path, shrink: int = 1) -> Config:
     return parse_config(tree)
 
 
+GONE = {"threshold": None, "threshold_share": 0.1, "threshold_answers": None}
+"""Keys of `privacy` that are gone: hashes go on holding what they were in every cell."""
+
+
+def hashed_tree(config: Config) -> dict:
+    """What a configuration's hash covers: all but places and the number of threads."""
+    tree = config.model_dump(mode="json")
+    tree["teacher"].pop("root"), tree["data"].pop("root"), tree.pop("threads")
+    tree["privacy"] |= GONE
+    return tree
+
+
+def stated_epsilon(run: Run) -> float | None:
+    """The epsilon of the statement's figures, also where seeded noise makes them void."""
+    statement = json.loads((run.release / "statement.json").read_text())
+    return statement["guarantee"]["epsilon"]
+
+
 def config_hash(config: Config, control: str | None = None) -> str:
     """Of everything but the place of the teachers and the data."""
-    tree = config.model_dump(mode="json")
-    tree["teacher"].pop("root"), tree["data"].pop("root"), tree.pop("attacks"), tree.pop("threads")
+    tree = hashed_tree(config)
+    tree.pop("attacks")
     if config.data.user_ids is not None:
         tree["data"]["user_ids"] = config.data.user_ids.name
     if config.privacy.route != "federated":
         tree.pop("federated")  # not read
     if control is not None:
         tree["control"] = control
-    return hashlib.blake2b(json.dumps(tree, sort_keys=True).encode(), digest_size=8).hexdigest()
+    return digest(json.dumps(tree, sort_keys=True))
 
 
 def current_hash(cell: dict, seed: int) -> str:
     """`config_hash` of what the cell runs now."""
     with tempfile.TemporaryDirectory() as folder:
         return config_hash(configure(cell, seed, Path(folder)), cell.get("control"))
-
-
-def sift(
-    paths: Iterable[Path], cells: dict[str, dict], hash_of: Callable[[dict, int], str]
-) -> tuple[dict[str, list[dict]], list[str]]:
-    """Cell -> its results, one a seed, and the names of files with another configuration's."""
-    found: dict[str, list[dict]] = {}
-    stale = []
-    for path in sorted(paths):
-        result = json.loads(path.read_text())
-        cell = cells.get(result["cell"])
-        if cell is not None and hash_of(cell, result["seed"]) == result["config_hash"]:
-            found.setdefault(result["cell"], []).append(result)
-        else:
-            stale.append(path.stem)
-    return found, stale
-
-
-def not_shown(stale: list[str]) -> list[str]:
-    """A line that names them; nothing if there are none."""
-    return [f"Measured with an earlier configuration, not shown: {', '.join(stale)}.", ""] * bool(
-        stale
-    )
-
-
-def measured(wanted: str, seed: int) -> dict | None:
-    """A result of this configuration and seed, under whatever name, or None."""
-    for path in sorted(RESULTS.glob("*-seed*.json")):
-        result = json.loads(path.read_text())
-        if (result["config_hash"], result["seed"]) == (wanted, seed):
-            return result
-    return None
 
 
 def _users_file(folder: Path, records: int, rows: int = 60_000) -> Path:
@@ -123,4 +110,4 @@ def _users_file(folder: Path, records: int, rows: int = 60_000) -> Path:
 
 
 def _read(name: str) -> dict:
-    return yaml.safe_load((ROOT / "scripts" / name).read_text())
+    return yaml.safe_load((Path(__file__).parent / name).read_text())

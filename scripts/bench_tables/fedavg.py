@@ -1,8 +1,7 @@
-"""FedAvg by Flower's own strategy, on dpsd's in-process grid: the baseline of bench_federated."""
+"""FedAvg by Flower's own strategy, on dpsd's in-process grid: the baseline of FedDPSD."""
 
 import math
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -95,11 +94,3 @@ def fit(
         loss.backward()
         optimizer.step()
     model.cpu()
-
-
-@torch.inference_mode()
-def accuracy(model: torch.nn.Module, images: Tensor, labels: Tensor) -> float:
-    """Share of rows whose most probable class is the label."""
-    hits = [(model(as_input(x)).argmax(1) == y).numpy()
-            for x, y in zip(images.split(512), labels.split(512), strict=True)]  # fmt: skip
-    return float(np.concatenate(hits).mean())

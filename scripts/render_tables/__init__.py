@@ -1,0 +1,1 @@
+"""Rendering: each module makes a section of docs/results.md or docs/attacks.md."""
