@@ -199,7 +199,7 @@ def distil_student(ask: Ask, config: Config, seed: int) -> Ask:
     config = config.model_copy(update={"seed": seed})
     student = Student(
         config, plan.facts, rounds=plan.rounds, queries_per_round=plan.queries_per_round,
-        soft_targets=plan.mechanism.name == "none", device=device,
+        soft_targets=plan.mechanism.soft_targets, device=device,
         dtype=pick_dtype(config.precision, device),
     )  # fmt: skip
     bank = Bank(plan.answers, plan.facts.shape, plan.facts.classes)

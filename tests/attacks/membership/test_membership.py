@@ -11,9 +11,10 @@ from products import contents, copy_of, tiny_run
 from scipy.stats import beta, norm
 
 from dpsd.attacks.membership import attack as membership
+from dpsd.attacks.membership import game as game_module
 from dpsd.attacks.membership import lira, rmia
 from dpsd.attacks.membership.attack import MembershipBudget, attack
-from dpsd.attacks.membership.game import ShadowDoor, make_game, train_teachers
+from dpsd.attacks.membership.game import ShadowDoor, distil_student, make_game, train_teachers
 from dpsd.attacks.membership.report import (
     auc,
     card_section,
@@ -24,6 +25,7 @@ from dpsd.attacks.membership.report import (
     tpr_at,
 )
 from dpsd.attacks.store import kept, load_scores
+from dpsd.config import parse_config
 from dpsd.data.load import PrivateData, Split
 from dpsd.errors import UserError
 from dpsd.privacy.plan import make_plan
@@ -209,6 +211,27 @@ def test_shadow_doors_charge_nobody(tmp_path):
     believed = torch.full((3, 10), 0.1)
     assert len(door.answer(images, lambda x: believed)) == 3 and door.position == 3
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("privacy", "soft"),
+    [
+        ({"mechanism": "none", "route": "none", "unit": "none"}, True),
+        ({"epsilon": 12.0, "ask": "graded"}, True),
+        ({"epsilon": 8.0}, False),
+    ],
+)
+def test_shadow_students_learn_by_the_rule_of_the_run(monkeypatch, privacy, soft):
+    """Graded answers stand for distributions, as open ones do."""
+    config = parse_config({"device": "cpu", "privacy": privacy | {"answers": 400}})
+    rules = []
+    monkeypatch.setattr(
+        game_module,
+        "distil",
+        lambda plan, synthesizer, door, bank, student, **k: rules.append(student.soft_targets),
+    )
+    distil_student(lambda images: torch.zeros(len(images), 10), config, 0)
+    assert rules == [soft] == [make_plan(config).mechanism.soft_targets]
 
 
 # ---------------------------------------------------------------- a whole attack
