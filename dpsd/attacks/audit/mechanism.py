@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from dpsd.attacks.statistics import Scores, epsilon_from_hits, mu_from_hits
+from dpsd.attacks.statistics import Scores
 from dpsd.errors import UserError
 from dpsd.privacy.mechanisms.base import Mechanism
 from dpsd.privacy.noise import NoiseSource
@@ -65,43 +65,3 @@ def audit_mechanism(
         return np.asarray(ratio.numpy(), dtype=np.float64)
 
     return AuditScores(scores(world0), scores(world1))
-
-
-def lower_bound_epsilon(
-    world0: Scores, world1: Scores, threshold: float = 0.0, delta: float = 0.0, alpha: float = 0.05
-) -> float:
-    """The epsilon that the draws refute all smaller values of, at confidence 1 - alpha.
-
-    eps_lo = ln((TPR_lo - delta) / FPR_hi) with Clopper-Pearson bounds, the larger of both
-    directions: "score above the threshold" speaks for world 1, its complement for world 0.
-
-    Args:
-        world0: scores of draws in world 0.
-        world1: scores of draws in world 1.
-        threshold: fixed before the draws were seen.
-        delta: of the (eps, delta) that is tested.
-        alpha: chance that the bound exceeds the true epsilon, both rates and directions together.
-
-    Returns:
-        At least 0.
-    """
-    found = epsilon_from_hits(*_hits(world0, threshold), *_hits(world1, threshold), delta, alpha)
-    return float(found)
-
-
-def lower_bound_mu(
-    world0: Scores, world1: Scores, threshold: float = 0.0, alpha: float = 0.05
-) -> float:
-    """The mu of mu-GDP that the draws refute all smaller values of, at confidence 1 - alpha.
-
-    mu_lo = Phi^-1(TPR_lo) - Phi^-1(FPR_hi) (Dong, Roth and Su 2022, definition 4; the form is the
-    same in both directions). Arguments as in `lower_bound_epsilon`.
-
-    Returns:
-        At least 0.
-    """
-    return float(mu_from_hits(*_hits(world0, threshold), *_hits(world1, threshold), alpha))
-
-
-def _hits(scores: Scores, threshold: float) -> tuple[int, int]:
-    return int((scores > threshold).sum()), len(scores)
