@@ -1,6 +1,6 @@
 """Lower bounds at a threshold that is fixed before the draws are seen."""
 
-from dpsd.attacks.statistics import epsilon_from_hits, mu_from_hits
+from dpsd.attacks.audit.bounds import epsilon_from_hits, mu_from_hits
 
 
 def epsilon_bound(world0, world1, threshold=0.0, delta=0.0, alpha=0.05):

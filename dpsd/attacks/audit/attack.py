@@ -23,7 +23,7 @@ from dpsd.attacks.audit.pairs import retrainable, teacher_pairs
 from dpsd.attacks.audit.report import report_of
 from dpsd.attacks.audit.transcripts import draw_transcripts, exact_epsilon, merged
 from dpsd.attacks.profiles import own_teacher
-from dpsd.attacks.statistics import Scores
+from dpsd.attacks.statistics import Floats
 from dpsd.attacks.store import Arrays, attack_folder, load_scores, save_scores
 from dpsd.config import Config
 from dpsd.console import Say
@@ -200,8 +200,8 @@ def claim(plan: Plan) -> dict[str, Any]:
     }
 
 
-def mechanism_scores(plan: Plan, draws: int) -> tuple[Scores, Scores]:
-    """Scores of one image's answers in two worlds, float64 [draws] each; fresh noise."""
+def mechanism_scores(plan: Plan, draws: int) -> tuple[Floats, Floats]:
+    """Floats of one image's answers in two worlds, float64 [draws] each; fresh noise."""
     asks = plan.asks_per_image if plan.scope == "per_answer" else 1
     mechanism = plan.mechanism.privatiser
     world0, world1, prior = farthest_worlds(mechanism)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from dpsd.attacks.statistics import Scores
+from dpsd.attacks.statistics import Floats
 from dpsd.errors import UserError
 from dpsd.privacy.mechanisms.base import Mechanism
 from dpsd.privacy.noise import NoiseSource
@@ -20,8 +20,8 @@ from dpsd.privacy.noise import NoiseSource
 class AuditScores:
     """log p(answer | world 1) - log p(answer | world 0) of each draw, float64 [draws] a world."""
 
-    world0: Scores
-    world1: Scores
+    world0: Floats
+    world1: Floats
 
 
 def audit_mechanism(
@@ -59,7 +59,7 @@ def audit_mechanism(
     source = NoiseSource() if noise is None else noise
     believed = None if prior is None else prior.expand(draws, -1)
 
-    def scores(world: Tensor) -> Scores:
+    def scores(world: Tensor) -> Floats:
         answers = mechanism.release(world.expand(draws, -1), believed, source)
         ratio = mechanism.log_ratio(answers, world0, world1, prior)
         return np.asarray(ratio.numpy(), dtype=np.float64)

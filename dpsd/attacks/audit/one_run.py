@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from scipy.special import expit
 from scipy.stats import binom
 
-from dpsd.attacks.statistics import ALPHA, Bound, Scores
+from dpsd.attacks.audit.bounds import ALPHA, Bound
+from dpsd.attacks.statistics import Floats
 from dpsd.errors import UserError
 
 METHOD = "one run"
@@ -23,7 +24,7 @@ def flip_coins(slots: int, rng: np.random.Generator) -> NDArray[np.bool_]:
     return rng.integers(0, 2, slots).astype(bool)
 
 
-def correct_guesses(scores: Scores, coins: NDArray[np.bool_], guesses: int) -> int:
+def correct_guesses(scores: Floats, coins: NDArray[np.bool_], guesses: int) -> int:
     """Guess the coins of the slots with the largest |score|, and count the right ones.
 
     Args:
@@ -93,7 +94,7 @@ def lower_bound(
 
 
 def one_run_bound(
-    scores: Scores,
+    scores: Floats,
     coins: NDArray[np.bool_],
     guesses: int,
     *,

@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from dpsd.attacks.audit.bounds import ALPHA, Bound, two_world_bounds
 from dpsd.attacks.audit.one_run import one_run_bound
-from dpsd.attacks.statistics import ALPHA, Bound, two_world_bounds
 from dpsd.attacks.store import Arrays
 
 SCHEMA_VERSION = 1

@@ -16,7 +16,8 @@ from scipy.stats import binom
 from torch import Tensor
 
 from dpsd.attacks.audit import one_run
-from dpsd.attacks.statistics import ALPHA, Floats, Scores, ceiling, chosen_on_half
+from dpsd.attacks.audit.bounds import ALPHA, ceiling, chosen_on_half
+from dpsd.attacks.statistics import Floats
 from dpsd.privacy.accounting import calibrate_votes, compose_epsilon, gaussian_mu
 from dpsd.privacy.events import PureRelease
 from dpsd.privacy.mechanisms.base import Mechanism
@@ -207,7 +208,7 @@ def _two_worlds(
 ) -> tuple[Floats, float]:
     """Audits of `trials` draws in each world, each draw the sum over `asks` answers."""
 
-    def scores(world: Tensor) -> Scores:
+    def scores(world: Tensor) -> Floats:
         found, left = [], audits * trials * asks
         while left:
             rows = min(left, _CHUNK)

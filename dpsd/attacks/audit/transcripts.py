@@ -10,10 +10,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dpsd.attacks.statistics import Scores
+from dpsd.attacks.statistics import Floats
 from dpsd.privacy.accounting import compose_epsilon, gaussian_epsilon
 from dpsd.privacy.events import VotesRelease
-from dpsd.privacy.mechanisms.pair_loss import Floats, PairLoss, outcome_ratio
+from dpsd.privacy.mechanisms.pair_loss import PairLoss, outcome_ratio
 from dpsd.privacy.noise import NoiseSource
 
 _CELLS = 2**20
@@ -59,7 +59,7 @@ def exact_epsilon(loss: PairLoss, delta: float) -> float:
     return max(_composed(loss.outcomes, delta), _composed(swapped, delta))
 
 
-def draw_transcripts(loss: PairLoss, trials: int, seed: int) -> tuple[Scores, Scores]:
+def draw_transcripts(loss: PairLoss, trials: int, seed: int) -> tuple[Floats, Floats]:
     """Log-likelihood ratios of so many transcripts in world 0 and in world 1, float64 [trials]."""
     rng, noise = np.random.default_rng(seed), NoiseSource(f"transcripts {seed}".encode())
     if loss.open:

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dpsd.attacks.statistics import Floats
 from dpsd.data.load import PrivateData, Split
 
-Floats = NDArray[np.float64]
 _WINDOW = 7
 
 

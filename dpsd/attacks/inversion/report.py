@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 
 from dpsd.attacks.inversion.memorisation import gap, gap_p_value
 from dpsd.attacks.inversion.scores import Cell, Scores, load_scores
+from dpsd.attacks.statistics import Floats
 from dpsd.files import write_json
-
-Floats = NDArray[np.float64]
 
 FLOORS = ("draws", "untrained", "permuted")
 JUDGES = ("network", "neighbours", "both")

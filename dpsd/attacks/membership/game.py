@@ -14,8 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dpsd.attacks.membership.lira import Inside
-from dpsd.attacks.statistics import Floats
+from dpsd.attacks.statistics import Floats, Mask
 from dpsd.config import Config, PublicFacts
 from dpsd.config.sections import TeacherConfig
 from dpsd.data.load import PrivateData, Split
@@ -55,9 +54,9 @@ class Game:
     """
 
     rows: Split
-    canary: Inside
-    trained: Inside
-    inside: Inside
+    canary: Mask
+    trained: Mask
+    inside: Mask
     population: Split
 
 
@@ -101,7 +100,7 @@ def make_game(data: PrivateData, classes: int, *, shadows: int, seed: int) -> Ga
     )
 
 
-def _halves(models: int, canary: Inside, rng: np.random.Generator) -> Inside:
+def _halves(models: int, canary: Mask, rng: np.random.Generator) -> Mask:
     """Half of the canaries and half of the others for each model.
 
     Shadow models come in pairs of complements, so that each row is inside of half of them.

@@ -8,10 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logsumexp
 
-from dpsd.attacks.statistics import Floats
+from dpsd.attacks.statistics import Floats, Mask
 from dpsd.errors import UserError
 
-Inside = NDArray[np.bool_]
 _LEAST_DEVIATION = 1e-3
 
 
@@ -32,7 +31,7 @@ def confidence(logits: Floats, labels: NDArray[np.int64]) -> Floats:
     return np.asarray(own - logsumexp(others, axis=-1))
 
 
-def online(target: Floats, shadows: Floats, inside: Inside) -> Floats:
+def online(target: Floats, shadows: Floats, inside: Mask) -> Floats:
     """Log-likelihood ratio of the target's confidence, float64 [N]; high speaks for a member.
 
     Args:
@@ -50,7 +49,7 @@ def online(target: Floats, shadows: Floats, inside: Inside) -> Floats:
     return np.asarray(log_in - log_out)
 
 
-def offline(target: Floats, shadows: Floats, inside: Inside) -> Floats:
+def offline(target: Floats, shadows: Floats, inside: Mask) -> Floats:
     """How many deviations the target is surer than models not trained on the row, float64 [N].
 
     Arguments and errors as in `online`; only shadow models outside of a row are used.
@@ -59,7 +58,7 @@ def offline(target: Floats, shadows: Floats, inside: Inside) -> Floats:
     return np.asarray((target - outs) / _deviation(shadows, ~inside, outs))
 
 
-def _mean(values: Floats, kept: Inside) -> Floats:
+def _mean(values: Floats, kept: Mask) -> Floats:
     counts = kept.sum(0)
     if counts.min() < 1:
         raise UserError(
@@ -69,7 +68,7 @@ def _mean(values: Floats, kept: Inside) -> Floats:
     return np.asarray(np.where(kept, values, 0.0).sum(0) / counts)
 
 
-def _deviation(values: Floats, kept: Inside, means: Floats) -> float:
+def _deviation(values: Floats, kept: Mask, means: Floats) -> float:
     """The common deviation within rows, unbiased for few models a row."""
     squares = float(np.where(kept, (values - means) ** 2, 0.0).sum())
     free = int(kept.sum()) - values.shape[1]

@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.special import expit
-from scipy.stats import betabinom, norm, rankdata
+from scipy.stats import betabinom
 
-from dpsd.attacks.statistics import Floats, clopper_pearson
+from dpsd.attacks.statistics import LEVEL, Floats, Mask, auc, clopper_pearson
 from dpsd.attacks.store import Arrays
 from dpsd.errors import UserError
 from dpsd.figures import new_figure, save_figure
@@ -23,10 +21,7 @@ CONTROL = ("profile teacher", "canaries", "lira online")
 POWER_AUC = 0.9
 RATES = (0.01, 0.001)
 _EXPECTED = 5  # false positives that a rate needs: 500 non-members for 1 %, 5,000 for 0.1 %
-_LEVEL = 0.95
 _COLUMNS = 3
-
-Mask = NDArray[np.bool_]
 
 
 def needed(rate: float) -> int:
@@ -49,31 +44,6 @@ def check_rate(rate: float, non_members: int) -> None:
         )
 
 
-def auc(scores: Floats, member: Mask, level: float = _LEVEL) -> tuple[float, float, float]:
-    """Area under the ROC curve and its interval (DeLong et al. 1988, on the logit scale).
-
-    Raises:
-        UserError: no member or no non-member.
-    """
-    inside, outside = scores[member], scores[~member]
-    m, n = len(inside), len(outside)
-    if not m or not n:
-        raise UserError(f"scores: {m} members and {n} non-members; accepted: at least 1 of each")
-    ranks = rankdata(np.concatenate([inside, outside]))
-    own_in, own_out = rankdata(inside), rankdata(outside)
-    wins_in = (ranks[:m] - own_in) / n  # of each member over all non-members
-    wins_out = 1 - (ranks[m:] - own_out) / m
-    area = float(wins_in.mean())
-    spread = sum(float(w.var(ddof=1)) / len(w) if len(w) > 1 else 0.25 for w in (wins_in, wins_out))
-    # Complete separation shows no variance; then one pair more that is the wrong way round.
-    deviation = max(math.sqrt(spread), 0.5 / (m * n))
-    inner = min(max(area, 0.5 / (m * n)), 1 - 0.5 / (m * n))
-    centre = math.log(inner / (1 - inner))
-    reach = float(norm.ppf((1 + level) / 2)) * deviation / (inner * (1 - inner))
-    low, high = (float(expit(centre + sign * reach)) for sign in (-1, 1))
-    return area, min(low, area), max(high, area)
-
-
 def tpr_at(scores: Floats, member: Mask, rate: float) -> dict[str, Any]:
     """Share of members above the threshold that at most `rate` of the non-members exceed.
 
@@ -91,7 +61,7 @@ def tpr_at(scores: Floats, member: Mask, rate: float) -> dict[str, Any]:
     allowed = math.floor(rate * len(outside) + 1e-9)
     threshold = outside[len(outside) - 1 - allowed]
     hits, members = int((scores[member] > threshold).sum()), int(member.sum())
-    low, high = clopper_pearson(hits, members, (1 - _LEVEL) / 2)
+    low, high = clopper_pearson(hits, members, (1 - LEVEL) / 2)
     return {
         "tpr": hits / members,
         "interval": [float(low), float(high)],
@@ -114,7 +84,7 @@ def report_of(arrays: Arrays, facts: dict[str, Any]) -> dict[str, Any]:
         check_rate(asked, max(int((~member).sum()) for *_, member in found))
     fpr = asked or RATES[0]
     rates = sorted({*RATES, fpr}, reverse=True)
-    share = (1 - _LEVEL) / (2 * len(found))  # two tests a cell; all verdicts hold at once
+    share = (1 - LEVEL) / (2 * len(found))  # two tests a cell; all verdicts hold at once
     for target, kind, name, scores, member in found:
         area, low, high = auc(scores, member)
         cells.append(
@@ -195,6 +165,8 @@ def _answers(report: dict[str, Any]) -> list[str]:
 
 def draw_roc(arrays: Arrays, facts: dict[str, Any], path: Path) -> None:
     """Write a PNG of the ROC curves on log axes, a panel for each target and kind of rows."""
+    from sklearn.metrics import roc_curve
+
     panels: dict[str, list[tuple[str, Floats, Mask]]] = {}
     for target, kind, name, scores, member in _cells(arrays, facts):
         panels.setdefault(f"{target}, {kind}", []).append((name, scores, member))
@@ -207,7 +179,7 @@ def draw_roc(arrays: Arrays, facts: dict[str, Any], path: Path) -> None:
         axes.set_axis_on()
         floor = 0.5 / max(len(member) for _, _, member in curves)
         for name, scores, member in curves:
-            fpr, tpr = roc(scores, member)
+            fpr, tpr, _ = roc_curve(member, scores, drop_intermediate=False)
             colour = f"C{ATTACKS.index(name)}"
             axes.plot(np.maximum(fpr, floor), np.maximum(tpr, floor), colour, label=name)
         axes.plot([floor, 1], [floor, 1], color="grey", linestyle=":", label="chance")
@@ -215,15 +187,6 @@ def draw_roc(arrays: Arrays, facts: dict[str, Any], path: Path) -> None:
                  xlabel="false-positive rate", ylabel="true-positive rate")  # fmt: skip
         axes.legend(fontsize=7, loc="lower right")
     save_figure(figure, path, dpi=120)
-
-
-def roc(scores: Floats, member: Mask) -> tuple[Floats, Floats]:
-    """False and true-positive rates over all thresholds, rising, float64 [T] each."""
-    order = np.argsort(-scores, kind="stable")
-    last = np.append(np.diff(scores[order]) != 0, True)  # equal scores pass together
-    hits = np.cumsum(member[order])[last] / max(1, member.sum())
-    alarms = np.cumsum(~member[order])[last] / max(1, (~member).sum())
-    return np.append(0.0, alarms), np.append(0.0, hits)
 
 
 def _cells(arrays: Arrays, facts: dict[str, Any]) -> list[tuple[str, str, str, Floats, Mask]]:

@@ -6,8 +6,7 @@ few reference models are enough.
 
 import numpy as np
 
-from dpsd.attacks.membership.lira import Inside
-from dpsd.attacks.statistics import Floats
+from dpsd.attacks.statistics import Floats, Mask
 from dpsd.errors import UserError
 
 GAMMA = 1.0  # as in the authors' code (ml_privacy_meter)
@@ -18,7 +17,7 @@ _TINY = 1e-12
 def score(
     target: Floats,
     references: Floats,
-    inside: Inside,
+    inside: Mask,
     target_population: Floats,
     reference_population: Floats,
 ) -> Floats:

@@ -16,14 +16,13 @@ from dpsd.attacks.membership import lira, rmia
 from dpsd.attacks.membership.attack import MembershipBudget, attack
 from dpsd.attacks.membership.game import ShadowDoor, distil_student, make_game, train_teachers
 from dpsd.attacks.membership.report import (
-    auc,
     card_section,
     needed,
     report_of,
     report_text,
-    roc,
     tpr_at,
 )
+from dpsd.attacks.statistics import auc
 from dpsd.attacks.store import kept, load_scores
 from dpsd.config import parse_config
 from dpsd.data.load import PrivateData, Split
@@ -95,30 +94,6 @@ def test_rmia_against_a_plain_loop():
         assert share <= found[r] < share + 1 / 9
     with pytest.raises(UserError, match="population"):
         rmia.score(target, p, inside, z[:0], q[:, :0])
-
-
-def test_auc_is_the_chance_to_rank_a_member_higher():
-    scores = np.round(RNG.normal(size=60), 1)
-    member = RNG.random(60) < 0.4
-    pairs = [(a > b) + 0.5 * (a == b) for a in scores[member] for b in scores[~member]]
-    area, low, high = auc(scores, member)
-    assert area == pytest.approx(np.mean(pairs)) and low < area < high
-    wide = auc(scores, member, 0.999)
-    assert wide[1] < low and wide[2] > high
-    fpr, tpr = roc(scores, member)
-    assert np.trapezoid(tpr, fpr) == pytest.approx(area)
-    sure = auc(np.where(member, 1.0, 0.0), member)
-    assert sure[0] == 1.0 and 0.9 < sure[1] < 1.0
-
-
-def test_the_interval_of_auc_covers():
-    """Normal scores one deviation apart: AUC is Phi(1 / sqrt 2)."""
-    truth, covered = norm.cdf(1 / math.sqrt(2)), 0
-    member = np.arange(80) < 30
-    for _ in range(400):
-        _, low, high = auc(RNG.normal(size=80) + member, member)
-        covered += low <= truth <= high
-    assert 0.91 < covered / 400 < 0.99
 
 
 def test_tpr_has_clopper_pearson_and_says_what_it_needs():
