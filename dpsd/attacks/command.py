@@ -6,11 +6,12 @@ from typing import Any
 
 from dpsd.attacks.audit.attack import audit as audit_run
 from dpsd.attacks.audit.report import card_section as audit_section
-from dpsd.attacks.inversion.attack import attack, private_folder
+from dpsd.attacks.inversion.attack import attack
 from dpsd.attacks.inversion.report import analyse
 from dpsd.attacks.inversion.text import card_section, write_pictures
 from dpsd.attacks.membership.attack import attack as attack_membership
 from dpsd.attacks.membership.report import card_section as membership_section
+from dpsd.attacks.store import attack_folder
 from dpsd.console import Say
 from dpsd.runs.finish import publish_attack
 from dpsd.runs.folder import Run
@@ -49,7 +50,7 @@ def inversion(
         UserError: bad input, in one line.
     """
     release_folder(run)
-    folder = private_folder(run, None)
+    folder = attack_folder(run, "inversion")
     if not analyse_only:
         attack(run, budget=budget, seed=seed, profile=profile, teacher=teacher, data=data,
                beside=beside, say=say)  # fmt: skip

@@ -24,12 +24,11 @@ from dpsd.attacks.audit.report import report_of
 from dpsd.attacks.audit.transcripts import draw_transcripts, exact_epsilon, merged
 from dpsd.attacks.profiles import own_teacher
 from dpsd.attacks.statistics import Floats
-from dpsd.attacks.store import Arrays, attack_folder, load_scores, save_scores
+from dpsd.attacks.store import Arrays, attack_folder, load_scores, save_report, save_scores
 from dpsd.config import Config
 from dpsd.console import Say
 from dpsd.data.load import PrivateData, load_data
 from dpsd.errors import UserError
-from dpsd.files import write_json
 from dpsd.privacy.accounting import compose_epsilon
 from dpsd.privacy.events import event_facts, total_mu
 from dpsd.privacy.inherited import read_dp_ledger
@@ -103,7 +102,7 @@ def audit(
         arrays, facts = collect(run, name, seed, folder, teacher, data, say)
         save_scores(folder, arrays, facts)
     report = report_of(*load_scores(folder))
-    write_json(folder / "report.json", report)
+    save_report(folder, report)
     return report
 
 

@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,11 @@ from dpsd.attacks.inversion.kedmi import kedmi_prior
 from dpsd.attacks.inversion.lomma import helpers, logit_loss
 from dpsd.attacks.inversion.memorisation import Pools, equal_pools, nearest, pool_distances
 from dpsd.attacks.inversion.priors import Prior, gan_prior, released_prior, smooth_prior
-from dpsd.attacks.inversion.scores import Cell, Scores, load_cell, save_cell, save_scores
+from dpsd.attacks.inversion.scores import Cell, InversionScores
 from dpsd.attacks.inversion.search import BUDGETS, Budget, search
 from dpsd.attacks.inversion.targets import Logits, Target, guarantee, load_targets, student_of
 from dpsd.attacks.profiles import Profile, load_profile, own_teacher
+from dpsd.attacks.store import Arrays, attack_folder, kept
 from dpsd.console import Say
 from dpsd.data.load import Split
 from dpsd.runs.folder import Run
@@ -78,7 +80,7 @@ def attack(
     need_judges()
     known = load_profile(run, data, profile)
     began = time.perf_counter()
-    folder = private_folder(run, out)
+    folder = out or attack_folder(run, "inversion")
     say(f"inversion, budget {name}: {_budget_line(b, known)}")
     targets = load_targets(
         run, known, folder / "models", answers=b.noise_free_answers, seed=seed, teacher=teacher,
@@ -102,11 +104,10 @@ def attack(
             label = DRAWS if target is None else target.name
             key = _key(run, known, b, seed, attack_name, others.get(label, label), used)
             path = folder / "cells" / f"{attack_name}-{label}.npz"
-            cell = load_cell(path, key)
-            if cell is None:
-                cell = _cell(attack_name, prior_of, target, known, judges, pools, b, seed)
-                save_cell(path, cell, key)
-            cells[attack_name, label] = cell
+            search_cell = partial(
+                _cell, attack_name, prior_of, target, known, judges, pools, b, seed
+            )
+            cell = cells[attack_name, label] = Cell(**kept(path, key, search_cell))
             say(f"{attack_name} on {label}: {float(cell.seconds):.1f} s")
         searched = sum(float(c.seconds) for (a, _), c in cells.items() if a == attack_name)
         costs[attack_name] = {
@@ -136,18 +137,7 @@ def attack(
         "seconds": {"models": made - began, "all": time.perf_counter() - began},
     }
     real = pools.train[:, 0].numpy()
-    save_scores(
-        folder / "scores.npz", Scores(cells, held_psnr.numpy(), held_ssim.numpy(), real, facts)
-    )
-    return folder
-
-
-def private_folder(run: Run, out: Path | None) -> Path:
-    """Where results go, mode 0700."""
-    folder = out or run.private / "attacks" / "inversion"
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    (run.private / "attacks").chmod(0o700) if out is None else None
-    folder.chmod(0o700)
+    InversionScores(cells, held_psnr.numpy(), held_ssim.numpy(), real, facts).save(folder)
     return folder
 
 
@@ -175,7 +165,7 @@ def _prior(
 def _cell(
     name: str, prior_of: PriorOf, target: Target | None, profile: Profile, judges: Judges,
     pools: Pools, b: Budget, seed: int,
-) -> Cell:  # fmt: skip
+) -> Arrays:  # fmt: skip
     """Search with every seed, then let judges, distances and a student of the images speak."""
     classes = profile.facts.classes
     labels = torch.arange(classes).repeat_interleave(b.per_class(classes))
@@ -215,7 +205,7 @@ def _cell(
         ssim=likeness[1].numpy(),
         knowledge=np.stack(knowledge),
         seconds=np.array(seconds),
-    )
+    ).arrays()
 
 
 def _knowledge(split: Split, profile: Profile, steps: int, seed: int) -> Any:

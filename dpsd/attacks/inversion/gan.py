@@ -6,7 +6,6 @@ kept by a hash of those images and the configuration, so that all attacks share 
 
 import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from dpsd.files import whole_file
 from dpsd.generator.adversarial import Generator
 
 _LATENT = 32
@@ -129,13 +129,9 @@ def cached_gan(images: Tensor, config: GanConfig, folder: Path) -> tuple[Generat
     if found is not None:
         return (*found, True)
     trained = train_gan(images, config)
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    save_file(
-        {f"{i}.{k}": v.contiguous() for i, m in enumerate(trained)
-         for k, v in m.state_dict().items()}, partial
-    )  # fmt: skip
-    os.replace(partial, path)
+    weights = {f"{i}.{k}": v for i, m in enumerate(trained) for k, v in m.state_dict().items()}
+    with whole_file(path) as partial:
+        save_file({k: v.contiguous() for k, v in weights.items()}, partial)
     return (*(_load(path, shape) or trained), False)
 
 

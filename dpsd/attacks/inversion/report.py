@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpsd.attacks.inversion.memorisation import gap, gap_p_value
-from dpsd.attacks.inversion.scores import Cell, Scores, load_scores
+from dpsd.attacks.inversion.scores import Cell, InversionScores, load_inversion_scores
 from dpsd.attacks.statistics import Floats
-from dpsd.files import write_json
+from dpsd.attacks.store import save_report
 
 FLOORS = ("draws", "untrained", "permuted")
 JUDGES = ("network", "neighbours", "both")
@@ -31,12 +31,12 @@ def analyse(folder: Path) -> dict[str, Any]:
     Raises:
         UserError: no readable scores.
     """
-    result = report(load_scores(folder / "scores.npz"))
-    write_json(folder / "report.json", result)
+    result = report(load_inversion_scores(folder))
+    save_report(folder, result)
     return result
 
 
-def report(scores: Scores) -> dict[str, Any]:
+def report(scores: InversionScores) -> dict[str, Any]:
     """The numbers: rates, advantages, intervals, memorisation, knowledge, likeness, verdicts.
 
     The headline is the advantage by both judges at once: the share of reconstructions that both

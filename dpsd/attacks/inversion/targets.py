@@ -5,7 +5,6 @@ charged or reaches a release; the noise-free student is made in a run folder of 
 `private/`, from a copy of the teacher's folder, so that the teacher's ledger stays as it is.
 """
 
-import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +26,7 @@ from dpsd.data.load import Split
 from dpsd.device import pick_device, pick_dtype
 from dpsd.errors import UserError
 from dpsd.evaluation.evaluate import find_teacher
-from dpsd.files import write_json
+from dpsd.files import whole_file, write_json
 from dpsd.imports import brief
 from dpsd.models.frozen import Teacher, logits_of
 from dpsd.models.networks import as_input, build_model
@@ -260,9 +259,8 @@ def _kept(path: Path, profile: Profile, seed: int, make: Callable[[], nn.Module]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = make().eval()
-    partial = path.with_suffix(".partial")
-    save_file({k: v.cpu().contiguous() for k, v in model.state_dict().items()}, partial)
-    os.replace(partial, path)
+    with whole_file(path) as partial:
+        save_file({k: v.cpu().contiguous() for k, v in model.state_dict().items()}, partial)
     return model
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from dpsd.attacks.inversion.report import FLOORS, NO_CLAIM, NO_POWER
-from dpsd.attacks.inversion.scores import Scores, load_scores
+from dpsd.attacks.inversion.scores import InversionScores, load_inversion_scores
 from dpsd.attacks.inversion.targets import guarantee_line
 from dpsd.figures import new_figure, save_figure
 
@@ -87,7 +87,7 @@ def write_pictures(folder: Path) -> None:
 
     Columns are classes; each image is the first of the first seed, none is picked.
     """
-    scores = load_scores(folder / "scores.npz")
+    scores = load_inversion_scores(folder)
     for attack in scores.facts["budget"]["attacks"]:
         _sheet(scores, attack, folder / f"reconstructions-{attack}.png")
     _gaps(scores, folder / "memorisation.png")
@@ -99,12 +99,12 @@ def _advantage(row: dict[str, Any]) -> str:
     return f"{found['value']:+.2f} [{low:+.2f}, {high:+.2f}]"
 
 
-def _models(scores: Scores) -> list[str]:
+def _models(scores: InversionScores) -> list[str]:
     """The attacked models that are no floors, in their order."""
     return [name for name in scores.facts["targets"] if name not in FLOORS]
 
 
-def _sheet(scores: Scores, attack: str, path: Path) -> None:
+def _sheet(scores: InversionScores, attack: str, path: Path) -> None:
     classes = scores.facts["classes"][:_MOST_CLASSES]
     rows = [("private image", scores.real)]
     for name in (*_models(scores), *FLOORS):
@@ -127,7 +127,7 @@ def _sheet(scores: Scores, attack: str, path: Path) -> None:
     save_figure(figure, path, dpi=100)
 
 
-def _gaps(scores: Scores, path: Path) -> None:
+def _gaps(scores: InversionScores, path: Path) -> None:
     attacks = scores.facts["budget"]["attacks"]
     figure = new_figure(4 * len(attacks), 3)
     for axes, attack in zip(

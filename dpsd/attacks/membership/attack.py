@@ -29,13 +29,12 @@ from dpsd.attacks.membership.game import (
 from dpsd.attacks.membership.report import check_rate, draw_roc, report_of
 from dpsd.attacks.profiles import own_teacher
 from dpsd.attacks.statistics import Floats
-from dpsd.attacks.store import Arrays, attack_folder, kept, load_scores, save_scores
+from dpsd.attacks.store import Arrays, attack_folder, kept, load_scores, save_report, save_scores
 from dpsd.config import Config
 from dpsd.console import Say
 from dpsd.data.load import load_data
 from dpsd.device import pick_device
 from dpsd.errors import UserError
-from dpsd.files import write_json
 from dpsd.runs.folder import Run
 from dpsd.runs.release import Labeller, load_student
 from dpsd.teachers.folder import as_logits
@@ -113,7 +112,7 @@ def attack(
     if fpr is not None:
         facts["fpr"] = fpr
     report = report_of(arrays, facts)
-    write_json(folder / "report.json", report)
+    save_report(folder, report)
     draw_roc(arrays, facts, folder / "roc.png")
     return report
 

@@ -19,7 +19,7 @@ from dpsd.attacks.inversion.kedmi import discriminator_loss, kedmi_prior
 from dpsd.attacks.inversion.lomma import helpers, logit_loss
 from dpsd.attacks.inversion.priors import Prior, released_prior, smooth_prior, total_variation
 from dpsd.attacks.inversion.report import advantage, analyse, report
-from dpsd.attacks.inversion.scores import load_scores, save_scores
+from dpsd.attacks.inversion.scores import load_inversion_scores
 from dpsd.attacks.inversion.search import BUDGETS, Budget, search
 from dpsd.attacks.inversion.targets import _check_gradient, load_targets
 from dpsd.attacks.inversion.text import inversion_table
@@ -108,15 +108,16 @@ def test_scores_alone_suffice_for_the_analysis(attacked, tmp_path):
     old = attacked[0].private / "attacks/inversion"
     shutil.copy(old / "scores.npz", tmp_path)
     assert analyse(tmp_path) == json.loads((old / "report.json").read_text())
-    save_scores(tmp_path / "again.npz", load_scores(tmp_path / "scores.npz"))
-    assert report(load_scores(tmp_path / "again.npz")) == analyse(tmp_path)
+    (tmp_path / "again").mkdir()
+    load_inversion_scores(tmp_path).save(tmp_path / "again")
+    assert report(load_inversion_scores(tmp_path / "again")) == analyse(tmp_path)
 
 
 def test_a_stopped_attack_goes_on_and_gives_the_same(copy, monkeypatch):
     from dpsd.attacks.inversion import attack as inversion
 
     folder = copy.private / "attacks/inversion"
-    old = load_scores(folder / "scores.npz")
+    old = load_inversion_scores(folder)
     (folder / "cells/gmi-student.npz").unlink()
     (folder / "cells/released-teacher.npz").write_bytes(b"damaged")
     (folder / "models/control-0.safetensors").write_bytes(b"")
@@ -124,7 +125,7 @@ def test_a_stopped_attack_goes_on_and_gives_the_same(copy, monkeypatch):
     monkeypatch.setattr(inversion, "search", lambda *a: (done.append(1), search(*a))[1])
     attack(copy, budget="fast")
     assert len(done) == 2 * TINY.seeds
-    new = load_scores(folder / "scores.npz")
+    new = load_inversion_scores(folder)
     for key, cell in old.cells.items():
         assert np.array_equal(cell.images, new.cells[key].images), key
 
@@ -155,7 +156,7 @@ def test_students_of_other_runs_stand_in_the_same_table(attacked, tmp_path, monk
     assert name in capsys.readouterr().out and "another run" in found["targets"][name]["what"]
     rows = found["attacks"]["released"]["targets"]
     assert list(rows) == ["teacher", "student", name, "noise_free", "control"]
-    cells = load_scores(home / "private/attacks/inversion/scores.npz").cells
+    cells = load_inversion_scores(home / "private/attacks/inversion").cells
     assert (cells["released", name].images != cells["released", "student"].images).any()
     assert not (other.private / "attacks").exists()
 
@@ -239,7 +240,7 @@ def test_other_profiles_are_refused(copy, capsys, profile, says):
 def test_analysis_without_scores_is_one_line(copy, capsys):
     (copy.private / "attacks/inversion/scores.npz").unlink()
     assert main(["attack", "inversion", str(copy.path), "--analyse-only"]) == 2
-    assert "no readable scores" in capsys.readouterr().err
+    assert "run the attack before its analysis" in capsys.readouterr().err
 
 
 def test_search_finds_the_class_of_a_linear_model():
@@ -350,14 +351,14 @@ def faked(scores, teacher, student, accuracy=0.95):
     ],
 )
 def test_verdicts(attacked, teacher, student, accuracy, verdict):
-    scores = load_scores(attacked[0].private / "attacks/inversion/scores.npz")
+    scores = load_inversion_scores(attacked[0].private / "attacks/inversion")
     found = report(faked(scores, teacher, student, accuracy))
     assert found["headline"]["student"]["verdict"] == verdict
 
 
 def test_a_gap_of_the_floors_too_speaks_of_no_record(attacked):
     """Training images that lie nearer to everything, as where pools were taken by date."""
-    scores = load_scores(attacked[0].private / "attacks/inversion/scores.npz")
+    scores = load_inversion_scores(attacked[0].private / "attacks/inversion")
     found = {}
     for shift in (0.0, -0.2):
         cells = {}
@@ -376,7 +377,7 @@ def test_a_gap_of_the_floors_too_speaks_of_no_record(attacked):
 
 
 def test_judges_below_twice_chance_can_judge_nothing(attacked):
-    scores = faked(load_scores(attacked[0].private / "attacks/inversion/scores.npz"), 1.0, 1.0)
+    scores = faked(load_inversion_scores(attacked[0].private / "attacks/inversion"), 1.0, 1.0)
     judges = scores.facts["judges"] | {"both": 0.3}
     found = report(replace(scores, facts=scores.facts | {"judges": judges}))
     assert found["headline"]["teacher"]["verdict"] == "no power"
@@ -391,7 +392,7 @@ def test_run_without_a_folder_is_one_line(tmp_path, capsys):
     assert main(["attack", "inversion", str(tmp_path / "none")]) == 2
     assert "no run folder" in capsys.readouterr().err
     with pytest.raises(UserError):
-        load_scores(tmp_path / "scores.npz")
+        load_inversion_scores(tmp_path)
 
 
 def test_logit_loss_by_hand_and_where_cross_entropy_is_flat():
