@@ -16,6 +16,7 @@ from torch import Tensor
 
 from dpsd.attacks.audit.one_run import flip_coins
 from dpsd.attacks.audit.pairs import recipe_config
+from dpsd.attacks.context import Attack
 from dpsd.attacks.store import Arrays
 from dpsd.config import Config, parse_config
 from dpsd.console import Say
@@ -33,27 +34,23 @@ _LEAST_SLOTS = 10
 
 
 def canary_run(
-    config: Config,
+    context: Attack,
     home: TeacherFolder,
     data: PrivateData,
     *,
     slots: int,
     answers: int | None,
-    seed: int,
     folder: Path,
-    say: Say,
 ) -> tuple[Arrays, dict[str, Any]]:
     """Train with canaries, transcribe, score.
 
     Args:
-        config: the run's.
-        home: its teacher, of which the recipe is used.
+        context: of the audit; its seed decides rows, labels and coins, all before training.
+        home: the run's teacher, of which the recipe is used.
         data: the private data.
         slots: canaries.
         answers: at most so many, rounded to whole rounds; None: as many as the run's.
-        seed: of rows, labels and coins, all drawn before training.
-        folder: private; what lies in it already is gone on with.
-        say: receives progress.
+        folder: private; training resumes from what it holds already.
 
     Returns:
         `coins` bool [m], `teacher` and `student` float64 [m], log p(first label) less log p(second
@@ -62,7 +59,7 @@ def canary_run(
     Raises:
         UserError: fewer than three classes, or fewer rows than twice the slots.
     """
-    classes = config.facts.classes
+    seed, classes = context.seed, context.config.facts.classes
     if classes < 3:
         raise UserError(
             f"data.classes: {classes}; canaries hold two wrong labels, at least 3 are needed"
@@ -83,10 +80,10 @@ def canary_run(
     planted = replace(data, train=Split(data.train.images, labels))
     # A root of its own: the real data set's ledger is not for this run.
     own = {"root": folder, "dataset": None, "path": None}
-    config = fewer_answers(recipe_config(config, home), answers)
+    config = fewer_answers(recipe_config(context.config, home), answers)
     config = config.model_copy(update={"teacher": config.teacher.model_copy(update=own)})
-    teacher = _teacher(config, planted, folder / f"teacher-{seed}", say)
-    run = _student(config, teacher, folder / f"run-{seed}", say)
+    teacher = _teacher(config, planted, folder / f"teacher-{seed}", context.say)
+    run = _student(config, teacher, folder / f"run-{seed}", context.say)
     images = data.train.images[places]
     ask = load_teacher(config, teacher)
     logits = torch.cat([as_logits(ask(x).cpu()) for x in images.split(512)])

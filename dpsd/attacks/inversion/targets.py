@@ -18,14 +18,13 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from dpsd.attacks.context import Attack
 from dpsd.attacks.profiles import Profile
 from dpsd.config import Config
 from dpsd.config.sections import PrivacyConfig, TeacherConfig
-from dpsd.console import Say
 from dpsd.data.load import Split
 from dpsd.device import pick_device, pick_dtype
 from dpsd.errors import UserError
-from dpsd.evaluation.evaluate import find_teacher
 from dpsd.files import whole_file, write_json
 from dpsd.imports import brief
 from dpsd.models.frozen import Teacher, logits_of
@@ -67,9 +66,8 @@ class Target:
 
 
 def load_targets(
-    run: Run, profile: Profile, folder: Path, *, answers: int, seed: int,
-    teacher: Path | None = None, beside: Sequence[Run] = (), say: Say = lambda text: None,
-) -> list[Target]:  # fmt: skip
+    context: Attack, profile: Profile, folder: Path, *, answers: int, beside: Sequence[Run] = ()
+) -> list[Target]:
     """Teacher, students, noise-free student, utility-matched control, and the floors' models.
 
     A run whose teachers are an ensemble, were trained by DP-SGD or are the clients' of a federation
@@ -77,32 +75,30 @@ def load_targets(
     the same rows without defence.
 
     Args:
-        run: a finished run.
-        profile: its data.
+        context: of the attack; its seed is that of the models made here.
+        profile: the run's data.
         folder: private; models that are made here are kept in it.
         answers: at most so many for the noise-free student.
-        seed: of the models that are made here.
-        teacher: the teacher's folder where it has been moved.
         beside: other runs of the same split, whose students are attacked too.
-        say: receives lines for the user.
 
     Raises:
         UserError: no student, no teacher, a teacher that gives no gradient, or a run beside this
             one that is of other data or has the name of another.
     """
+    run, seed = context.run, context.seed
     student = load_student(run)
     others = _beside(run, beside)
-    clients = run.config.privacy.route == "federated"  # whose teachers stay at their homes
     folder.mkdir(parents=True, exist_ok=True)
     what = _WHAT | {name: f"the student of another run, {guarantee_line(guarantee(other))}"
                     for name, other in others.items()}  # fmt: skip
-    found = None if clients else find_teacher(profile.config, run, teacher)
-    if found is None or (found[1].facts.get("recipe") or {}).keys() & {"shards", "dp"}:
-        say("the run has no undefended teacher of its own; one is trained for comparison")
-        found = _reference(profile, folder)
+    config, home = context.find_teacher()
+    if home is None or (home.facts.get("recipe") or {}).keys() & {"shards", "dp"}:
+        context.say("the run has no undefended teacher of its own; one is trained for comparison")
+        config, home = _reference(profile, folder)
         what["teacher"] = "an undefended model of the student's architecture on the same rows"
-    config, home = found
-    say("making the noise-free student, the control and the floors' models where they are missing")
+    context.say(
+        "making the noise-free student, the control and the floors' models where they are missing"
+    )
     made: dict[str, nn.Module] = {
         "teacher": _Open(frozen_teacher(config, home)),
         "student": student,

@@ -12,6 +12,7 @@ from dpsd.attacks.audit import attack as audit_run
 from dpsd.attacks.audit import pairs as audit_pairs
 from dpsd.attacks.audit.attack import AuditBudget, audit, farthest_worlds, mechanism_scores
 from dpsd.attacks.audit.report import card_section, report_of, report_text
+from dpsd.attacks.context import Attack
 from dpsd.attacks.store import load_scores, save_scores
 from dpsd.cli import main
 from dpsd.config import parse_config
@@ -29,7 +30,7 @@ def audited(tmp_path_factory):
     before = contents(run.release), contents(run.teacher_folder)
     patch = pytest.MonkeyPatch()
     patch.setitem(audit_run.BUDGETS, "fast", TINY)
-    report = audit(run, budget="fast", seed=1)
+    report = audit(Attack(run, budget="fast", seed=1))
     patch.undo()
     return run, report, before
 
@@ -76,7 +77,7 @@ def test_an_audit_that_was_stopped_in_its_student_goes_on_from_another_place(
     made = next((moved.private / "attacks" / "audit").glob("one-run-*")) / "run-1"
     (made / "private" / "report.json").unlink()
     monkeypatch.setitem(audit_run.BUDGETS, "fast", TINY)
-    again = audit(moved, budget="fast", seed=1)
+    again = audit(Attack(moved, budget="fast", seed=1))
     assert again["levels"]["one_run"] == report["levels"]["one_run"]
     (moved.private / "attacks" / "audit" / "scores.npz").write_bytes(b"")
     assert main(["audit", str(moved.path), "--analyse-only"]) == 2
@@ -128,17 +129,11 @@ def test_the_same_data_give_the_same_teacher(audited, tmp_path, monkeypatch):
     run, _, _ = audited
     monkeypatch.setattr(audit_pairs, "_changed", lambda c, data, row, **k: (data, "itself"))
     pairs = audit_pairs.teacher_pairs(
-        run.config, read_folder(run.teacher_folder), load_data(run.config.data), pairs=1, seed=0,
-        folder=tmp_path, say=lambda text: None,
+        Attack(run), read_folder(run.teacher_folder), load_data(run.config.data), pairs=1,
+        folder=tmp_path,
     )  # fmt: skip
-    parts = audit_run._transcript_losses(
-        run, make_plan(run.config).mechanism, *_worlds(next(pairs)), TINY
-    )
+    parts = audit_run._transcript_losses(run, make_plan(run.config).mechanism, next(pairs), TINY)
     assert sum(p.differing for p in parts) == 0 < sum(p.answers for p in parts)
-
-
-def _worlds(pair):
-    return pair.world0, pair.world1
 
 
 @pytest.mark.parametrize(
@@ -191,7 +186,7 @@ def test_bad_input(audited, capsys, tmp_path):
     other = Run(run.path)
     other.teacher = "somebody else"
     with pytest.raises(audit_run.UserError, match="is teacher"):
-        audit(other, budget="fast")
+        audit(Attack(other, budget="fast"))
     with pytest.raises(audit_run.UserError, match="budget: 'huge'"):
-        audit(run, budget="huge")
+        audit(Attack(run, budget="huge"))
     assert "dpsd.attacks.audit.attack" in sys.modules

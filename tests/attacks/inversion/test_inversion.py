@@ -11,9 +11,10 @@ import torch
 from products import contents, tiny_run
 from safetensors.torch import load_file
 
+from dpsd.attacks.context import Attack
 from dpsd.attacks.inversion import search as searching
 from dpsd.attacks.inversion import targets as targets_module
-from dpsd.attacks.inversion.attack import _key, attack
+from dpsd.attacks.inversion.attack import Setting, _key, attack
 from dpsd.attacks.inversion.gan import Critic, GanConfig, cached_gan, gradient_penalty
 from dpsd.attacks.inversion.kedmi import discriminator_loss, kedmi_prior
 from dpsd.attacks.inversion.lomma import helpers, logit_loss
@@ -123,7 +124,7 @@ def test_a_stopped_attack_goes_on_and_gives_the_same(copy, monkeypatch):
     (folder / "models/control-0.safetensors").write_bytes(b"")
     done = []
     monkeypatch.setattr(inversion, "search", lambda *a: (done.append(1), search(*a))[1])
-    attack(copy, budget="fast")
+    attack(Attack(copy, budget="fast"))
     assert len(done) == 2 * TINY.seeds
     new = load_inversion_scores(folder)
     for key, cell in old.cells.items():
@@ -135,9 +136,9 @@ def test_a_stopped_noise_free_student_is_made_anew_and_a_larger_one_beside_it(co
     monkeypatch.setitem(BUDGETS, "fast", small)
     models = copy.private / "attacks/inversion/models"
     (models / "noise_free-200/private/report.json").unlink()
-    attack(copy, budget="fast")
+    attack(Attack(copy, budget="fast"))
     monkeypatch.setitem(BUDGETS, "fast", replace(small, noise_free_answers=400))
-    attack(copy, budget="fast")
+    attack(Attack(copy, budget="fast"))
     for answers in (200, 400):
         report = json.loads((models / f"noise_free-{answers}/private/report.json").read_text())
         assert report["answers"] == answers
@@ -164,7 +165,9 @@ def test_students_of_other_runs_stand_in_the_same_table(attacked, tmp_path, monk
 def test_another_judge_judges_every_cell_anew(attacked):
     """A run beside this one may be of J1's architecture; then J1 is another network."""
     run = attacked[0]
-    keys = [_key(run, load_profile(run), TINY, 0, "gmi", "teacher", used)
+    context = Attack(run)
+    setting = Setting(context, TINY, load_profile(context), None, None, set())
+    keys = [_key(replace(setting, architectures=used), "gmi", "teacher")
             for used in ({"cnn-small"}, {"cnn-small"}, {"cnn-small", "cnn-tiny"})]  # fmt: skip
     assert keys[0] == keys[1] != keys[2]
 
@@ -423,15 +426,15 @@ def test_without_an_undefended_teacher_one_is_trained_for_the_positive_control(t
     config["teacher"] |= {"model": "cnn-tiny", "shards": 3, "shard_steps": 2}
     config["privacy"] |= {"route": "ensemble", "unit": "record", "mechanism": "noisy_votes"}
     run = transcribe(parse_config(config), out=tmp_path / "run")
-    profile = load_profile(run)
-    targets = load_targets(run, profile, run.private / "models", answers=100, seed=0)
+    context = Attack(run)
+    targets = load_targets(context, load_profile(context), run.private / "models", answers=100)
     teacher = {t.name: t for t in targets}["teacher"]
     assert "undefended" in teacher.what and teacher.accuracy > 0.8
     assert not list(run.path.glob("teachers")) and (run.private / "models/teachers").is_dir()
 
 
 def test_a_model_without_gradient_is_one_line(attacked):
-    profile = load_profile(attacked[0])
+    profile = load_profile(Attack(attacked[0]))
     with pytest.raises(UserError, match="teacher: gives no gradient"):
         _check_gradient("teacher", lambda x: torch.zeros(len(x), 5), profile)
 
@@ -458,7 +461,7 @@ def test_kedmi_recovers_a_distribution_of_images():
 
 def test_models_of_the_floors_repeat_themselves(attacked, tmp_path, monkeypatch):
     monkeypatch.setattr(targets_module, "_PERMUTED_STEPS", 3)
-    profile = load_profile(attacked[0])
+    profile = load_profile(Attack(attacked[0]))
     states = []
     for name, disturb in (("a", 1), ("b", 2)):
         torch.manual_seed(disturb)

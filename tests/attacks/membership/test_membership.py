@@ -10,6 +10,7 @@ import torch
 from products import contents, copy_of, tiny_run
 from scipy.stats import beta, norm
 
+from dpsd.attacks.context import Attack
 from dpsd.attacks.membership import attack as membership
 from dpsd.attacks.membership import game as game_module
 from dpsd.attacks.membership import lira, rmia
@@ -218,7 +219,7 @@ def attacked(tmp_path_factory):
     before = contents(run.release), contents(run.teacher_folder)
     patch = pytest.MonkeyPatch()
     patch.setitem(membership.BUDGETS, "fast", TINY)
-    report = attack(run, budget="fast")
+    report = attack(Attack(run, budget="fast"))
     patch.undo()
     return run, report, before
 
@@ -251,10 +252,10 @@ def test_analysis_runs_alone(attacked, tmp_path):
     run, _, _ = attacked
     folder = run.private / "attacks" / "membership"
     (tmp_path / "scores.npz").write_bytes((folder / "scores.npz").read_bytes())
-    again = attack(run, out=tmp_path, analyse_only=True)
+    again = attack(Attack(run, out=tmp_path, analyse_only=True))
     assert json.loads(json.dumps(again)) == json.loads((folder / "report.json").read_text())
     with pytest.raises(UserError, match="run the attack before"):
-        attack(run, out=tmp_path / "empty", analyse_only=True)
+        attack(Attack(run, out=tmp_path / "empty", analyse_only=True))
 
 
 def test_verdicts_follow_the_control(attacked):
@@ -328,4 +329,4 @@ def test_a_stopped_attack_goes_on(tmp_path):
 @pytest.mark.parametrize(("budget", "message"), [("huge", "budget: 'huge'")])
 def test_bad_input(attacked, budget, message):
     with pytest.raises(UserError, match=message):
-        attack(attacked[0], budget=budget)
+        attack(Attack(attacked[0], budget=budget))
