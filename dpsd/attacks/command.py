@@ -4,12 +4,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from dpsd.attacks.audit.attack import audit as audit_run
-from dpsd.attacks.audit.report import card_section as audit_section
+from dpsd.attacks.audit.text import audit_card
 from dpsd.attacks.context import Attack
 from dpsd.attacks.inversion.attack import attack as attack_inversion
-from dpsd.attacks.inversion.text import card_section as inversion_section
+from dpsd.attacks.inversion.text import inversion_card
 from dpsd.attacks.membership.attack import attack as attack_membership
-from dpsd.attacks.membership.report import card_section as membership_section
+from dpsd.attacks.membership.text import membership_card
 from dpsd.runs.finish import publish_attack
 from dpsd.runs.folder import Run
 from dpsd.runs.release import release_folder
@@ -31,7 +31,7 @@ def inversion(
     """
     context = _context(run, options)
     report = attack_inversion(context, profile=profile, beside=beside)
-    return _published(context, "inversion", report, inversion_section)
+    return _published(context, "inversion", report, inversion_card)
 
 
 def membership(run: Run, *, fpr: float | None = None, **options: Any) -> dict[str, Any]:
@@ -47,7 +47,7 @@ def membership(run: Run, *, fpr: float | None = None, **options: Any) -> dict[st
     """
     context = _context(run, options)
     report = attack_membership(context, fpr=fpr)
-    return _published(context, "membership", report, membership_section)
+    return _published(context, "membership", report, membership_card)
 
 
 def audit(run: Run, **options: Any) -> dict[str, Any]:
@@ -61,7 +61,7 @@ def audit(run: Run, **options: Any) -> dict[str, Any]:
         UserError: bad input, in one line.
     """
     context = _context(run, options)
-    return _published(context, "audit", audit_run(context), audit_section)
+    return _published(context, "audit", audit_run(context), audit_card)
 
 
 def _context(run: Run, options: dict[str, Any]) -> Attack:

@@ -5,7 +5,7 @@
 2. The transcript of answers in two worlds, teachers known. Unit: record.
 3. One run with canaries, through teacher and student. Unit: record.
 
-Two steps: `score_levels` gives scores, `report_of` turns saved scores into a report.
+Two steps: `score_levels` gives scores, `audit_report` turns saved scores into a report.
 """
 
 import math
@@ -20,7 +20,7 @@ from torch import Tensor
 from dpsd.attacks.audit.canaries import canary_run
 from dpsd.attacks.audit.mechanism import audit_mechanism
 from dpsd.attacks.audit.pairs import Pair, retrainable, teacher_pairs
-from dpsd.attacks.audit.report import report_of
+from dpsd.attacks.audit.report import audit_report
 from dpsd.attacks.audit.transcripts import draw_transcripts, exact_epsilon, merged
 from dpsd.attacks.context import Attack
 from dpsd.attacks.statistics import Floats
@@ -84,7 +84,7 @@ def audit(context: Attack) -> dict[str, Any]:
     folder = context.folder(NAME)
     if not context.analyse_only:
         save_scores(folder, *score_levels(context, folder))
-    report = report_of(*load_scores(folder))
+    report = audit_report(*load_scores(folder))
     save_report(folder, report)
     return report
 

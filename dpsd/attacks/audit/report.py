@@ -1,4 +1,4 @@
-"""From the scores of an audit to its report: bounds, verdicts, and the text for people."""
+"""From the scores of an audit to its figures: bounds and verdicts."""
 
 from typing import Any
 
@@ -9,13 +9,13 @@ from dpsd.attacks.store import Arrays
 SCHEMA_VERSION = 1
 
 
-def report_of(arrays: Arrays, facts: dict[str, Any]) -> dict[str, Any]:
+def audit_report(arrays: Arrays, facts: dict[str, Any]) -> dict[str, Any]:
     """Numbers with confidence from saved scores.
 
     Args:
         arrays: `mechanism0/1`, `pair{i}_0/1`, `canary_{coins,teacher,student}`; levels that were
             skipped are missing.
-        facts: as `dpsd.attacks.audit.attack.collect` gives them.
+        facts: as `dpsd.attacks.audit.attack.score_levels` gives them.
     """
     claim, levels = facts["claim"], dict[str, Any]()
     alpha = ALPHA / max(1, _claims(arrays, facts))
@@ -50,29 +50,6 @@ def report_of(arrays: Arrays, facts: dict[str, Any]) -> dict[str, Any]:
         "seconds": facts["seconds"],
         "lines": [b.text() for found in bounds.values() for b in found],
     }
-
-
-def report_text(report: dict[str, Any]) -> str:
-    """The report for a terminal."""
-    claim, levels = report["claim"], report["levels"]
-    lines = [f"audit, budget {report['budget']}, seed {report['seed']}", ""]
-    for bound in levels.get("mechanism", []):
-        lines.append(f"mechanism    {_line(bound)}")
-    for pair in levels.get("transcript", {}).get("pairs", []):
-        exact = "infinite" if pair["exact_epsilon"] is None else f"{pair['exact_epsilon']:,.4g}"
-        lines.append(
-            f"transcript   {_line(pair['bound'])}; row {pair['row']} ({pair['kind']}): "
-            f"{pair['differing']:,} of {pair['answers']:,} answers differ, the pair's exact eps is "
-            f"{exact} per record"
-        )
-    if "transcript" in levels:
-        lines.append(f"transcript   {levels['transcript']['text']}")
-    for bound in levels.get("one_run", {}).get("bounds", []):
-        lines.append(f"one run      {_line(bound)}")
-    lines += [f"{level:<12} skipped: {reason}" for level, reason in report["skipped"].items()]
-    if claim["seeded_noise"]:
-        lines.append("the run's noise was seeded, so it is NOT PRIVATE whatever the bounds say")
-    return "\n".join([*lines, "", f"verdict: {_by_claim(report)}"])
 
 
 def _claims(arrays: Arrays, facts: dict[str, Any]) -> int:
@@ -148,45 +125,3 @@ def _overall(verdicts: list[str]) -> str:
     claimed = {v for v in verdicts if v != "not claimed"}
     order = ("violated", "no power", "consistent")
     return next((v for v in order if v in claimed), "nothing claimed")
-
-
-def _by_claim(report: dict[str, Any]) -> str:
-    """The verdict, and where there are two claims the verdict on each."""
-    parts = report["verdicts"]
-    each = ", ".join(f"{of} {verdict}" for of, verdict in parts.items())
-    return f"{report['verdict']} ({each})" if len(parts) > 1 else str(report["verdict"])
-
-
-def _line(bound: dict[str, Any]) -> str:
-    known = {k: v for k, v in bound.items() if k in Bound.__dataclass_fields__}
-    if bound["claimed_infinite"]:
-        known["claimed"] = float("inf")
-    return Bound(**known).text()
-
-
-def card_section(report: dict[str, Any]) -> str:
-    """Markdown for the card of a run whose data are public."""
-    rows = [
-        "| level | unit | at least | ceiling | claimed | verdict |",
-        "|---|---|---|---|---|---|",
-    ]
-    levels = report["levels"]
-    found = [("mechanism", b) for b in levels.get("mechanism", [])]
-    found += [("transcript", p["bound"]) for p in levels.get("transcript", {}).get("pairs", [])]
-    found += [("one run", b) for b in levels.get("one_run", {}).get("bounds", [])]
-    for level, b in found:
-        claimed = "infinite" if b["claimed_infinite"] else b["claimed"]
-        claimed = "nothing" if claimed is None else claimed
-        claimed = claimed if isinstance(claimed, str) else f"{claimed:.4g}"
-        rows.append(
-            f"| {level}, {b['method']} | {b['quantity']} per {b['unit']} | {b['value']:.4g} | "
-            f"{b['ceiling']:.4g} | {claimed} | {b['verdict']} |"
-        )
-    return (
-        f"## Audit\n\nLower bounds at {100 * (1 - ALPHA):g} % confidence, all together "
-        f"where a claim is tested; delta {report['claim']['delta']:g}, budget {report['budget']}, "
-        f"seed {report['seed']}; a bound "
-        "below the claim proves nothing. The ceiling is what a perfect attack could show.\n\n"
-        + "\n".join(rows)
-        + f"\n\nVerdict: {_by_claim(report)}."
-    )

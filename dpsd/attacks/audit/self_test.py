@@ -18,6 +18,7 @@ from torch import Tensor
 from dpsd.attacks.audit import one_run
 from dpsd.attacks.audit.bounds import ALPHA, ceiling, chosen_on_half
 from dpsd.attacks.statistics import Floats
+from dpsd.console import percent
 from dpsd.privacy.accounting import calibrate_votes, compose_epsilon, gaussian_mu
 from dpsd.privacy.events import PureRelease
 from dpsd.privacy.mechanisms.base import Mechanism
@@ -26,6 +27,7 @@ from dpsd.privacy.mechanisms.group_response import GroupResponse
 from dpsd.privacy.mechanisms.randomized_response import RandomizedResponse
 from dpsd.privacy.mechanisms.votes import NoisyVotes
 from dpsd.privacy.noise import NoiseSource
+from dpsd.tables import Table
 
 DELTA = 1e-5
 AUDITS, BROKEN_AUDITS = 400, 200
@@ -112,19 +114,22 @@ def self_test(
 
 
 def self_test_text(outcomes: list[Outcome]) -> str:
-    """A table for people."""
-    width = max(len(o.name) for o in outcomes) + 2
-    head = f"{'mechanism':<{width}}{'claimed':>13}{'median bound':>14}{'ceiling':>9}"
-    lines = [f"{head}  {'must be':<13}{'wrong calls':>16}  stated {100 * STATED:g} %"]
-    for o in outcomes:
-        claim = f"{o.quantity} {o.claimed:.3g}"
-        must = "violated" if o.broken else "not violated"
-        wrong = f"{o.wrong} of {o.audits} ({100 * o.error_rate:.1f} %)"
-        lines.append(
-            f"{o.name:<{width}}{claim:>13}{o.median_bound:>14.3g}{o.ceiling:>9.3g}  {must:<13}"
-            f"{wrong:>16}  {'ok' if o.passed else 'FAILED'} (at most {o.allowed})  unit: {o.unit}"
-        )
-    return "\n".join(lines)
+    """The outcomes for a terminal."""
+    return self_test_table(outcomes).text()
+
+
+def self_test_table(outcomes: list[Outcome]) -> Table:
+    """A row for each mechanism."""
+    columns = ("mechanism", "claimed", "median bound", "ceiling", "must be", "wrong calls",
+               f"stated {percent(STATED, 0)}", "unit")  # fmt: skip
+    rows = [
+        (o.name, f"{o.quantity} {o.claimed:.3g}", f"{o.median_bound:.3g}", f"{o.ceiling:.3g}",
+         "violated" if o.broken else "not violated",
+         f"{o.wrong} of {o.audits} ({percent(o.error_rate, 1)})",
+         f"{'ok' if o.passed else 'FAILED'} (at most {o.allowed})", o.unit)
+        for o in outcomes
+    ]  # fmt: skip
+    return Table(columns, rows, align="lrrrlrll")
 
 
 def cases() -> list[Case]:

@@ -22,14 +22,14 @@ from dpsd.attacks.context import Attack
 from dpsd.attacks.inversion.gan import GanConfig
 from dpsd.attacks.inversion.judges import Judges, need_judges, train_classifier, train_judges
 from dpsd.attacks.inversion.kedmi import kedmi_prior
-from dpsd.attacks.inversion.lomma import helpers, logit_loss
+from dpsd.attacks.inversion.lomma import logit_loss, surrogates
 from dpsd.attacks.inversion.memorisation import Pools, equal_pools, nearest, pool_distances
-from dpsd.attacks.inversion.priors import Prior, gan_prior, released_prior, smooth_prior
+from dpsd.attacks.inversion.pictures import write_pictures
+from dpsd.attacks.inversion.priors import ImagePrior, gan_prior, released_prior, smooth_prior
 from dpsd.attacks.inversion.report import analyse
 from dpsd.attacks.inversion.scores import Cell, InversionScores
 from dpsd.attacks.inversion.search import BUDGETS, Budget, search
 from dpsd.attacks.inversion.targets import Logits, Target, guarantee, load_targets, student_of
-from dpsd.attacks.inversion.text import write_pictures
 from dpsd.attacks.profiles import Profile, load_profile
 from dpsd.attacks.store import Arrays, kept
 from dpsd.data.load import Split
@@ -39,7 +39,7 @@ NAME = "inversion"
 DRAWS = "draws"
 """The name, among the targets, of random draws from the prior."""
 _POOL_SIZE = 200
-PriorOf = Callable[[Target | None], Prior]
+PriorOf = Callable[[Target | None], ImagePrior]
 """The prior for a target; None stands for random draws."""
 
 
@@ -176,7 +176,7 @@ def _cell(setting: Setting, name: str, prior_of: PriorOf, target: Target | None)
     prior = prior_of(target)
     models: list[Logits] = [] if target is None else [target.logits]
     if target is not None and name == "lomma":
-        models += helpers(target.logits, setting.profile.public.images, classes, count=b.helpers,
+        models += surrogates(target.logits, setting.profile.public.images, classes, count=b.helpers,
                           steps=b.helper_steps, seed=seed)  # fmt: skip
     loss = logit_loss if name == "lomma" else F.cross_entropy
     images = [

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dpsd.attacks.inversion.gan import GanConfig
-from dpsd.attacks.inversion.priors import Prior
+from dpsd.attacks.inversion.priors import ImagePrior
 from dpsd.attacks.inversion.targets import Logits
 from dpsd.generator.adversarial import Generator
 
@@ -57,7 +57,7 @@ def discriminator_loss(real: Tensor, fake: Tensor, soft: Tensor) -> Tensor:
     return apart + F.cross_entropy(real, soft)
 
 
-def kedmi_prior(logits: Logits, public: Tensor, classes: int, config: GanConfig) -> Prior:
+def kedmi_prior(logits: Logits, public: Tensor, classes: int, config: GanConfig) -> ImagePrior:
     """Train generator and discriminator against one model; parameters are means and log deviations.
 
     Args:
@@ -108,4 +108,4 @@ def kedmi_prior(logits: Logits, public: Tensor, classes: int, config: GanConfig)
         level: Tensor = judge(x)[1].logsumexp(1)
         return F.softplus(level) - level
 
-    return Prior("kedmi", start, decode, unreal, weight=100.0, lr=0.02)
+    return ImagePrior("kedmi", start, decode, unreal, weight=100.0, lr=0.02)

@@ -26,7 +26,7 @@ def logit_loss(logits: Tensor, labels: Tensor, reduction: str = "none") -> Tenso
     return _KEEP * logits.square().sum(1) - wanted
 
 
-def helpers(
+def surrogates(
     logits: Logits, public: Tensor, classes: int, *, count: int, steps: int, seed: int
 ) -> list[Logits]:
     """Models that learned from the attacked model's soft labels of public images.

@@ -14,7 +14,7 @@ from dpsd.attacks.inversion.scores import Cell, InversionScores, load_inversion_
 from dpsd.attacks.statistics import Floats
 from dpsd.attacks.store import save_report
 
-FLOORS = ("draws", "untrained", "permuted")
+BASELINES = ("draws", "untrained", "permuted")
 JUDGES = ("network", "neighbours", "both")
 _KNOW_NOTHING = ("draws", "untrained")
 _UNLIKE = 0.05
@@ -31,19 +31,19 @@ def analyse(folder: Path) -> dict[str, Any]:
     Raises:
         UserError: no readable scores.
     """
-    result = report(load_inversion_scores(folder))
+    result = inversion_report(load_inversion_scores(folder))
     save_report(folder, result)
     return result
 
 
-def report(scores: InversionScores) -> dict[str, Any]:
+def inversion_report(scores: InversionScores) -> dict[str, Any]:
     """The numbers: rates, advantages, intervals, memorisation, knowledge, likeness, verdicts.
 
-    The headline is the advantage by both judges at once: the share of reconstructions that both
-    take for the private class that was asked for, less the largest such share of a floor with the
-    same prior. It speaks of classes, not of records; the memorisation gap speaks of records, where
-    the same gap of a prior and a model that know no private image is not small too (`pools_alike`):
-    else training and held-out images are of different kinds, whatever a model remembers.
+    The headline is the advantage by both judges at once. It is the share of reconstructions that
+    both take for the private class that was searched for, less the largest such share of a baseline
+    with the same prior. It speaks of classes, not of records. The memorisation gap speaks of
+    records, but only where `pools_alike` holds: where the gap of a prior and of a model that know
+    no private image is small too, training and held-out images differ in kind.
     """
     facts = scores.facts
     chance = 1 / len(facts["classes"])
@@ -52,15 +52,15 @@ def report(scores: InversionScores) -> dict[str, Any]:
     attacks: dict[str, Any] = {}
     for attack in facts["budget"]["attacks"]:
         cells = {target: c for (a, target), c in scores.cells.items() if a == attack}
-        floors = {name: _hits(cells[name]) for name in FLOORS}
-        gaps = {name: _memorisation(cells[name]) for name in FLOORS}
-        rows = {name: _row(cells[name], floors) for name in accuracy if name not in FLOORS}
+        baselines = {name: _hits(cells[name]) for name in BASELINES}
+        gaps = {name: _memorisation(cells[name]) for name in BASELINES}
+        rows = {name: _row(cells[name], baselines) for name in accuracy if name not in BASELINES}
         power = judged and rows["teacher"]["advantage"]["both"]["interval"][0] > 0
         for name, row in rows.items():
             row["verdict"] = _verdict(row, accuracy[name], chance, power)
         attacks[attack] = {
             "power": bool(power),
-            "floors": {n: _rates(floors[n]) | {"memorisation": gaps[n]} for n in FLOORS},
+            "floors": {n: _rates(baselines[n]) | {"memorisation": gaps[n]} for n in BASELINES},
             "pools_alike": all(gaps[name]["p_value"] >= _UNLIKE for name in _KNOW_NOTHING),
             "targets": rows,
             "cost": facts["costs"][attack],
@@ -88,15 +88,15 @@ def report(scores: InversionScores) -> dict[str, Any]:
     }
 
 
-def advantage(target: Floats, floors: dict[str, Floats], *, seed: int = 0) -> dict[str, Any]:
-    """Rate less the best floor's, with a class-clustered bootstrap interval.
+def advantage(target: Floats, baselines: dict[str, Floats], *, seed: int = 0) -> dict[str, Any]:
+    """Rate less the best baseline's, with a class-clustered bootstrap interval.
 
-    Each resample draws classes and seeds with replacement, the same for target and floors, and
-    takes the best floor anew, so that picking it is paid for.
+    Each resample draws classes and seeds with replacement, the same for target and baselines, and
+    takes the best baseline anew, so that picking it is paid for.
 
     Args:
         target: hit rates [K, S] by class and seed.
-        floors: the same of each floor.
+        baselines: the same of each baseline.
         seed: of the resampling.
 
     Returns:
@@ -110,10 +110,10 @@ def advantage(target: Floats, floors: dict[str, Floats], *, seed: int = 0) -> di
     def resampled(rates: Floats) -> Floats:
         return np.asarray(rates[c[:, :, None], s[:, None, :]].mean((1, 2)))
 
-    best = max(floors, key=lambda name: float(floors[name].mean()))
-    drawn = resampled(target) - np.max([resampled(f) for f in floors.values()], axis=0)
+    best = max(baselines, key=lambda name: float(baselines[name].mean()))
+    drawn = resampled(target) - np.max([resampled(f) for f in baselines.values()], axis=0)
     return {
-        "value": float(target.mean() - floors[best].mean()),
+        "value": float(target.mean() - baselines[best].mean()),
         "interval": _quantiles(drawn),
         "floor": best,
     }
@@ -127,13 +127,13 @@ def _verdict(row: dict[str, Any], accuracy: float, chance: float, power: bool) -
     return LEAKS if row["advantage"]["both"]["interval"][0] > 0 else NOTHING
 
 
-def _row(cell: Cell, floors: dict[str, dict[str, Floats]]) -> dict[str, Any]:
+def _row(cell: Cell, baselines: dict[str, dict[str, Floats]]) -> dict[str, Any]:
     hits = _hits(cell)
     knowledge = cell.knowledge.astype(np.float64).T
     return {
         "rates": _rates(hits),
         "advantage": {
-            judge: advantage(hits[judge], {n: f[judge] for n, f in floors.items()})
+            judge: advantage(hits[judge], {n: f[judge] for n, f in baselines.items()})
             for judge in JUDGES
         },
         "confidence": float(cell.confidence.mean()),

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dpsd.attacks.inversion.priors import Prior
+from dpsd.attacks.inversion.priors import ImagePrior
 from dpsd.attacks.inversion.targets import Logits
 
 Loss = Callable[..., Tensor]
@@ -63,7 +63,7 @@ BUDGETS = {
 
 
 def search(
-    prior: Prior,
+    prior: ImagePrior,
     models: Sequence[Logits],
     labels: Tensor,
     budget: Budget,

@@ -22,6 +22,7 @@ from dpsd.attacks.context import Attack
 from dpsd.attacks.profiles import Profile
 from dpsd.config import Config
 from dpsd.config.sections import PrivacyConfig, TeacherConfig
+from dpsd.console import show_epsilon
 from dpsd.data.load import Split
 from dpsd.device import pick_device, pick_dtype
 from dpsd.errors import UserError
@@ -38,7 +39,6 @@ from dpsd.transcription.transcribe import transcribe
 
 Logits = Callable[[Tensor], Tensor]
 
-FLOORS = ("untrained", "permuted")
 _WHAT = {
     "teacher": "the run's own teacher",
     "student": "the released student",
@@ -68,7 +68,7 @@ class Target:
 def load_targets(
     context: Attack, profile: Profile, folder: Path, *, answers: int, beside: Sequence[Run] = ()
 ) -> list[Target]:
-    """Teacher, students, noise-free student, utility-matched control, and the floors' models.
+    """Teacher, students, noise-free student, utility-matched control, and the baselines' models.
 
     A run whose teachers are an ensemble, were trained by DP-SGD or are the clients' of a federation
     has no undefended teacher; then `teacher` is one model of the student's architecture, trained on
@@ -96,9 +96,7 @@ def load_targets(
         context.say("the run has no undefended teacher of its own; one is trained for comparison")
         config, home = _reference(profile, folder)
         what["teacher"] = "an undefended model of the student's architecture on the same rows"
-    context.say(
-        "making the noise-free student, the control and the floors' models where they are missing"
-    )
+    context.say("making the noise-free student, control and baselines where they are missing")
     made: dict[str, nn.Module] = {
         "teacher": _Open(frozen_teacher(config, home)),
         "student": student,
@@ -133,7 +131,10 @@ def guarantee_line(g: dict[str, Any]) -> str:
     """`guarantee` in words, with its unit."""
     if g["epsilon"] is None:
         return f"no guarantee (mechanism {g['mechanism']})"
-    return f"eps {g['epsilon']:g} for one {g['unit']} at delta {g['delta']:g} ({g['mechanism']})"
+    return (
+        f"eps {show_epsilon(g['epsilon'])} for one {g['unit']} at delta {g['delta']:g} "
+        f"({g['mechanism']})"
+    )
 
 
 def student_of(run: Run) -> str:

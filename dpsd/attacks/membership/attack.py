@@ -3,7 +3,7 @@
 LiRA and RMIA with shadow models, on four targets: an overfit teacher of a profile in which there is
 something to find (the positive control), its student by the run's own mechanism (distillation
 form: shadow teacher -> shadow student), the run's teacher and the run's student. Two steps:
-`score_targets` gives scores, `report_of` turns saved scores into figures.
+`score_targets` gives scores, `membership_report` turns saved scores into figures.
 """
 
 import json
@@ -28,7 +28,8 @@ from dpsd.attacks.membership.game import (
     make_game,
     train_teachers,
 )
-from dpsd.attacks.membership.report import check_rate, draw_roc, report_of
+from dpsd.attacks.membership.pictures import draw_roc
+from dpsd.attacks.membership.report import check_rate, membership_report
 from dpsd.attacks.statistics import Floats
 from dpsd.attacks.store import Arrays, kept, load_scores, save_report, save_scores
 from dpsd.config import Config
@@ -106,7 +107,7 @@ def attack(context: Attack, *, fpr: float | None = None) -> dict[str, Any]:
     arrays, facts = load_scores(folder)
     if fpr is not None:
         facts["fpr"] = fpr
-    report = report_of(arrays, facts)
+    report = membership_report(arrays, facts)
     save_report(folder, report)
     draw_roc(arrays, facts, folder / "roc.png")
     return report

@@ -1,10 +1,9 @@
-"""From membership scores to figures: AUC and TPR at low FPR with intervals, verdicts, the picture.
+"""From membership scores to figures: AUC and TPR at low FPR with intervals, and verdicts.
 
 Unit: one record. Nothing here is an epsilon; `dpsd audit` gives lower bounds on that.
 """
 
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,6 @@ from scipy.stats import betabinom
 from dpsd.attacks.statistics import LEVEL, Floats, Mask, auc, clopper_pearson
 from dpsd.attacks.store import Arrays
 from dpsd.errors import UserError
-from dpsd.figures import new_figure, save_figure
 
 SCHEMA_VERSION = 1
 ATTACKS = ("lira online", "lira offline", "rmia", "confidence")
@@ -21,7 +19,6 @@ CONTROL = ("profile teacher", "canaries", "lira online")
 POWER_AUC = 0.9
 RATES = (0.01, 0.001)
 _EXPECTED = 5  # false positives that a rate needs: 500 non-members for 1 %, 5,000 for 0.1 %
-_COLUMNS = 3
 
 
 def needed(rate: float) -> int:
@@ -70,15 +67,15 @@ def tpr_at(scores: Floats, member: Mask, rate: float) -> dict[str, Any]:
     }
 
 
-def report_of(arrays: Arrays, facts: dict[str, Any]) -> dict[str, Any]:
+def membership_report(arrays: Arrays, facts: dict[str, Any]) -> dict[str, Any]:
     """Figures of all targets, kinds of rows and attacks, from saved scores.
 
     Args:
         arrays: `<target>/<attack>`, `<target>/member`, `<target>/canary`.
-        facts: as `dpsd.attacks.membership.attack.collect` gives them.
+        facts: as `dpsd.attacks.membership.attack.score_targets` gives them.
     """
     cells: list[dict[str, Any]] = []
-    found = _cells(arrays, facts)
+    found = score_cells(arrays, facts)
     asked = facts.get("fpr")
     if asked is not None:
         check_rate(asked, max(int((~member).sum()) for *_, member in found))
@@ -123,73 +120,8 @@ def report_of(arrays: Arrays, facts: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def report_text(report: dict[str, Any]) -> str:
-    """The figures as a table for a terminal."""
-    control, key = report["control"], f"{report['fpr']:g}"
-    lines = [
-        f"membership, unit record, budget {report['budget']}, seed {report['seed']}: profile "
-        f"teachers trained on {report['trained_on']:,} rows, {report['spend']['shadows']} shadows, "
-        f"RMIA with {report['spend']['references']}",
-        f"positive control: AUC {control['auc']:.3f} on the teacher's canaries, "
-        f"{control['needed']} needed: {'power' if control['power'] else 'NO POWER'}",
-        "",
-        f"{'target':<17}{'rows':<10}{'attack':<14}{'AUC':>6}{'95 %':>16}{_tpr_title(report):>34}"
-        "  verdict",
-    ]
-    for c in report["cells"]:
-        low, high = c["auc_interval"]
-        interval = f"{low:.3f} to {high:.3f}"
-        lines.append(
-            f"{c['target']:<17}{c['rows']:<10}{c['attack']:<14}{c['auc']:>6.3f}{interval:>16}"
-            f"{_rate_text(c['tpr_at'][key]):>34}  {c['verdict']}"
-        )
-    for c in report["cells"]:
-        if c["placebo"] is not None:
-            area, low, high = c["placebo"]
-            told = f"placebo {area:.3f} ({low:.3f} to {high:.3f})"
-            lines.append(f"{c['target']}, {c['attack']}: {told}")
-    for name, target in report["targets"].items():
-        lines.append(
-            f"{name}: accuracy {100 * target['accuracy']:.1f} % on non-members, "
-            f"{100 * target['accuracy_on_members']:.1f} % on members"
-        )
-    lines += [f"{name}: skipped: {why}" for name, why in report["skipped"].items()]
-    return "\n".join([*lines, *_answers(report)])
-
-
-def _answers(report: dict[str, Any]) -> list[str]:
-    """How much the profile's students learned from, which may be less than the run's did."""
-    n = report["student_answers"]
-    return [] if n is None else [f"profile student and its shadows: {n:,} answers each"]
-
-
-def draw_roc(arrays: Arrays, facts: dict[str, Any], path: Path) -> None:
-    """Write a PNG of the ROC curves on log axes, a panel for each target and kind of rows."""
-    from sklearn.metrics import roc_curve
-
-    panels: dict[str, list[tuple[str, Floats, Mask]]] = {}
-    for target, kind, name, scores, member in _cells(arrays, facts):
-        panels.setdefault(f"{target}, {kind}", []).append((name, scores, member))
-    rows = math.ceil(len(panels) / _COLUMNS)
-    figure = new_figure(3.2 * _COLUMNS, 3.2 * rows)
-    every = list(figure.subplots(rows, _COLUMNS, squeeze=False).flat)
-    for axes in every:
-        axes.set_axis_off()
-    for axes, (title, curves) in zip(every, panels.items(), strict=False):
-        axes.set_axis_on()
-        floor = 0.5 / max(len(member) for _, _, member in curves)
-        for name, scores, member in curves:
-            fpr, tpr, _ = roc_curve(member, scores, drop_intermediate=False)
-            colour = f"C{ATTACKS.index(name)}"
-            axes.plot(np.maximum(fpr, floor), np.maximum(tpr, floor), colour, label=name)
-        axes.plot([floor, 1], [floor, 1], color="grey", linestyle=":", label="chance")
-        axes.set(xscale="log", yscale="log", title=title, xlim=(floor, 1), ylim=(floor, 1),
-                 xlabel="false-positive rate", ylabel="true-positive rate")  # fmt: skip
-        axes.legend(fontsize=7, loc="lower right")
-    save_figure(figure, path, dpi=120)
-
-
-def _cells(arrays: Arrays, facts: dict[str, Any]) -> list[tuple[str, str, str, Floats, Mask]]:
+def score_cells(arrays: Arrays, facts: dict[str, Any]) -> list[tuple[str, str, str, Floats, Mask]]:
+    """Target, kind of rows, attack, scores and membership of each cell of the table."""
     found = []
     for target in facts["targets"]:
         canary, member = arrays[f"{target}/canary"], arrays[f"{target}/member"]
@@ -219,35 +151,3 @@ def _verdict(found: bool, *, power: bool, known: bool) -> str:
     if not known:
         return "no claim"  # the model knows less than twice what chance does
     return "leaks" if found else "no leak shown"
-
-
-def _tpr_title(report: dict[str, Any]) -> str:
-    return f"TPR at {100 * report['fpr']:g} % FPR"
-
-
-def _rate_text(found: dict[str, Any]) -> str:
-    if "needed" in found:
-        return f"needs {found['needed']:,} non-members"
-    low, high = found["interval"]
-    rate, p = 100 * found["tpr"], found["p_value"]
-    return f"{rate:.1f} % ({100 * low:.1f} to {100 * high:.1f}), p {p:.2g}"
-
-
-def card_section(report: dict[str, Any]) -> str:
-    """Markdown for the card of a run whose data are public."""
-    rows = [f"| target | rows | attack | AUC (95 %) | {_tpr_title(report)} | verdict |",
-            "|---|---|---|---|---|---|"]  # fmt: skip
-    key = f"{report['fpr']:g}"
-    for c in report["cells"]:
-        low, high = c["auc_interval"]
-        rows.append(
-            f"| {c['target']} | {c['rows']} | {c['attack']} | {c['auc']:.3f} ({low:.3f} to "
-            f"{high:.3f}) | {_rate_text(c['tpr_at'][key])} | {c['verdict']} |"
-        )
-    control = report["control"]
-    return (
-        f"## Membership inference\n\nUnit: one record. Budget {report['budget']}, seed "
-        f"{report['seed']}, {report['spend']['shadows']} shadow teachers. Positive control: AUC "
-        f"{control['auc']:.3f} on the canaries of an overfit teacher, {control['needed']} needed."
-        "\n\n" + "\n".join([*rows, "", *_answers(report)]).rstrip()
-    )

@@ -5,7 +5,8 @@ import pytest
 from dpsd.attacks.audit import attack as audit_run
 from dpsd.attacks.audit.attack import AuditBudget, audit
 from dpsd.attacks.audit.pairs import retrainable, teacher_pairs
-from dpsd.attacks.audit.report import report_of, report_text
+from dpsd.attacks.audit.report import audit_report
+from dpsd.attacks.audit.text import audit_text
 from dpsd.attacks.context import Attack
 from dpsd.attacks.store import load_scores
 from dpsd.config import parse_config
@@ -55,7 +56,7 @@ def test_votes_are_audited_for_a_record(votes, monkeypatch):
     assert student["confidence"] == pytest.approx(1 - 0.05 / 3)
     assert teacher["confidence"] == pytest.approx(0.95)
     assert teacher["claimed"] is None and student["claimed"] == pytest.approx(3.0)
-    assert report["verdict"] == "consistent" and "record" in report_text(report)
+    assert report["verdict"] == "consistent" and "record" in audit_text(report)
 
 
 def test_a_broken_count_of_votes_is_violated(votes, monkeypatch):
@@ -66,7 +67,7 @@ def test_a_broken_count_of_votes_is_violated(votes, monkeypatch):
     shift = 3.0
     arrays["pair0_1"] = arrays["pair0_1"] + shift
     facts["claim"]["record_epsilon"] = 0.3
-    assert report_of(arrays, facts)["levels"]["transcript"]["verdict"] == "violated"
+    assert audit_report(arrays, facts)["levels"]["transcript"]["verdict"] == "violated"
 
 
 def test_the_verdict_is_consistent_only_where_each_claim_could_be_refuted(votes, monkeypatch):
@@ -75,10 +76,10 @@ def test_the_verdict_is_consistent_only_where_each_claim_could_be_refuted(votes,
     audit(Attack(votes, budget="fast"))
     arrays, facts = load_scores(votes.private / "attacks" / "audit")
     facts["claim"]["record_epsilon"] = 50.0
-    report = report_of(arrays, facts)
+    report = audit_report(arrays, facts)
     assert report["verdicts"] == {"mechanism": "consistent", "record": "no power"}
     assert report["verdict"] == "no power"
-    assert "no power (mechanism consistent, record no power)" in report_text(report)
+    assert "no power (mechanism consistent, record no power)" in audit_text(report)
 
 
 def test_only_the_shard_of_the_record_is_trained_again(votes, tmp_path):

@@ -17,13 +17,13 @@ from dpsd.attacks.inversion import targets as targets_module
 from dpsd.attacks.inversion.attack import Setting, _key, attack
 from dpsd.attacks.inversion.gan import Critic, GanConfig, cached_gan, gradient_penalty
 from dpsd.attacks.inversion.kedmi import discriminator_loss, kedmi_prior
-from dpsd.attacks.inversion.lomma import helpers, logit_loss
-from dpsd.attacks.inversion.priors import Prior, released_prior, smooth_prior, total_variation
-from dpsd.attacks.inversion.report import advantage, analyse, report
+from dpsd.attacks.inversion.lomma import logit_loss, surrogates
+from dpsd.attacks.inversion.priors import ImagePrior, released_prior, smooth_prior, total_variation
+from dpsd.attacks.inversion.report import advantage, analyse, inversion_report
 from dpsd.attacks.inversion.scores import load_inversion_scores
 from dpsd.attacks.inversion.search import BUDGETS, Budget, search
 from dpsd.attacks.inversion.targets import _check_gradient, load_targets
-from dpsd.attacks.inversion.text import inversion_table
+from dpsd.attacks.inversion.text import inversion_text
 from dpsd.attacks.profiles import load_profile
 from dpsd.cli import main
 from dpsd.config import parse_config
@@ -77,7 +77,7 @@ def test_everything_lies_under_private_and_the_teachers_ledger_is_as_it_was(atta
                      *(f"reconstructions-{a}.png" for a in TINY.attacks)}  # fmt: skip
 
 
-def test_report_names_targets_floors_budget_and_unit(attacked):
+def test_report_names_targets_baselines_budget_and_unit(attacked):
     found = json.loads((attacked[0].private / "attacks/inversion/report.json").read_text())
     assert (
         found["guarantee"]["unit"] == "answer" and found["guarantee"]["epsilon"] is None
@@ -102,7 +102,7 @@ def test_the_attack_that_finds_most_is_named_beside_the_headline(attacked):
     for headline, named in (("gmi", True), ("lomma", False)):
         found["headline_attack"] = headline
         found["headline"]["student"] = {"value": 0.1, "interval": [0.0, 0.2], "verdict": "leaks"}
-        assert ("Most is found by LOMMA: +0.90 [+0.00" in inversion_table(found)) == named
+        assert ("LOMMA finds most: +0.90 [+0.00" in inversion_text(found)) == named
 
 
 def test_scores_alone_suffice_for_the_analysis(attacked, tmp_path):
@@ -111,7 +111,7 @@ def test_scores_alone_suffice_for_the_analysis(attacked, tmp_path):
     assert analyse(tmp_path) == json.loads((old / "report.json").read_text())
     (tmp_path / "again").mkdir()
     load_inversion_scores(tmp_path).save(tmp_path / "again")
-    assert report(load_inversion_scores(tmp_path / "again")) == analyse(tmp_path)
+    assert inversion_report(load_inversion_scores(tmp_path / "again")) == analyse(tmp_path)
 
 
 def test_a_stopped_attack_goes_on_and_gives_the_same(copy, monkeypatch):
@@ -263,7 +263,7 @@ def test_search_finds_the_class_of_a_linear_model():
 
 def test_search_starts_from_the_draw_that_the_model_likes_best():
     start = torch.tensor([[0.1], [0.9], [0.4], [0.2]])
-    prior = Prior("x", lambda n, rng: start[:n], lambda p: p[:, :, None, None].clamp(0, 1),
+    prior = ImagePrior("x", lambda n, rng: start[:n], lambda p: p[:, :, None, None].clamp(0, 1),
                   lambda s, p, x: p.sum(1) * 0, weight=1.0, lr=1e-9)  # fmt: skip
 
     def logits(x):
@@ -307,7 +307,7 @@ def test_priors_are_cached_by_images_and_configuration(tmp_path):
     assert not cached_gan(images, config, tmp_path)[2]
 
 
-def test_advantage_is_over_the_best_floor_and_its_interval_covers():
+def test_advantage_is_over_the_best_baseline_and_its_interval_covers():
     """Constant rates: no spread. Rates by class: the interval against a plain bootstrap."""
     ones, zero = np.ones((5, 3)), np.zeros((5, 3))
     found = advantage(ones, {"a": zero, "b": ones * 0.25})
@@ -320,7 +320,7 @@ def test_advantage_is_over_the_best_floor_and_its_interval_covers():
 
 
 def test_no_advantage_rarely_looks_like_one():
-    """Target and floors from one distribution: 'above 0' in few of 200 tries (20 classes)."""
+    """Target and baselines from one distribution: 'above 0' in few of 200 tries (20 classes)."""
     rng = np.random.default_rng(1)
     false = 0
     for i in range(200):
@@ -355,11 +355,11 @@ def faked(scores, teacher, student, accuracy=0.95):
 )
 def test_verdicts(attacked, teacher, student, accuracy, verdict):
     scores = load_inversion_scores(attacked[0].private / "attacks/inversion")
-    found = report(faked(scores, teacher, student, accuracy))
+    found = inversion_report(faked(scores, teacher, student, accuracy))
     assert found["headline"]["student"]["verdict"] == verdict
 
 
-def test_a_gap_of_the_floors_too_speaks_of_no_record(attacked):
+def test_a_gap_of_the_baselines_too_speaks_of_no_record(attacked):
     """Training images that lie nearer to everything, as where pools were taken by date."""
     scores = load_inversion_scores(attacked[0].private / "attacks/inversion")
     found = {}
@@ -369,20 +369,20 @@ def test_a_gap_of_the_floors_too_speaks_of_no_record(attacked):
             d = np.random.default_rng(0).random(cell.distances.shape).astype(np.float32)
             d[:, : d.shape[1] // 2] += shift
             cells[name] = replace(cell, distances=d)
-        found[shift] = report(replace(scores, cells=cells))
+        found[shift] = inversion_report(replace(scores, cells=cells))
     assert all(not a["pools_alike"] for a in found[-0.2]["attacks"].values())
     assert any("speaks of records" in note for note in found[-0.2]["notes"])
     assert all(a["pools_alike"] for a in found[0.0]["attacks"].values())
     assert not any("speaks of records" in note for note in found[0.0]["notes"])
-    floor = found[-0.2]["attacks"]["gmi"]["floors"]["untrained"]["memorisation"]
-    assert floor["p_value"] < 0.01 and floor["gap"] < 0
-    assert "0.001" in inversion_table(found[-0.2]).split("floor: untrained")[1].splitlines()[0]
+    untrained = found[-0.2]["attacks"]["gmi"]["floors"]["untrained"]["memorisation"]
+    assert untrained["p_value"] < 0.01 and untrained["gap"] < 0
+    assert "0.001" in inversion_text(found[-0.2]).split("baseline: untrained")[1].splitlines()[0]
 
 
 def test_judges_below_twice_chance_can_judge_nothing(attacked):
     scores = faked(load_inversion_scores(attacked[0].private / "attacks/inversion"), 1.0, 1.0)
     judges = scores.facts["judges"] | {"both": 0.3}
-    found = report(replace(scores, facts=scores.facts | {"judges": judges}))
+    found = inversion_report(replace(scores, facts=scores.facts | {"judges": judges}))
     assert found["headline"]["teacher"]["verdict"] == "no power"
 
 
@@ -408,7 +408,7 @@ def test_logit_loss_by_hand_and_where_cross_entropy_is_flat():
         assert abs(float(found[0, 0])) == pytest.approx(slope, abs=1e-6)
 
 
-def test_helpers_learn_what_the_model_says_of_public_images():
+def test_surrogates_learn_what_the_model_says_of_public_images():
     rng = torch.Generator().manual_seed(0)
     dark = torch.randint(0, 60, (100, 1, 16, 16), generator=rng)
     public = torch.cat([dark, dark + 180]).to(torch.uint8)
@@ -416,8 +416,8 @@ def test_helpers_learn_what_the_model_says_of_public_images():
     def logits(x):
         return torch.stack([x.mean((1, 2, 3)) * 20 - 10, torch.zeros(len(x))], 1)
 
-    (helper,) = helpers(logits, public, 2, count=1, steps=60, seed=0)
-    agree = helper(public / 255).argmax(1) == logits(public / 255).argmax(1)
+    (surrogate,) = surrogates(logits, public, 2, count=1, steps=60, seed=0)
+    agree = surrogate(public / 255).argmax(1) == logits(public / 255).argmax(1)
     assert float(agree.float().mean()) > 0.95
 
 
@@ -459,7 +459,7 @@ def test_kedmi_recovers_a_distribution_of_images():
     assert torch.allclose(prior.decode(p), prior.decode(p), atol=1e-6)
 
 
-def test_models_of_the_floors_repeat_themselves(attacked, tmp_path, monkeypatch):
+def test_models_of_the_baselines_repeat_themselves(attacked, tmp_path, monkeypatch):
     monkeypatch.setattr(targets_module, "_PERMUTED_STEPS", 3)
     profile = load_profile(Attack(attacked[0]))
     states = []

@@ -16,13 +16,8 @@ from dpsd.attacks.membership import game as game_module
 from dpsd.attacks.membership import lira, rmia
 from dpsd.attacks.membership.attack import MembershipBudget, attack
 from dpsd.attacks.membership.game import ShadowDoor, distil_student, make_game, train_teachers
-from dpsd.attacks.membership.report import (
-    card_section,
-    needed,
-    report_of,
-    report_text,
-    tpr_at,
-)
+from dpsd.attacks.membership.report import membership_report, needed, tpr_at
+from dpsd.attacks.membership.text import membership_card, membership_text
 from dpsd.attacks.statistics import auc
 from dpsd.attacks.store import kept, load_scores
 from dpsd.config import parse_config
@@ -133,7 +128,7 @@ def test_a_few_that_are_betrayed_are_a_leak_that_auc_does_not_see():
         name: {"accuracy": 0.9} for name in ("profile teacher", "profile student", "run student")
     }
     arrays["profile teacher/rmia"] = rng.normal(size=n)
-    report = report_of(arrays, facts)
+    report = membership_report(arrays, facts)
     cells = {(c["target"], c["rows"], c["attack"]): c for c in report["cells"]}
     assert cells["profile student", "ordinary", "rmia"]["auc_low"] < 0.5
     assert cells["profile student", "ordinary", "rmia"]["verdict"] == "leaks"
@@ -235,8 +230,8 @@ def test_every_target_has_figures_with_intervals(attacked):
     assert ("run teacher", "ordinary", "lira online") not in by
     assert ("run student", "canaries", "rmia") not in by
     assert by["profile teacher", "ordinary", "rmia"]["tpr_at"]["0.01"]["tpr"] >= 0
-    assert "NO POWER" in report_text(report) or report["control"]["power"]
-    assert card_section(report).count("\n| ") == len(report["cells"]) + 1
+    assert "NO POWER" in membership_text(report) or report["control"]["power"]
+    assert membership_card(report).count("\n| ") == len(report["cells"]) + 2
 
 
 def test_it_writes_under_private_alone(attacked):
@@ -267,13 +262,15 @@ def test_verdicts_follow_the_control(attacked):
         target["accuracy"] = 0.9
     facts["targets"]["run student"]["accuracy"] = 0.15
     arrays["run teacher/rmia"] = np.where(arrays["run teacher/member"], 1.0, 0.0)
-    found = {(c["target"], c["attack"]): c["verdict"] for c in report_of(arrays, facts)["cells"]}
+    found = {
+        (c["target"], c["attack"]): c["verdict"] for c in membership_report(arrays, facts)["cells"]
+    }
     assert found["run teacher", "rmia"] == "leaks"
     assert found["run student", "rmia"] == "no claim"
     arrays["profile teacher/lira online"] = RNG.normal(size=len(member))
-    report = report_of(arrays, facts)
+    report = membership_report(arrays, facts)
     assert {c["verdict"] for c in report["cells"]} == {"no power"}
-    assert not report["control"]["power"] and "NO POWER" in report_text(report)
+    assert not report["control"]["power"] and "NO POWER" in membership_text(report)
 
 
 def test_rows_of_another_kind_are_no_membership(attacked):
@@ -291,7 +288,7 @@ def test_rows_of_another_kind_are_no_membership(attacked):
         scores = RNG.normal(size=len(member))
         scores[~arrays["profile teacher/canary"]] = shift * kind + 0.1 * RNG.normal(size=len(kind))
         arrays["profile teacher/rmia"] = scores
-        cells = {(c["target"], c["attack"]): c for c in report_of(arrays, facts)["cells"]}
+        cells = {(c["target"], c["attack"]): c for c in membership_report(arrays, facts)["cells"]}
         verdicts.append(cells["run teacher", "rmia"]["verdict"])
         assert cells["profile student", "rmia"]["placebo"] is None
     assert verdicts == ["leaks", "no leak shown"]
