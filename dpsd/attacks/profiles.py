@@ -15,17 +15,18 @@ class Profile:
 
     name: str
     config: Config
-    """The run's, with the data where they now lie."""
+    """The run's configuration, with the data where they now lie."""
     facts: PublicFacts
     private: PrivateData
     public: Split
 
     @property
     def real(self) -> Split:
-        """Private rows that neither teacher nor judges were trained on, if there are any.
+        """Private rows that the judges were not trained on.
 
-        The test rows; without them (AT&T faces) the teacher's own training rows, on which judges
-        that learned from the holdout are still measured fairly, but accuracies of teachers are not.
+        These are the test rows, which the teacher was not trained on either. Without test rows
+        (AT&T faces) they are the teacher's training rows: judges that learned from the holdout are
+        still measured fairly on them, teachers are not.
         """
         return self.private.train if self.private.test is None else self.private.test
 

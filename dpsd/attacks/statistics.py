@@ -17,7 +17,7 @@ LEVEL = 0.95
 
 
 def clopper_pearson(hits: ArrayLike, n: ArrayLike, alpha: float) -> tuple[Floats, Floats]:
-    """Lower and upper bound of a binomial's rate, each wrong with a chance of at most alpha.
+    """Lower and upper bound of a binomial's rate, each wrong with probability at most alpha.
 
     Clopper and Pearson 1934 (Biometrika 26). An interval at confidence 1 - a takes alpha = a / 2.
     """
@@ -44,11 +44,13 @@ def auc(scores: Floats, member: Mask, level: float = LEVEL) -> tuple[float, floa
     wins_in = (ranks[:m] - own_in) / n  # of each member over all non-members
     wins_out = 1 - (ranks[m:] - own_out) / m
     area = float(wins_in.mean())
-    spread = sum(float(w.var(ddof=1)) / len(w) if len(w) > 1 else 0.25 for w in (wins_in, wins_out))
-    # Complete separation shows no variance; then one pair more that is the wrong way round.
-    deviation = max(math.sqrt(spread), 0.5 / (m * n))
+    variance = sum(
+        float(w.var(ddof=1)) / len(w) if len(w) > 1 else 0.25 for w in (wins_in, wins_out)
+    )
+    # Complete separation shows no variance; then half a pair the wrong way round stands for it.
+    error = max(math.sqrt(variance), 0.5 / (m * n))
     inner = min(max(area, 0.5 / (m * n)), 1 - 0.5 / (m * n))
     centre = math.log(inner / (1 - inner))
-    reach = float(norm.ppf((1 + level) / 2)) * deviation / (inner * (1 - inner))
+    reach = float(norm.ppf((1 + level) / 2)) * error / (inner * (1 - inner))
     low, high = (float(expit(centre + sign * reach)) for sign in (-1, 1))
     return area, min(low, area), max(high, area)

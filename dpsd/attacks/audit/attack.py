@@ -125,8 +125,8 @@ def score_levels(context: Attack, folder: Path) -> tuple[Arrays, dict[str, Any]]
         facts["pairs"] = []
         pairs = teacher_pairs(context, home, private, pairs=spend.pairs, folder=folder / "teachers")
         for i, pair in enumerate(pairs):
-            found, pair_facts = _pair_scores(context, plan, pair, spend, i)
-            arrays |= found
+            scores, pair_facts = _pair_scores(context, plan, pair, spend, i)
+            arrays |= scores
             facts["pairs"].append(pair_facts)
     else:
         facts["skipped"]["transcript"] = reason
@@ -172,8 +172,8 @@ def mechanism_scores(plan: Plan, draws: int) -> tuple[Floats, Floats]:
     asks = plan.asks_per_image if plan.scope == "per_answer" else 1
     mechanism = plan.mechanism.privatiser
     world0, world1, prior = farthest_worlds(mechanism)
-    found = audit_mechanism(mechanism, world0, world1, prior, draws=draws * asks)
-    scores0, scores1 = (s.reshape(draws, asks).sum(1) for s in (found.world0, found.world1))
+    scores = audit_mechanism(mechanism, world0, world1, prior, draws=draws * asks)
+    scores0, scores1 = (s.reshape(draws, asks).sum(1) for s in (scores.world0, scores.world1))
     return scores0.round(9), scores1.round(9)
 
 

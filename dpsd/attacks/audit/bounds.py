@@ -1,7 +1,7 @@
-"""What an audit may say: a lower bound beside its ceiling, the claim, the unit and a verdict.
+"""Lower bounds on epsilon and mu, each beside its ceiling, the claim, the unit and a verdict.
 
-Arithmetic on counts alone; arrays of many audits at once are welcome, so that error rates can be
-measured over hundreds of simulated audits.
+The functions take counts or scores of many audits at once, so that error rates can be measured over
+hundreds of simulated audits.
 """
 
 import math
@@ -27,7 +27,7 @@ _GDP = "two worlds, mu of Gaussian DP"
 
 @dataclass(frozen=True)
 class Bound:
-    """A lower bound that holds with `confidence`, and all that it has to be read with.
+    """A lower bound that holds with `confidence`, and everything that it must be read with.
 
     `value`, `ceiling` and `claimed` are epsilons at `delta`, or mus where `quantity` says so, of
     one `unit`. `claimed` None: nothing is claimed for this unit.
@@ -48,7 +48,7 @@ class Bound:
         """`violated` where the bound refutes the claim; `no power` where no bound could have.
 
         A perfect attack reaches the ceiling, so a claim at or above the ceiling cannot be refuted
-        with so many trials whatever the mechanism does.
+        with so many trials, whatever the mechanism does.
         """
         if self.claimed is None:
             return "not claimed"
@@ -62,14 +62,16 @@ class Bound:
         if self.quantity == "mu":  # what it means for a mechanism that is Gaussian
             implied = gaussian_epsilon(self.value, self.delta) if self.value > 0 else 0.0
             facts["implied_epsilon"] = implied
-        endless = self.claimed is not None and math.isinf(self.claimed)
-        return facts | {"claimed": None if endless else self.claimed, "claimed_infinite": endless}
+        infinite = self.claimed is not None and math.isinf(self.claimed)
+        claimed = None if infinite else self.claimed
+        return facts | {"claimed": claimed, "claimed_infinite": infinite}
 
     def text(self) -> str:
         """One line for people."""
         claim = "nothing" if self.claimed is None else f"{self.claimed:.4g}"
-        says = f"not claimed, at least {self.value:.4g}"
-        verdict = says if self.verdict == "not claimed" else self.verdict
+        verdict: str = self.verdict
+        if verdict == "not claimed":
+            verdict += f", at least {self.value:.4g}"
         return (
             f"{self.quantity} per {self.unit}: at least {self.value:.4g} at "
             f"{100 * self.confidence:.3g} % confidence, ceiling {self.ceiling:.4g}, "
@@ -81,7 +83,7 @@ class Bound:
 def epsilon_from_hits(
     hits0: ArrayLike, n0: ArrayLike, hits1: ArrayLike, n1: ArrayLike, delta: float, alpha: float
 ) -> Floats:
-    """Lower bound on epsilon from how often a fixed test spoke for world 1 in either world.
+    """Lower bound on epsilon from how often a fixed test decides for world 1 in either world.
 
     ln((TPR_lo - delta) / FPR_hi) or the same of the complement, the larger; at least 0. Both rates
     hold together at confidence 1 - alpha, and so do both directions.
@@ -98,8 +100,8 @@ def mu_from_hits(
 ) -> Floats:
     """Lower bound on the mu of Gaussian DP: Phi^-1(TPR_lo) - Phi^-1(FPR_hi), at least 0.
 
-    Dong, Roth and Su 2022, definition 4. A mechanism that is not Gaussian has a bound here too; it
-    refutes the claim of mu-GDP and nothing else.
+    Dong, Roth and Su 2022, definition 4. For a mechanism that is not Gaussian
+    the bound refutes the claim of mu-GDP and nothing else.
     """
     fpr, tpr = _rates(hits0, n0, hits1, n1, alpha)
     out = ndtri(tpr) - ndtri(fpr)
@@ -111,15 +113,15 @@ def chosen_on_half(
 ) -> Floats:
     """A lower bound whose threshold is chosen on the first half of the draws, tested on the second.
 
-    The maximum over thresholds of the tested half is never looked at. On the first half thresholds
-    are compared by bounds of a higher confidence: the largest of many bounds is often one in a tail
-    that a few draws flatter, and would test badly.
+    The maximum over thresholds of the tested half is never computed. On the first half, bounds of a
+    higher confidence compare the thresholds: without that, the largest of many bounds is often one
+    in a tail that owes it to a few lucky draws, and it tests badly on the second half.
 
     Args:
         world0: scores of draws in world 0, float64 [n], or [audits, n] for many audits.
-        world1: likewise in world 1.
+        world1: those in world 1.
         delta: of the (eps, delta) that is tested.
-        alpha: chance that the bound exceeds the truth.
+        alpha: probability that the bound exceeds the truth.
         mu: bound mu instead of epsilon.
 
     Returns:
@@ -134,15 +136,15 @@ def chosen_on_half(
     below = np.nextafter(pooled[..., places], -np.inf)  # so that equal scores count together
     thresholds = np.concatenate([between, below], -1)
     hits0, hits1 = (_above(train, thresholds) for train in (train0, train1))
-    found = _bound(hits0, half0, hits1, half1, delta, _WARY * alpha, mu)
-    best = np.take_along_axis(thresholds, found.argmax(-1)[..., None], -1)
+    bounds = _bound(hits0, half0, hits1, half1, delta, _WARY * alpha, mu)
+    best = np.take_along_axis(thresholds, bounds.argmax(-1)[..., None], -1)
     tested0, tested1 = world0[..., half0:], world1[..., half1:]
     hits0, hits1 = (tested0 > best).sum(-1), (tested1 > best).sum(-1)
     return _bound(hits0, tested0.shape[-1], hits1, tested1.shape[-1], delta, alpha, mu)
 
 
 def ceiling(n: int, *, delta: float, alpha: float, mu: bool = False) -> float:
-    """What a perfect attack shows with n trials in each world: always right in both."""
+    """The bound of a perfect attack, which is right in all n trials of each world."""
     return float(_bound(np.array(0), n, np.array(n), n, delta, alpha, mu))
 
 
@@ -166,8 +168,8 @@ def two_world_bounds(
         delta: of the claim.
         claimed: epsilon of the claim, infinite or None where there is none.
         claimed_mu: mu of the claim of Gaussian DP.
-        alpha: one less the confidence of each bound.
-        method: said in front of the bound's own.
+        alpha: 1 - confidence of each bound.
+        method: prefix of the name of the method.
     """
     tested = min(len(world0) - len(world0) // 2, len(world1) - len(world1) // 2)
     trials = len(world0) + len(world1)
@@ -210,7 +212,7 @@ def _rates(
 def _candidates(count: int, middle: int) -> NDArray[np.int64]:
     """Places of thresholds among so many sorted scores: all, or a grid that is fine in the tails.
 
-    `middle` is where two worlds part that do not overlap.
+    `middle` is the place that separates two worlds that do not overlap.
     """
     if count <= _ALL:
         return np.arange(count)

@@ -1,7 +1,7 @@
 """One run with canaries: slots of the training data, through a teacher and its student.
 
 Each slot holds an image under one of two wrong labels, by its own fair coin (replace-one). The
-teacher is trained by the run's recipe, the student transcribed by the run's plan; both stay under
+teacher is trained by the run's recipe, the student is transcribed by the run's plan. Both stay in
 the run's private part, with a ledger of their own.
 """
 
@@ -42,7 +42,7 @@ def canary_run(
     answers: int | None,
     folder: Path,
 ) -> tuple[Arrays, dict[str, Any]]:
-    """Train with canaries, transcribe, score.
+    """Scores of the canaries on a teacher that was trained with them and on its student.
 
     Args:
         context: of the audit; its seed decides rows, labels and coins, all before training.
@@ -78,7 +78,7 @@ def canary_run(
     labels = data.train.labels.clone()
     labels[places] = torch.where(torch.from_numpy(coins), pair[0], pair[1])
     planted = replace(data, train=Split(data.train.images, labels))
-    # A root of its own: the real data set's ledger is not for this run.
+    # A root of its own, so that the real data set's ledger is not charged.
     own = {"root": folder, "dataset": None, "path": None}
     config = fewer_answers(recipe_config(context.config, home), answers)
     config = config.model_copy(update={"teacher": config.teacher.model_copy(update=own)})
@@ -87,14 +87,13 @@ def canary_run(
     images = data.train.images[places]
     ask = load_teacher(config, teacher)
     logits = torch.cat([as_logits(ask(x).cpu()) for x in images.split(512)])
-    seen = Labeller(load_student(run), pick_device(config.device)).predict(images)
+    probabilities = Labeller(load_student(run), pick_device(config.device)).predict(images)
     arrays: Arrays = {
         "coins": coins,
         "teacher": _scores(logits.log_softmax(1), pair),
-        "student": _scores(seen.clamp_min(1e-30).log(), pair),
+        "student": _scores(probabilities.clamp_min(1e-30).log(), pair),
     }
-    made = config.answers()
-    return arrays, {"slots": slots, "answers": made, "training_rows": len(data.train)}
+    return arrays, {"slots": slots, "answers": config.answers(), "training_rows": len(data.train)}
 
 
 def _scores(log_probabilities: Tensor, pair: Tensor) -> np.ndarray:
@@ -103,7 +102,7 @@ def _scores(log_probabilities: Tensor, pair: Tensor) -> np.ndarray:
 
 
 def fewer_answers(config: Config, answers: int | None) -> Config:
-    """The run's plan, with fewer rounds of as many queries where there is a limit on answers."""
+    """The run's configuration with at most so many answers, in fewer rounds of as many queries."""
     tree = config.model_dump(mode="json")
     queries, rounds = config.queries_per_round(), config.loop.rounds
     if answers is not None and answers < queries * rounds:
@@ -131,6 +130,6 @@ def _student(config: Config, teacher: TeacherFolder, folder: Path, say: Say) -> 
     if (folder / "private" / "run.json").exists():
         try:
             return transcribe(config, out=folder, resume=True, home=teacher)
-        except UserError:  # begun from another place
+        except UserError:  # the run was begun from another place
             shutil.rmtree(folder)
     return transcribe(config, out=folder, home=teacher)

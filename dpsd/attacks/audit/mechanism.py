@@ -1,8 +1,8 @@
-"""The mechanism-level auditor: draws answers in two worlds and bounds epsilon from below.
+"""The mechanism-level audit: answers drawn in two worlds, and the score of each.
 
-Two steps that never merge: `audit_mechanism` gives scores, the bounds turn scores into numbers that
-hold with a stated confidence. A bound above the stated figure proves the statement wrong; a bound
-below it proves nothing. Unit: one answer.
+Two steps that never merge: `audit_mechanism` gives scores, `dpsd.attacks.audit.bounds` turns scores
+into figures that hold with a stated confidence. A bound above the stated figure proves the
+statement wrong; a bound below it proves nothing. Unit: one answer.
 """
 
 from dataclasses import dataclass
@@ -33,10 +33,10 @@ def audit_mechanism(
     draws: int = 100_000,
     noise: NoiseSource | None = None,
 ) -> AuditScores:
-    """Draw answers to one image in two worlds that differ in the teacher alone.
+    """Scores of answers to one image in two worlds that differ in the teacher alone.
 
-    The score is the exact log-likelihood ratio, the strongest statistic there is; 0 is the
-    threshold that needs no look at the draws.
+    The score is the exact log-likelihood ratio, the strongest statistic there is; the
+    threshold 0 is fixed without a look at the draws.
 
     Args:
         mechanism: what is audited.
@@ -47,11 +47,11 @@ def audit_mechanism(
         noise: default: fresh cryptographic noise.
 
     Raises:
-        UserError: probabilities of another shape than [K], or a prior that is missing.
+        UserError: probabilities of another shape than [K], a missing prior, or no draws.
     """
-    for name, given in (("world0", world0), ("world1", world1), ("prior", prior)):
-        if given is not None and given.shape != (mechanism.classes,):
-            raise UserError(f"{name}: shape {list(given.shape)}; accepted: [{mechanism.classes}]")
+    for name, vector in (("world0", world0), ("world1", world1), ("prior", prior)):
+        if vector is not None and vector.shape != (mechanism.classes,):
+            raise UserError(f"{name}: shape {list(vector.shape)}; accepted: [{mechanism.classes}]")
     if mechanism.uses_prior and prior is None:
         raise UserError(f"prior: None, but this {mechanism.name} needs the student's prediction")
     if draws < 1:

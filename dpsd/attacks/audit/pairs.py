@@ -26,7 +26,7 @@ _OWN = ("model", "epochs", "batch_size", "lr", "augment", "seed", "shards", "cop
 
 @dataclass(frozen=True)
 class Pair:
-    """Two worlds: `kind` says what stands in row `row` of world 1.
+    """Two worlds that differ in row `row`; `kind` says what stands there in world 1.
 
     `world0` and `world1` map uint8 images [B, C, H, W] to probabilities, float [B, K]; for an
     ensemble to the one vote that the record can move, int64 [B, K].
@@ -45,14 +45,14 @@ def retrainable(home: TeacherFolder) -> str | None:
         return "the teacher is your own: there is no recipe to train others by"
     if recipe.get("dp"):
         return (
-            "training by DP-SGD is itself random, so one pair of teachers tells nothing; the one "
+            "training by DP-SGD is itself random, so one pair of teachers shows nothing; the one "
             "run with canaries audits it"
         )
     return None
 
 
 def recipe_config(config: Config, home: TeacherFolder) -> Config:
-    """The run's configuration with the recipe by which its teacher was in fact trained."""
+    """The run's configuration, with the recipe by which its teacher was in fact trained."""
     recipe = home.facts["recipe"]
     found = {key: recipe[key] for key in _OWN if key in recipe}
     if recipe.get("shards") is not None and "steps" in recipe:
@@ -67,13 +67,13 @@ def recipe_config(config: Config, home: TeacherFolder) -> Config:
 def teacher_pairs(
     context: Attack, home: TeacherFolder, data: PrivateData, *, pairs: int, folder: Path
 ) -> Iterator[Pair]:
-    """Train the pairs, one after another; teachers that `folder` holds already are read.
+    """The pairs, trained one after another; teachers that `folder` holds already are read.
 
     Args:
         context: of the audit; its seed decides which rows.
         home: the run's teacher, of which only the recipe (and an ensemble's shards) is used.
-        data: the private data; world 0 is as they are.
-        pairs: how many; the record is mislabelled and replaced by another one in turn.
+        data: the private data, which are those of world 0.
+        pairs: how many; in turn the record is mislabelled or replaced by another one.
         folder: private, holds the trained teachers.
 
     Raises:

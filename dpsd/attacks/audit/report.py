@@ -10,7 +10,7 @@ SCHEMA_VERSION = 1
 
 
 def audit_report(arrays: Arrays, facts: dict[str, Any]) -> dict[str, Any]:
-    """Numbers with confidence from saved scores.
+    """Bounds and verdicts of all levels, from saved scores.
 
     Args:
         arrays: `mechanism0/1`, `pair{i}_0/1`, `canary_{coins,teacher,student}`; levels that were
@@ -31,10 +31,10 @@ def audit_report(arrays: Arrays, facts: dict[str, Any]) -> dict[str, Any]:
     if pairs:
         levels["transcript"] = {"pairs": pairs} | _record(pairs, claim, shared)
     if "canary_coins" in arrays:
-        found = _one_run(arrays, facts, alpha)
-        levels["one_run"] = facts["one_run"] | {"bounds": [b.facts() for b in found]}
-        bounds["record"] += found
-    verdicts = {of: _verdict(found) for of, found in bounds.items() if found}
+        one_run = _one_run(arrays, facts, alpha)
+        levels["one_run"] = facts["one_run"] | {"bounds": [b.facts() for b in one_run]}
+        bounds["record"] += one_run
+    verdicts = {name: _verdict(tested) for name, tested in bounds.items() if tested}
     return {
         "schema_version": SCHEMA_VERSION,
         "attack": "audit",
@@ -48,12 +48,12 @@ def audit_report(arrays: Arrays, facts: dict[str, Any]) -> dict[str, Any]:
         "verdicts": verdicts,
         "verdict": _overall(list(verdicts.values())),
         "seconds": facts["seconds"],
-        "lines": [b.text() for found in bounds.values() for b in found],
+        "lines": [b.text() for tested in bounds.values() for b in tested],
     }
 
 
 def _claims(arrays: Arrays, facts: dict[str, Any]) -> int:
-    """Claims that are tested. They share ALPHA, so that "violated" is a false alarm that rarely."""
+    """Number of tested claims. They share ALPHA, the probability of any false "violated"."""
     claim = facts["claim"]
     forms = [claim["mechanism_epsilon"], claim["mechanism_mu"]] if "mechanism0" in arrays else []
     record = [claim["record_epsilon"]]
@@ -75,7 +75,7 @@ def _mechanism(arrays: Arrays, claim: dict[str, Any], alpha: float) -> list[Boun
 
 
 def _pair(arrays: Arrays, claim: dict[str, Any], i: int, pairs: int, alpha: float) -> Bound:
-    """All pairs together err with a chance of at most alpha, so that the largest may be quoted."""
+    """All pairs together err with probability at most alpha, so that the largest may be quoted."""
     return two_world_bounds(
         arrays[f"pair{i}_0"], arrays[f"pair{i}_1"], unit="record", delta=claim["delta"],
         claimed=claim["record_epsilon"], alpha=alpha / pairs, method="transcripts, ",
@@ -83,24 +83,24 @@ def _pair(arrays: Arrays, claim: dict[str, Any], i: int, pairs: int, alpha: floa
 
 
 def _record(pairs: list[dict[str, Any]], claim: dict[str, Any], alpha: float) -> dict[str, Any]:
-    """What the pairs say together of one record, at confidence 1 - alpha."""
+    """The bound of all pairs together on one record's epsilon, at confidence 1 - alpha."""
     value = max(p["bound"]["value"] for p in pairs)
     ceiling = pairs[0]["bound"]["ceiling"]
     verdicts = {p["bound"]["verdict"] for p in pairs}
     order = ("violated", "no power", "consistent", "not claimed")
     verdict = next(v for v in order if v in verdicts)
-    said = f"not claimed, at least {value:.4g}" if verdict == "not claimed" else verdict
-    sure = f"{100 * (1 - alpha):.3g} %"
+    least = f", at least {value:.4g}" if verdict == "not claimed" else ""
+    confidence = f"{100 * (1 - alpha):.3g} %"
     text = (
-        f"eps per record over {len(pairs)} pairs: at least {value:.4g} at {sure} confidence, "
-        f"ceiling {ceiling:.4g}, delta {claim['delta']:g}: {said}"
+        f"eps per record over {len(pairs)} pairs: at least {value:.4g} at {confidence} confidence, "
+        f"ceiling {ceiling:.4g}, delta {claim['delta']:g}: {verdict}{least}"
     )
     return {"at_least": value, "ceiling": ceiling, "verdict": verdict, "text": text}
 
 
 def _one_run(arrays: Arrays, facts: dict[str, Any], alpha: float) -> list[Bound]:
     claim, guesses = facts["claim"], facts["one_run"]["guesses"]
-    # A teacher is not released; only one trained with DP has a claim of its own.
+    # A teacher is not released. Only one that was trained with DP has a claim of its own.
     record = claim["record_epsilon"]
     claimed = {"student": record, "teacher": record if claim["route"] == "inherited" else None}
     return [
@@ -114,14 +114,14 @@ def _one_run(arrays: Arrays, facts: dict[str, Any], alpha: float) -> list[Bound]
 
 
 def _verdict(bounds: list[Bound]) -> str:
-    """Of all bounds on one claim: one that could have refuted it and did not is enough."""
-    found = {b.verdict for b in bounds}
+    """The verdict on one claim: one bound that could have refuted it and did not is enough."""
+    verdicts = {b.verdict for b in bounds}
     order = ("violated", "consistent", "no power")
-    return next((v for v in order if v in found), "not claimed")
+    return next((v for v in order if v in verdicts), "not claimed")
 
 
 def _overall(verdicts: list[str]) -> str:
-    """Consistent only where each claim was put to a test that could have refuted it."""
+    """`consistent` only where each claim was put to a test that could have refuted it."""
     claimed = {v for v in verdicts if v != "not claimed"}
     order = ("violated", "no power", "consistent")
     return next((v for v in order if v in claimed), "nothing claimed")

@@ -1,9 +1,9 @@
-"""What an attacker believes images look like: three priors behind one interface.
+"""What an attacker believes that images look like: three priors behind one interface.
 
 `total_variation`: smooth images that start at the mean of the public ones (Fredrikson et al. 2015
 with the penalty of Mahendran and Vedaldi 2015). `gmi`: a Wasserstein GAN of public images (Zhang et
 al. 2020, equation 5: the critic's score is the prior). `released`: the synthesizer that the run
-itself gives away, by its trainable generator where it has one, else by its procedural images.
+releases: its trainable generator where it has one, else its procedural images.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ _ROUND = -10_000_000  # a random stream that neither training nor `dpsd sample` 
 
 @dataclass(frozen=True)
 class ImagePrior:
-    """A parametrised family of images and a cost of its members."""
+    """A parametrised family of images, and a cost of its members."""
 
     name: str
     start: Callable[[int, torch.Generator], Tensor]
@@ -40,7 +40,7 @@ class ImagePrior:
     lr: float
     """Of Adam on the parameters."""
     descend_alone: bool = False
-    """Random draws descend on the penalty too: parameters alone are no image yet."""
+    """Random draws are refined on the penalty too, as they are no images yet."""
 
 
 def total_variation(images: Tensor) -> Tensor:
@@ -64,21 +64,21 @@ def smooth_prior(public: Tensor) -> ImagePrior:
 
 
 def gan_prior(public: Tensor, config: GanConfig, cache: Path) -> tuple[ImagePrior, bool]:
-    """Latent search in a GAN of public images; and whether it was found in the cache."""
-    generator, critic, found = cached_gan(public, config, cache)
+    """Latent search in a GAN of public images, and whether the cache held the GAN."""
+    generator, critic, cached = cached_gan(public, config, cache)
 
     def start(n: int, rng: torch.Generator) -> Tensor:
         return torch.randn(n, generator.latent, generator=rng)
 
     prior = ImagePrior("gmi", start, generator, lambda s, z, x: -critic(x), weight=100.0, lr=0.05)
-    return prior, found
+    return prior, cached
 
 
 def released_prior(run: Run, pool: int) -> ImagePrior:
     """The released synthesizer: its generator's latent space, or `pool` of its images.
 
-    Where it has no trainable generator an image of the pool is chosen by the attacked model and
-    refined at a cost for leaving it.
+    Without a trainable generator the attacked model chooses an image of the pool, and the search
+    refines it at a cost for leaving it.
     """
     config = load_config(release_folder(run) / "config.yaml")
     facts, cpu = config.facts, pick_device("cpu")

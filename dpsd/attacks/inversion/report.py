@@ -1,6 +1,6 @@
-"""From the scores of an inversion attack to numbers with intervals and a verdict.
+"""From the scores of an inversion attack to figures with intervals and a verdict.
 
-Nothing but `scores.npz` is read, so that an analysis can be done again on saved scores.
+Only `scores.npz` is read, so the analysis of saved scores can be repeated.
 """
 
 from pathlib import Path
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from dpsd.attacks.inversion.memorisation import gap, gap_p_value
 from dpsd.attacks.inversion.scores import Cell, InversionScores, load_inversion_scores
-from dpsd.attacks.statistics import Floats
+from dpsd.attacks.statistics import LEVEL, Floats
 from dpsd.attacks.store import save_report
 
 BASELINES = ("draws", "untrained", "permuted")
@@ -19,7 +19,6 @@ JUDGES = ("network", "neighbours", "both")
 _KNOW_NOTHING = ("draws", "untrained")
 _UNLIKE = 0.05
 _RESAMPLES = 2000
-_LEVEL = 0.95
 
 LEAKS, NOTHING = "leaks", "no leak shown"
 NO_POWER, NO_CLAIM = "no power", "no claim"
@@ -37,13 +36,13 @@ def analyse(folder: Path) -> dict[str, Any]:
 
 
 def inversion_report(scores: InversionScores) -> dict[str, Any]:
-    """The numbers: rates, advantages, intervals, memorisation, knowledge, likeness, verdicts.
+    """The figures: rates, advantages, intervals, memorisation, knowledge, likeness, verdicts.
 
     The headline is the advantage by both judges at once. It is the share of reconstructions that
     both take for the private class that was searched for, less the largest such share of a baseline
     with the same prior. It speaks of classes, not of records. The memorisation gap speaks of
-    records, but only where `pools_alike` holds: where the gap of a prior and of a model that know
-    no private image is small too, training and held-out images differ in kind.
+    records, but only where `pools_alike` holds. Else the gap of a prior or of a model that knows no
+    private image is small too, so training and held-out images differ in kind.
     """
     facts = scores.facts
     chance = 1 / len(facts["classes"])
@@ -72,7 +71,7 @@ def inversion_report(scores: InversionScores) -> dict[str, Any]:
         "schema_version": 1,
         "kind": "inversion",
         **kept,
-        "interval": f"{_LEVEL:.0%}, bootstrap over classes and seeds, {_RESAMPLES} resamples",
+        "interval": f"{LEVEL:.0%}, bootstrap over classes and seeds, {_RESAMPLES} resamples",
         "chance": chance,
         "headline_attack": best,
         "headline": {
@@ -91,8 +90,8 @@ def inversion_report(scores: InversionScores) -> dict[str, Any]:
 def advantage(target: Floats, baselines: dict[str, Floats], *, seed: int = 0) -> dict[str, Any]:
     """Rate less the best baseline's, with a class-clustered bootstrap interval.
 
-    Each resample draws classes and seeds with replacement, the same for target and baselines, and
-    takes the best baseline anew, so that picking it is paid for.
+    Each resample draws classes and seeds with replacement, the same for target and baselines. It
+    picks the best baseline anew, so that the interval covers the picking.
 
     Args:
         target: hit rates [K, S] by class and seed.
@@ -173,12 +172,12 @@ def _rates(hits: dict[str, Floats]) -> dict[str, Any]:
 def _interval(rates: Floats, seed: int = 0) -> list[float]:
     """Bootstrap of the mean over classes and seeds, [K, S]."""
     zero = {"": np.zeros_like(rates)}
-    found: list[float] = advantage(rates, zero, seed=seed)["interval"]
-    return found
+    interval: list[float] = advantage(rates, zero, seed=seed)["interval"]
+    return interval
 
 
 def _quantiles(drawn: Floats) -> list[float]:
-    low, high = np.quantile(drawn, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
+    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return [float(low), float(high)]
 
 

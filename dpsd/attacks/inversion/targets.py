@@ -1,8 +1,8 @@
-"""The models under attack, and the models that tell what an attack finds where nothing is.
+"""The attacked models, and the baselines, which show what an attack finds where nothing is.
 
-Everything is white box: float images in, logits out, with gradient. No answer of these models is
-charged or reaches a release; the noise-free student is made in a run folder of its own below
-`private/`, from a copy of the teacher's folder, so that the teacher's ledger stays as it is.
+All models are white boxes: float images in, logits out, with gradient. No answer of these models is
+charged or reaches a release. The noise-free student gets a run folder of its own below `private/`
+and learns from a copy of the teacher's folder, so that the teacher's ledger does not change.
 """
 
 import shutil
@@ -60,7 +60,7 @@ class Target:
     logits: Logits
     """float [B, C, H, W] in [0, 1] -> float32 logits [B, K], with gradient."""
     accuracy: float
-    """Share of the profile's holdout rows that it gets right: private."""
+    """Share of the profile's holdout rows that it classifies correctly: a private figure."""
     what: str
     """What the model is, for readers of a report."""
 
@@ -68,16 +68,16 @@ class Target:
 def load_targets(
     context: Attack, profile: Profile, folder: Path, *, answers: int, beside: Sequence[Run] = ()
 ) -> list[Target]:
-    """Teacher, students, noise-free student, utility-matched control, and the baselines' models.
+    """Teacher, students, noise-free student, utility-matched control, and the baselines.
 
     A run whose teachers are an ensemble, were trained by DP-SGD or are the clients' of a federation
-    has no undefended teacher; then `teacher` is one model of the student's architecture, trained on
+    has no undefended teacher. Then `teacher` is one model of the student's architecture, trained on
     the same rows without defence.
 
     Args:
         context: of the attack; its seed is that of the models made here.
         profile: the run's data.
-        folder: private; models that are made here are kept in it.
+        folder: private; keeps the models that are made here.
         answers: at most so many for the noise-free student.
         beside: other runs of the same split, whose students are attacked too.
 
@@ -97,7 +97,7 @@ def load_targets(
         config, home = _reference(profile, folder)
         what["teacher"] = "an undefended model of the student's architecture on the same rows"
     context.say("making the noise-free student, control and baselines where they are missing")
-    made: dict[str, nn.Module] = {
+    models: dict[str, nn.Module] = {
         "teacher": _Open(frozen_teacher(config, home)),
         "student": student,
         **{name: load_student(other) for name, other in others.items()},
@@ -105,16 +105,16 @@ def load_targets(
     }
     holdout = profile.private.holdout
     reached = accuracy(_as_logits(student, profile), holdout)
-    made["control"] = _kept(
+    models["control"] = _kept(
         folder / f"control-{seed}.safetensors", profile, seed,
         lambda: _control(profile, reached, seed),
     )  # fmt: skip
-    made["untrained"] = _fresh(profile, seed).eval()
-    made["permuted"] = _kept(
+    models["untrained"] = _fresh(profile, seed).eval()
+    models["permuted"] = _kept(
         folder / f"permuted-{seed}.safetensors", profile, seed, lambda: _permuted(profile, seed)
     )
     targets = []
-    for name, model in made.items():
+    for name, model in models.items():
         logits = _as_logits(model, profile)
         _check_gradient(name, logits, profile)
         targets.append(Target(name, logits, accuracy(logits, holdout), what[name]))
@@ -138,13 +138,13 @@ def guarantee_line(g: dict[str, Any]) -> str:
 
 
 def student_of(run: Run) -> str:
-    """The name, among the targets, of the student of another run: that of its folder."""
+    """The name, among the targets, of the student of another run, after that run's folder."""
     return f"student of {run.path.resolve().name}"
 
 
 def _beside(run: Run, beside: Sequence[Run]) -> dict[str, Run]:
     """The other runs by the name of their student."""
-    mine, found = run.config.data, dict[str, Run]()
+    mine, students = run.config.data, dict[str, Run]()
     for other in beside:
         release_folder(other)
         data, name = other.config.data, student_of(other)
@@ -153,13 +153,13 @@ def _beside(run: Run, beside: Sequence[Run]) -> dict[str, Run]:
                 f"beside: {other.path} is of {data.name} with other private classes or rows; "
                 f"accepted: a run of {mine.name} made with the same data.split"
             )
-        if other.id == run.id or name in found:
+        if other.id == run.id or name in students:
             raise UserError(
                 f"beside: {other.path} is there twice or shares its folder's name; accepted: "
                 "other runs, each folder named once"
             )
-        found[name] = other
-    return found
+        students[name] = other
+    return students
 
 
 def accuracy(logits: Logits, split: Split) -> float:
@@ -221,7 +221,7 @@ def _reference(profile: Profile, folder: Path) -> tuple[Config, TeacherFolder]:
 def _noise_free(
     profile: Profile, config: Config, home: TeacherFolder, folder: Path, answers: int
 ) -> nn.Module:
-    """A student of the same recipe that learned from the teacher's open probabilities."""
+    """A student of the same recipe, which learned from the teacher's open probabilities."""
     rounds, planned = config.loop.rounds, make_plan(profile.config).answers
     asked = max(1, min(planned, answers) // rounds) * rounds
     path = folder / f"noise_free-{asked}"
@@ -248,8 +248,8 @@ def _copied(home: TeacherFolder, folder: Path) -> TeacherFolder:
 
 
 def _kept(path: Path, profile: Profile, seed: int, make: Callable[[], nn.Module]) -> nn.Module:
-    """A model of the student's architecture, from its file or made and written there."""
-    with suppress(Exception):  # missing or damaged: made anew
+    """A model of the student's architecture, read from its file, else made and written there."""
+    with suppress(Exception):  # a missing or damaged file is replaced
         model = _fresh(profile, 0)
         model.load_state_dict(load_file(path))
         return model.eval()
@@ -268,7 +268,7 @@ def _fresh(profile: Profile, seed: int) -> nn.Module:
 
 
 def _control(profile: Profile, reached: float, seed: int) -> nn.Module:
-    """Trained on the teacher's rows, stopped where it first gets `reached` of the holdout right."""
+    """Trained on the teacher's rows until its accuracy on the holdout reaches `reached`."""
     model = _fresh(profile, seed)
     for step in _fit(model, profile, profile.private.train.labels, _CONTROL_STEPS, seed):
         if step % (5 if step < 100 else 50) == 0:
@@ -280,7 +280,7 @@ def _control(profile: Profile, reached: float, seed: int) -> nn.Module:
 
 
 def _permuted(profile: Profile, seed: int) -> nn.Module:
-    """Trained on the teacher's images with labels that were shuffled over the rows."""
+    """Trained on the teacher's images, with labels shuffled over the rows."""
     labels = profile.private.train.labels
     shuffled = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))]
     model = _fresh(profile, seed)

@@ -1,9 +1,10 @@
 """Membership inference on a run: was this row in the teacher's training data?
 
 LiRA and RMIA with shadow models, on four targets: an overfit teacher of a profile in which there is
-something to find (the positive control), its student by the run's own mechanism (distillation
-form: shadow teacher -> shadow student), the run's teacher and the run's student. Two steps:
-`score_targets` gives scores, `membership_report` turns saved scores into figures.
+something to find (the positive control); that teacher's student by the run's own mechanism
+(distillation form: shadow teacher -> shadow student); the run's teacher; the run's student.
+
+Two steps: `score_targets` gives scores, `membership_report` turns saved scores into figures.
 """
 
 import json
@@ -45,7 +46,7 @@ NAME = "membership"
 
 @dataclass(frozen=True)
 class MembershipBudget:
-    """What an attack may spend.
+    """What an attack on membership may spend.
 
     Attributes:
         model, steps: of the overfit teachers.

@@ -1,6 +1,6 @@
 """From membership scores to figures: AUC and TPR at low FPR with intervals, and verdicts.
 
-Unit: one record. Nothing here is an epsilon; `dpsd audit` gives lower bounds on that.
+Unit: one record. No figure here is an epsilon; `dpsd audit` gives lower bounds on epsilon.
 """
 
 import math
@@ -22,15 +22,15 @@ _EXPECTED = 5  # false positives that a rate needs: 500 non-members for 1 %, 5,0
 
 
 def needed(rate: float) -> int:
-    """Non-members that a true-positive rate at this false-positive rate needs."""
+    """How many non-members a true-positive rate at this false-positive rate needs."""
     return math.ceil(_EXPECTED / rate - 1e-9)
 
 
 def check_rate(rate: float, non_members: int) -> None:
-    """Refuse a false-positive rate that so many non-members cannot show.
+    """Refuse a false-positive rate that this many non-members cannot show.
 
     Raises:
-        UserError: no rate, or too few non-members; says how many are needed.
+        UserError: it is no rate, or needs more non-members; says how many.
     """
     if not 0 < rate < 1:
         raise UserError(f"fpr: {rate:g}; accepted: above 0 and below 1")
@@ -44,13 +44,14 @@ def check_rate(rate: float, non_members: int) -> None:
 def tpr_at(scores: Floats, member: Mask, rate: float) -> dict[str, Any]:
     """Share of members above the threshold that at most `rate` of the non-members exceed.
 
-    The interval takes the threshold as given; the p-value does not: where members and non-members
-    are alike, the members above the k-th largest of n non-members are beta-binomial (k, n - k + 1).
+    The interval takes the threshold as given, the p-value does not: where members and non-members
+    are alike, the number of members above the k-th largest of n non-members is beta-binomial
+    (k, n - k + 1).
 
     Returns:
         `tpr`, its Clopper-Pearson `interval` at 95 %, `fpr` (the rate rounded down to whole
-        non-members), `p_value` (exact, one-sided, of that members are no likelier above it); or
-        `needed`, the number of non-members without which none is given.
+        non-members), `p_value` (exact, one-sided; null: members are no likelier above it). Too few
+        non-members give `needed` and `non_members` instead.
     """
     outside = np.sort(scores[~member])
     if len(outside) < needed(rate):
@@ -81,7 +82,7 @@ def membership_report(arrays: Arrays, facts: dict[str, Any]) -> dict[str, Any]:
         check_rate(asked, max(int((~member).sum()) for *_, member in found))
     fpr = asked or RATES[0]
     rates = sorted({*RATES, fpr}, reverse=True)
-    share = (1 - LEVEL) / (2 * len(found))  # two tests a cell; all verdicts hold at once
+    share = (1 - LEVEL) / (2 * len(found))  # two tests a cell; all verdicts hold together
     for target, kind, name, scores, member in found:
         area, low, high = auc(scores, member)
         cells.append(
@@ -98,7 +99,7 @@ def membership_report(arrays: Arrays, facts: dict[str, Any]) -> dict[str, Any]:
         cell["placebo"] = None if placebo is None else auc(*placebo)
         if placebo is None:
             null, few = 0.5, cell["tpr_at"][f"{fpr:g}"].get("p_value", 1.0) < share
-        else:  # the rows differ in kind, which moves AUC and tail: the AUC alone, above that
+        else:  # the rows differ in kind, which moves AUC and tail: only a larger AUC counts
             null, few = max(0.5, cell["placebo"][2]), False
         cell["verdict"] = _verdict(cell["auc_low"] > null or few, power=power, known=known)
     return {
@@ -134,10 +135,11 @@ def score_cells(arrays: Arrays, facts: dict[str, Any]) -> list[tuple[str, str, s
 
 
 def _placebo(arrays: Arrays, target: str, attack: str) -> tuple[Floats, Mask] | None:
-    """Scores of the same attack for "is a training row of the run" on another model.
+    """Scores of the same attack on another model, for "is a training row of the run".
 
-    The profile's teacher saw training and held-out rows alike, so it can show no membership here:
-    what it shows is that the two kinds of rows differ. None for models of the profile.
+    The profile's teacher was trained on training and held-out rows alike, so its scores show no
+    membership in the run: they show how the two kinds of rows differ. None for models of the
+    profile.
     """
     if not target.startswith("run"):
         return None
@@ -145,9 +147,9 @@ def _placebo(arrays: Arrays, target: str, attack: str) -> tuple[Floats, Mask] | 
     return arrays[f"profile teacher/{attack}"][ordinary], arrays[f"{target}/member"]
 
 
-def _verdict(found: bool, *, power: bool, known: bool) -> str:
+def _verdict(leaks: bool, *, power: bool, known: bool) -> str:
     if not power:
         return "no power"
     if not known:
-        return "no claim"  # the model knows less than twice what chance does
-    return "leaks" if found else "no leak shown"
+        return "no claim"  # the model's accuracy is below twice that of guessing
+    return "leaks" if leaks else "no leak shown"
