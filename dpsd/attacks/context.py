@@ -1,10 +1,11 @@
 """One attack on one run: what its user asked for, and where teacher and data now lie."""
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from dpsd.attacks.store import attack_folder
 from dpsd.config import Config
@@ -85,3 +86,10 @@ class Attack:
         if self.config.privacy.route == "federated":
             return self.config, None
         return find_teacher(self.config, self.run, self.teacher)
+
+
+def lap(facts: dict[str, Any], name: str, start: float) -> float:
+    """Note the seconds since `start` in `facts["seconds"]`, and return the time now."""
+    now = time.perf_counter()
+    facts["seconds"][name] = round(now - start, 2)
+    return now

@@ -22,7 +22,7 @@ from dpsd.attacks.audit.mechanism import audit_mechanism
 from dpsd.attacks.audit.pairs import Pair, retrainable, teacher_pairs
 from dpsd.attacks.audit.report import audit_report
 from dpsd.attacks.audit.transcripts import draw_transcripts, exact_epsilon, merged
-from dpsd.attacks.context import Attack
+from dpsd.attacks.context import Attack, lap
 from dpsd.attacks.statistics import Floats
 from dpsd.attacks.store import Arrays, load_scores, save_report, save_scores
 from dpsd.data.load import load_data
@@ -114,7 +114,7 @@ def score_levels(context: Attack, folder: Path) -> tuple[Arrays, dict[str, Any]]
     else:
         context.say(f"mechanism: {spend.draws:,} draws in each of two worlds")
         arrays["mechanism0"], arrays["mechanism1"] = mechanism_scores(plan, spend.draws)
-    start = _lap(facts, "mechanism", start)
+    start = lap(facts, "mechanism", start)
 
     reason = "there are no data to train on" if config.data.name == "none" else None
     reason = reason or (
@@ -130,7 +130,7 @@ def score_levels(context: Attack, folder: Path) -> tuple[Arrays, dict[str, Any]]
             facts["pairs"].append(pair_facts)
     else:
         facts["skipped"]["transcript"] = reason
-    start = _lap(facts, "transcript", start)
+    start = lap(facts, "transcript", start)
 
     if private is None or home is None or home.facts.get("recipe") is None:
         facts["skipped"]["one_run"] = reason
@@ -142,7 +142,7 @@ def score_levels(context: Attack, folder: Path) -> tuple[Arrays, dict[str, Any]]
         arrays |= {f"canary_{name}": values for name, values in canaries.items()}
         # Pre-registered: half of the slots are guessed, those with the largest |score|.
         facts["one_run"] = one_run | {"guesses": one_run["slots"] // 2}
-    _lap(facts, "one_run", start)
+    lap(facts, "one_run", start)
     return arrays, facts
 
 
@@ -213,12 +213,6 @@ def _transcript_losses(
         parts.append(mechanism.pair_loss(asked, pair.world0(images), pair.world1(images)))
         seen += len(asked)
     return parts
-
-
-def _lap(facts: dict[str, Any], name: str, start: float) -> float:
-    now = time.perf_counter()
-    facts["seconds"][name] = round(now - start, 2)
-    return now
 
 
 def _finite(x: float) -> float | None:

@@ -32,6 +32,7 @@ from dpsd.attacks.inversion.search import BUDGETS, Budget, search
 from dpsd.attacks.inversion.targets import Logits, Target, guarantee, load_targets, student_of
 from dpsd.attacks.profiles import Profile, load_profile
 from dpsd.attacks.store import Arrays, kept
+from dpsd.console import percent
 from dpsd.data.load import Split
 from dpsd.runs.folder import Run
 
@@ -108,16 +109,16 @@ def search_targets(
     models_seconds = time.perf_counter() - began
     used = _architectures(context, beside)
     judges = train_judges(used, known.private.holdout, known.real, steps=b.judge_steps, seed=seed)
-    context.say(f"judges on real private images: J1 {judges.network_accuracy:.1%}, "
-                f"J2 {judges.neighbours_accuracy:.1%}")  # fmt: skip
+    first, second = percent(judges.network_accuracy, 1), percent(judges.neighbours_accuracy, 1)
+    context.say(f"judges on real private images: J1 {first}, J2 {second}")
     pools = equal_pools(known.private, _POOL_SIZE, seed)
     setting = Setting(context, b, known, judges, pools, used)
     others = {student_of(other): other.id for other in beside}
     cells: dict[tuple[str, str], Cell] = {}
     costs: dict[str, Any] = {}
     for name in b.attacks:
-        found, costs[name] = _search_with(setting, name, targets, others, folder / "cells")
-        cells |= {(name, target): cell for target, cell in found.items()}
+        searched, costs[name] = _search_with(setting, name, targets, others, folder / "cells")
+        cells |= {(name, target): cell for target, cell in searched.items()}
     held_psnr, held_ssim = nearest(pools.held.flatten(0, 1), _pool_labels(pools), pools)
     facts = _facts(setting, targets) | {"guarantee": guarantee(context.run), "costs": costs}
     facts["seconds"] = {"models": models_seconds, "all": time.perf_counter() - began}
@@ -184,20 +185,20 @@ def _cell(setting: Setting, name: str, prior_of: PriorOf, target: Target | None)
         for i in range(b.seeds)
     ]
     seconds = time.perf_counter() - began
-    found, wanted = torch.cat(images), labels.repeat(b.seeds)
-    psnr, ssim = nearest(found, wanted, setting.pools)
+    every, wanted = torch.cat(images), labels.repeat(b.seeds)
+    psnr, ssim = nearest(every, wanted, setting.pools)
     knowledge = [
         _knowledge(Split(part, labels), setting.profile, b.knowledge_steps, seed + i)
         for i, part in enumerate(images)
     ]
     return Cell(
-        images=found.numpy(),
+        images=every.numpy(),
         labels=wanted.numpy(),
         seeds=np.repeat(np.arange(seed, seed + b.seeds), len(labels)),
-        confidence=_confidence(target, found, wanted).numpy(),
-        network=setting.judges.network(found).numpy(),
-        neighbours=setting.judges.neighbours(found).numpy(),
-        distances=pool_distances(found, wanted, setting.pools).numpy(),
+        confidence=_confidence(target, every, wanted).numpy(),
+        network=setting.judges.network(every).numpy(),
+        neighbours=setting.judges.neighbours(every).numpy(),
+        distances=pool_distances(every, wanted, setting.pools).numpy(),
         psnr=psnr.numpy(),
         ssim=ssim.numpy(),
         knowledge=np.stack(knowledge),

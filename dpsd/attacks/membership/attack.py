@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from dpsd.attacks.audit.canaries import fewer_answers
-from dpsd.attacks.context import Attack
+from dpsd.attacks.context import Attack, lap
 from dpsd.attacks.membership import lira, rmia
 from dpsd.attacks.membership.game import (
     Ask,
@@ -158,7 +158,7 @@ def score_targets(
         spend.references,
     )
     add("profile teacher", *_score_profile(teachers))
-    start = _lap(facts, "teachers", start)
+    start = lap(facts, "teachers", start)
 
     reason = _no_students(config)
     if reason is not None:
@@ -169,7 +169,7 @@ def score_targets(
         asks = asks[: 1 + spend.students]
         students = _distil_students(context, asks, plan, game, spend, folder / "parts")
         add("profile student", *_score_profile(students))
-    start = _lap(facts, "students", start)
+    start = lap(facts, "students", start)
 
     if home is None:
         facts["skipped"]["run teacher"] = "the clients' teachers stay at their homes"
@@ -178,7 +178,7 @@ def score_targets(
         add("run teacher", *_score_run(lambda x: as_logits(own(x).cpu()), teachers))
     predict = Labeller(load_student(context.run), pick_device(config.device)).predict
     add("run student", *_score_run(lambda x: predict(x).clamp_min(1e-12).log(), teachers))
-    _lap(facts, "run", start)
+    lap(facts, "run", start)
     return arrays, facts
 
 
@@ -270,9 +270,3 @@ def _no_students(config: Config) -> str | None:
     if config.privacy.route == "inherited":
         return "an overfit teacher has no DP training to inherit; see the run's own student"
     return None
-
-
-def _lap(facts: dict[str, Any], name: str, start: float) -> float:
-    now = time.perf_counter()
-    facts["seconds"][name] = round(now - start, 2)
-    return now

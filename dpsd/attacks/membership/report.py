@@ -30,7 +30,7 @@ def check_rate(rate: float, non_members: int) -> None:
     """Refuse a false-positive rate that this many non-members cannot show.
 
     Raises:
-        UserError: it is no rate, or needs more non-members; says how many.
+        UserError: it is no rate, or needs more non-members; the message says how many.
     """
     if not 0 < rate < 1:
         raise UserError(f"fpr: {rate:g}; accepted: above 0 and below 1")
@@ -76,14 +76,14 @@ def membership_report(arrays: Arrays, facts: dict[str, Any]) -> dict[str, Any]:
         facts: as `dpsd.attacks.membership.attack.score_targets` gives them.
     """
     cells: list[dict[str, Any]] = []
-    found = score_cells(arrays, facts)
+    scored = score_cells(arrays, facts)
     asked = facts.get("fpr")
     if asked is not None:
-        check_rate(asked, max(int((~member).sum()) for *_, member in found))
+        check_rate(asked, max(int((~member).sum()) for *_, member in scored))
     fpr = asked or RATES[0]
     rates = sorted({*RATES, fpr}, reverse=True)
-    share = (1 - LEVEL) / (2 * len(found))  # two tests a cell; all verdicts hold together
-    for target, kind, name, scores, member in found:
+    share = (1 - LEVEL) / (2 * len(scored))  # two tests a cell; all verdicts hold together
+    for target, kind, name, scores, member in scored:
         area, low, high = auc(scores, member)
         cells.append(
             {"target": target, "rows": kind, "attack": name, "members": int(member.sum()),
@@ -123,15 +123,15 @@ def membership_report(arrays: Arrays, facts: dict[str, Any]) -> dict[str, Any]:
 
 def score_cells(arrays: Arrays, facts: dict[str, Any]) -> list[tuple[str, str, str, Floats, Mask]]:
     """Target, kind of rows, attack, scores and membership of each cell of the table."""
-    found = []
+    cells = []
     for target in facts["targets"]:
         canary, member = arrays[f"{target}/canary"], arrays[f"{target}/member"]
         for kind, rows in (("canaries", canary), ("ordinary", ~canary)):
             for name in ATTACKS:
                 scores = arrays.get(f"{target}/{name}")
                 if scores is not None and rows.any():
-                    found.append((target, kind, name, scores[rows], member[rows]))
-    return found
+                    cells.append((target, kind, name, scores[rows], member[rows]))
+    return cells
 
 
 def _placebo(arrays: Arrays, target: str, attack: str) -> tuple[Floats, Mask] | None:
