@@ -82,9 +82,11 @@ def transcribe(
     Raises:
         UserError: bad input, in one line.
     """
+    from dpsd.device import use_threads
     from dpsd.transcription.transcribe import transcribe
 
     config = _config(config)
+    say(use_threads(config.threads))
     run = transcribe(
         config, out=out, resume=resume, data_is_public=data_is_public, progress=progress, say=say
     )

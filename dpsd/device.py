@@ -10,6 +10,23 @@ from torch import Tensor, nn
 from dpsd.errors import UserError
 
 
+def use_threads(threads: int | None) -> str:
+    """Compute with so many threads of the processor; None leaves torch's choice.
+
+    Torch takes what `OMP_NUM_THREADS` says, else one thread a core.
+
+    Returns:
+        A line for the user: how many are used, and why.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+        why = "threads of the configuration"
+    else:
+        limited = "OMP_NUM_THREADS" in os.environ
+        why = "OMP_NUM_THREADS" if limited else "all; set threads to leave some to other processes"
+    return f"threads: {torch.get_num_threads()} on {os.cpu_count()} cores ({why})"
+
+
 def join_processes(device: torch.device) -> None:
     """Join the process group that torchrun announces; without torchrun do nothing."""
     announced = "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1

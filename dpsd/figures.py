@@ -1,8 +1,9 @@
 """Make and save figures: no screen, and a file that is whole and the same on every machine."""
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from dpsd.files import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,6 +21,5 @@ def new_figure(width: float, height: float) -> "Figure":
 
 def save_figure(figure: "Figure", path: Path, dpi: int) -> None:
     """Write a PNG, whole or not at all, without the name of the software that drew it."""
-    partial = path.with_suffix(".partial")
-    figure.savefig(partial, format="png", dpi=dpi, metadata={"Software": None})
-    os.replace(partial, path)
+    with whole_file(path) as partial:
+        figure.savefig(partial, format="png", dpi=dpi, metadata={"Software": None})

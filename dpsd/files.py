@@ -1,11 +1,11 @@
-"""Files that are written whole or not at all, JSON, locks, and what the disk has for sure."""
+"""Files that are written whole or not at all, JSON, lines of JSON, and locks."""
 
 import contextlib
 import fcntl
 import json
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,48 +14,42 @@ from dpsd.imports import brief
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the folder's `lock` file; the folder must exist."""
-    with (folder / "lock").open("w") as f:
-        fcntl.flock(f, fcntl.LOCK_EX)
-        yield
+def whole_file(out: Path, suffix: str = "") -> Iterator[Path]:
+    """A temporary name beside `out`, which becomes `out` on success and vanishes on any error.
 
+    Args:
+        out: the file; its folder is made where it is missing.
+        suffix: of the temporary name, for writers that look at it.
 
-def sync(path: Path) -> None:
-    """Have the disk hold a file, or a folder's list of files."""
-    handle = os.open(path, os.O_RDONLY)
+    Raises:
+        UserError: the operating system refuses to write the file.
+    """
+    partial = out.with_name(f".{out.name}.partial{suffix}")
     try:
-        os.fsync(handle)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
+        os.replace(partial, out)
+    except OSError as e:
+        raise UserError(f"{out}: cannot be written ({brief(e)})") from e
     finally:
-        os.close(handle)
+        with contextlib.suppress(OSError):
+            partial.unlink()
 
 
 def write_json(path: Path, tree: dict[str, Any]) -> None:
-    """Write JSON whole or not at all."""
-    partial = path.with_suffix(path.suffix + ".partial")
-    partial.write_text(json.dumps(tree, indent=2, allow_nan=False) + "\n")
-    os.replace(partial, path)
+    """Write a JSON object, whole or not at all.
 
-
-def append_lines(path: Path, records: Sequence[dict[str, Any]]) -> None:
-    """Append records to a file of JSON lines."""
-    with path.open("ab+") as f:
-        f.seek(max(0, f.tell() - 1))
-        torn = f.read() not in (b"", b"\n")  # a process was stopped while it wrote
-        f.write(b"\n" * torn + b"".join(json.dumps(r).encode() + b"\n" for r in records))
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The records of a file of JSON lines, oldest first, without those that a stop cut off."""
-    found = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        with suppress(ValueError):
-            found.append(json.loads(line))
-    return found
+    Raises:
+        UserError: the operating system refuses to write the file.
+        ValueError: the tree holds inf or nan.
+    """
+    text = json.dumps(tree, indent=2, allow_nan=False) + "\n"
+    with whole_file(path) as partial:
+        partial.write_text(text)
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
+    """The JSON object of a file.
 
     Raises:
         UserError: the file is missing or holds no JSON.
@@ -67,16 +61,35 @@ def read_json(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: cannot be read: {e}") from e
 
 
-@contextmanager
-def whole_file(out: Path, suffix: str = "") -> Iterator[Path]:
-    """A temporary name beside `out` that becomes `out` on success and vanishes on any error."""
-    partial = out.with_name(f".{out.name}.partial{suffix}")
+def append_lines(path: Path, records: Sequence[dict[str, Any]]) -> None:
+    """Append records to a file of JSON lines, behind a line that a stopped process cut off."""
+    with path.open("ab+") as f:
+        f.seek(max(0, f.tell() - 1))
+        cut_off = f.read() not in (b"", b"\n")
+        f.write(b"\n" * cut_off + b"".join(json.dumps(r).encode() + b"\n" for r in records))
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The records of a file of JSON lines, oldest first; lines that were cut off are left out."""
+    records = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        with contextlib.suppress(ValueError):
+            records.append(json.loads(line))
+    return records
+
+
+def sync(path: Path) -> None:
+    """Wait until the disk holds a file, or the list of files of a folder."""
+    handle = os.open(path, os.O_RDONLY)
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        yield partial
-        os.replace(partial, out)
-    except OSError as e:
-        raise UserError(f"{out}: cannot be written ({brief(e)})") from e
+        os.fsync(handle)
     finally:
-        with contextlib.suppress(OSError):
-            partial.unlink()
+        os.close(handle)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the folder's `lock` file, alone among processes; the folder must exist."""
+    with (folder / "lock").open("w") as f:
+        fcntl.flock(f, fcntl.LOCK_EX)
+        yield

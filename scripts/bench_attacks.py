@@ -19,7 +19,7 @@ def write(name, report, run, seconds):
         plain = run.config.model_dump(mode="json")
         for key in ("path", "root", "weights"):
             plain["teacher"].pop(key)
-        plain["data"].pop("root")
+        plain["data"].pop("root"), plain.pop("threads")
         text = json.dumps(plain, sort_keys=True).encode()
         found |= {"title": title(run.config),
                   "config_hash": hashlib.blake2b(text, digest_size=8).hexdigest()}  # fmt: skip

@@ -64,7 +64,7 @@ def configure(cell: dict, seed: int, teachers: Path, shrink: int = 1) -> Config:
 def config_hash(config: Config, control: str | None = None) -> str:
     """Of everything but the place of the teachers and the data."""
     tree = config.model_dump(mode="json")
-    tree["teacher"].pop("root"), tree["data"].pop("root"), tree.pop("attacks")
+    tree["teacher"].pop("root"), tree["data"].pop("root"), tree.pop("attacks"), tree.pop("threads")
     if config.data.user_ids is not None:
         tree["data"]["user_ids"] = config.data.user_ids.name
     if config.privacy.route != "federated":

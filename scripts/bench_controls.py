@@ -46,7 +46,7 @@ def transcribe_control(config: Config, control: str, out: Path) -> Run:
     home = ensure_teacher(config, print)
     ask = load_teacher(config, home)
 
-    def open_oracle(plan, run):
+    def open_oracle(plan, run, _):
         asked = controlled(ask, control, plan.facts.classes, config.seed)
         ledger = Ledger(run.teacher_folder, run.teacher)
         return Oracle(asked, plan, ledger, run.id, run.started, run.bank, config.seed)

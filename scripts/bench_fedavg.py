@@ -13,7 +13,7 @@ from torch import Tensor
 from dpsd.config import Config
 from dpsd.data.load import PrivateData
 from dpsd.device import pick_device, pick_dtype
-from dpsd.federated.app import node_number
+from dpsd.federated.client import node_number
 from dpsd.federated.grid import InProcessGrid
 from dpsd.models.networks import as_input, build_model
 from dpsd.teachers.teacher import augment

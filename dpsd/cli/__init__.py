@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import dpsd
-from dpsd.cli import commands as commands
+from dpsd.cli import make, prepare, use
 from dpsd.cli.attacks import add_attack, add_audit
-from dpsd.cli.commands import ALIASES
+from dpsd.cli.options import Parser, add_json
 from dpsd.console import say
 from dpsd.errors import UserError
 from dpsd.imports import brief
@@ -75,97 +75,18 @@ def _one_line_warnings() -> Iterator[None]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="dpsd", description=(dpsd.__doc__ or "").split("\n")[0])
+    parser = Parser(prog="dpsd", description=(dpsd.__doc__ or "").split("\n")[0])
     parser.add_argument("--version", action=_Version)
-    added_to = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-
-    def command(
-        name: str, function: Any, text: str, target: str, nargs: str | None = None
-    ) -> argparse.ArgumentParser:
-        added = added_to.add_parser(name, help=text, description=text)
-        added.set_defaults(run=function)
-        kind = {"CONFIG": "a YAML file", "RUN": "a run folder", "RELEASE": "a release folder"}
-        added.add_argument("target", metavar=target, type=Path, nargs=nargs, help=kind[target])
-        if target == "CONFIG":
-            added.add_argument("--set", nargs="+", action="extend", default=[], metavar="A.B=C",
-                               help="override keys of the configuration")  # fmt: skip
-            for alias, key in ALIASES.items():
-                added.add_argument(f"--{alias}", metavar="X", help=f"same as --set {key}=X")
-        return added
-
-    teacher = command(
-        "teacher", commands.run_teacher, "train a teacher on the private data", "CONFIG"
-    )
-    teacher.add_argument("--dp", nargs="+", default=[], metavar="A=B",
-                         help="DP-SGD, as in epsilon=3; same as --set teacher.dp.A=B")  # fmt: skip
-    teacher.add_argument("--shards", type=_count, metavar="N",
-                         help="same as --set teacher.shards=N")  # fmt: skip
-    rows = command(
-        "manifest", commands.run_manifest, "number the records of an image folder", "CONFIG"
-    )
-    rows.add_argument("--out", type=Path, required=True, metavar="FILE", help="list, for data.rows")
-    plan = command(
-        "plan",
-        commands.run_plan,
-        "print what a run releases and guarantees; touches no data",
-        "CONFIG",
-    )
-    plan.add_argument("--route", choices=("auto", "single", "ensemble", "inherited"),
-                      help="find a route and its size instead, or try this one")  # fmt: skip
-    plan.add_argument("--unit", choices=("answer", "record", "user"),
-                      help="what that route is to protect (default: record)")  # fmt: skip
-    plan.add_argument("--rows", type=_count, metavar="N", help="training records, a public number")
-    plan.add_argument("--assume", choices=("mnist", "fashion_mnist"),
-                      help="public data on which votes are assumed")  # fmt: skip
-    t = command("transcribe", commands.run_transcribe, "make the private student", "CONFIG")
-    f = command(
-        "federate", commands.run_federate, "make the private student from many clients", "CONFIG"
-    )
-    f.add_argument("--runtime", choices=("in-process", "simulation", "deployment"),
-                   help="same as --set federated.runtime=X")  # fmt: skip
-    f.add_argument("--credentials", type=Path, metavar="DIR",
-                   help="certificates and node keys of --runtime deployment")  # fmt: skip
-    f.add_argument("--port", type=_count, metavar="N",
-                   help="of the SuperLink (default: a free one)")  # fmt: skip
-    for added in (t, f):
-        _add_run_flags(added)
-    check = command(
-        "check-teacher", commands.run_check, "try the teacher, tell what to mend", "CONFIG"
-    )
-    evaluate = command("evaluate", commands.run_evaluate, "measure a run on private data", "RUN")
-    evaluate.add_argument("--split", choices=("test", "holdout", "train"), default="test")
-    evaluate.add_argument("--teacher", type=Path, metavar="DIR", help="the teacher's folder")
-    evaluate.add_argument("--data", type=Path, metavar="DIR", help="the data's folder")
-    verify = command(
-        "verify", commands.run_verify, "recompute a guarantee, check the hashes", "RELEASE"
-    )
-    sample = command("sample", commands.run_sample, "write labelled synthetic images", "RUN")
-    sample.add_argument("--n", type=_count, required=True, metavar="N", help="how many")
-    sample.add_argument("--out", type=Path, required=True, metavar="FILE.npz")
-    export = command("export", commands.run_export, "write a file that runs without dpsd", "RUN")
-    export.add_argument("--format", choices=("torch", "onnx"), required=True)
-    export.add_argument("--out", type=Path, metavar="FILE")
-    attack, audit = add_attack(added_to), add_audit(added_to)
-    for added in (plan, check, evaluate, verify, attack, audit):
-        added.add_argument("--json", action="store_true", help="print JSON")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for add in (
+        prepare.add_teacher, prepare.add_manifest, prepare.add_check, prepare.add_plan,
+        make.add_transcribe, make.add_federate,
+        use.add_evaluate, use.add_verify, use.add_sample, use.add_export,
+    ):  # fmt: skip
+        add(commands)
+    for attack in (add_attack(commands), add_audit(commands)):
+        add_json(attack)
     return parser
-
-
-def _add_run_flags(parser: argparse.ArgumentParser) -> None:
-    """What every command that makes a run accepts."""
-    parser.add_argument("--out", type=Path, metavar="DIR", help="run folder (default: runs/...)")
-    parser.add_argument("--resume", action="store_true", help="go on with the stopped run in --out")
-    parser.add_argument(
-        "--data-is-public",
-        action="store_true",
-        help="figures measured on the data go on the card too",
-    )
-    parser.add_argument(
-        "--insecure-seeded-noise",
-        action="store_true",
-        help="noise from the seed, for tests and benchmarks: NOT PRIVATE",
-    )
-    parser.add_argument("--no-evaluate", action="store_true", help="do not measure on the holdout")
 
 
 class _Version(argparse.Action):
@@ -175,13 +96,6 @@ class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
         say(f"dpsd {dpsd.__version__}")
         parser.exit()
-
-
-def _count(text: str) -> int:
-    with contextlib.suppress(ValueError):
-        if int(text) >= 1:
-            return int(text)
-    raise argparse.ArgumentTypeError(f"{text} is not accepted: a whole number from 1")
 
 
 def _fail(message: str, code: int = 2) -> int:

@@ -21,7 +21,7 @@ def add_attack(commands: Any) -> argparse.ArgumentParser:
     added.add_argument("target", metavar="RUN", type=Path, help="a run folder")
     _common(added)
     added.add_argument("--profile", metavar="NAME", help="the split the run was made with")
-    added.add_argument("--beside", type=Path, nargs="+", default=[], metavar="RUN",
+    added.add_argument("--beside", type=Path, action="append", default=[], metavar="RUN",
                        help="inversion: other runs, whose students are attacked too")  # fmt: skip
     added.add_argument("--fpr", type=float, metavar="RATE",
                        help="membership: false-positive rate, default 0.01")  # fmt: skip
@@ -55,6 +55,7 @@ def _common(added: argparse.ArgumentParser) -> None:
 
 
 def _attack(args: argparse.Namespace) -> int:
+    from dpsd.device import use_threads
     from dpsd.runs.folder import open_run
 
     run, reports = open_run(args.target), dict[str, Any]()
@@ -62,6 +63,7 @@ def _attack(args: argparse.Namespace) -> int:
     if others and args.kind == "membership":
         raise UserError("--beside: inversion alone compares runs; accepted: inversion or all")
     tell = (lambda text: None) if args.json else say
+    tell(use_threads(run.config.threads))
     options = {
         "budget": args.budget, "seed": args.seed, "teacher": args.teacher, "data": args.data,
         "analyse_only": args.analyse_only, "data_is_public": args.data_is_public, "say": tell,
@@ -103,12 +105,15 @@ def _audit(args: argparse.Namespace) -> int:
         return 0 if all(o.passed for o in outcomes) else 1
     from dpsd.attacks.audit.text import audit_text
     from dpsd.attacks.command import audit
+    from dpsd.device import use_threads
     from dpsd.runs.folder import open_run
 
+    run, tell = open_run(args.target), (lambda text: None) if args.json else say
+    tell(use_threads(run.config.threads))
     report = audit(
-        open_run(args.target), budget=args.budget, seed=args.seed,
+        run, budget=args.budget, seed=args.seed,
         teacher=args.teacher, data=args.data, analyse_only=args.analyse_only,
-        data_is_public=args.data_is_public, say=(lambda text: None) if args.json else say,
+        data_is_public=args.data_is_public, say=tell,
     )  # fmt: skip
     say(json.dumps(report, indent=2, allow_nan=False) if args.json else audit_text(report))
     return 1 if report["verdict"] == "violated" else 0

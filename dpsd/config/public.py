@@ -7,15 +7,33 @@ from dataclasses import dataclass
 from dpsd.config.sections import DataConfig
 from dpsd.errors import UserError
 
-_FASHION = "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot"
-_CIFAR = "airplane,automobile,bird,cat,deer,dog,frog,horse,ship,truck"
+
+@dataclass(frozen=True)
+class NamedData:
+    """A public benchmark that dpsd knows by name."""
+
+    shape: tuple[int, int, int]
+    """Channels, height, width."""
+    class_names: tuple[str, ...]
+    rows: int
+    """Training rows, without the tenth that is held out."""
+
+
+_DIGITS = tuple("0123456789")
+_FASHION = (
+    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag",
+    "Ankle boot",
+)  # fmt: skip
+_CIFAR = (
+    "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
+)  # fmt: skip
 NAMED = {
-    "digits": ((1, 28, 28), "0,1,2,3,4,5,6,7,8,9"),
-    "mnist": ((1, 28, 28), "0,1,2,3,4,5,6,7,8,9"),
-    "fashion_mnist": ((1, 28, 28), _FASHION),
-    "cifar10": ((3, 32, 32), _CIFAR),
-    "cifar10_jpeg": ((3, 32, 32), _CIFAR),
-    "att_faces": ((1, 112, 92), ",".join(f"person {i}" for i in range(40))),
+    "digits": NamedData((1, 28, 28), _DIGITS, 1295),
+    "mnist": NamedData((1, 28, 28), _DIGITS, 54_000),
+    "fashion_mnist": NamedData((1, 28, 28), _FASHION, 54_000),
+    "cifar10": NamedData((3, 32, 32), _CIFAR, 45_000),
+    "cifar10_jpeg": NamedData((3, 32, 32), _CIFAR, 45_000),
+    "att_faces": NamedData((1, 112, 92), tuple(f"person {i}" for i in range(40)), 252),
 }
 _OTHERS = ("image_folder", "npz", "none")
 _ACCEPTED = f"{', '.join((*NAMED, *_OTHERS))} or an import path package.module:callable"
@@ -42,17 +60,14 @@ def public_facts(config: DataConfig) -> PublicFacts:
     name, shape, classes = config.name, config.shape, config.classes
     if shape is not None and min(shape) < 1:
         raise UserError(f"data.shape: {list(shape)}; accepted: [C, H, W], each from 1")
-    if name in NAMED:
-        own_shape, names = NAMED[name]
-        class_names = tuple(names.split(","))
-        if classes not in (None, len(class_names)):
-            raise UserError(f"data.classes: {classes}, but {name} has {len(class_names)}")
+    if (named := NAMED.get(name)) is not None:
+        names = named.class_names
+        if classes not in (None, len(names)):
+            raise UserError(f"data.classes: {classes}, but {name} has {len(names)}")
         resized = name == "att_faces" and shape is not None and shape[0] == 1
-        if shape not in (None, own_shape) and not resized:
-            raise UserError(f"data.shape: {list(shape or ())}, but {name} has {list(own_shape)}")
-        return _private_facts(
-            config, PublicFacts(shape or own_shape, len(class_names), class_names)
-        )
+        if shape not in (None, named.shape) and not resized:
+            raise UserError(f"data.shape: {list(shape or ())}, but {name} has {list(named.shape)}")
+        return _private_facts(config, PublicFacts(shape or named.shape, len(names), names))
     if name not in _OTHERS and ":" not in name:
         near = difflib.get_close_matches(name, [*NAMED, *_OTHERS], n=1)
         hint = f"; did you mean {near[0]}?" if near else ";"

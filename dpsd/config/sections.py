@@ -69,7 +69,7 @@ class DpConfig(Section):
     """
 
     epsilon: float | None = Field(default=None, gt=0)
-    """For one record. Null: the teacher is trained without DP."""
+    """For one record. Null trains the teacher without DP."""
     delta: float = Field(default=1e-5, gt=0, lt=1)
     noise_multiplier: float | None = Field(default=None, gt=0)
     """Of the clipping norm; null: the least that keeps to epsilon. Given, epsilon is a cap."""
@@ -216,7 +216,7 @@ class PrivacyConfig(Section):
     delta: float = Field(default=1e-5, gt=0, lt=1)
     answers: int | None = Field(default=None, ge=1)
     asks_per_image: int = Field(default=1, ge=1)
-    """How often one image may be asked in a run; epsilon covers all of them together."""
+    """How often a run may ask one image; epsilon per answer covers all these asks together."""
     vector: Literal["gradient", "probabilities", "onehot"] = "onehot"
     bound: Literal["normalize", "clip"] = "normalize"
     bound_norm: float = Field(default=1.0, gt=0)
@@ -236,7 +236,7 @@ class FederatedConfig(Section):
     """Clients that share neither data nor models; read with privacy.route federated."""
 
     clients: int = Field(default=5, ge=2)
-    """How many take part."""
+    """Number of clients that take part."""
     partition: Literal["iid", "dirichlet", "classes", "users", "own"] = "dirichlet"
     """Who holds which training rows: at random, Dirichlet(alpha) over labels, `client_classes`
     classes each, all rows of a user together; own: each client's own `data`, whole."""
@@ -253,7 +253,7 @@ class FederatedConfig(Section):
     quorum: int | None = Field(default=None, ge=1)
     """Clients that must answer in each round; null: all."""
     deadline_s: float = Field(default=600, gt=0)
-    """Seconds that clients have for a round; who is later counts as silent."""
+    """Seconds that clients have for a round; a client that is later counts as silent."""
     runtime: Literal["in-process", "simulation", "deployment"] = "in-process"
     aggregate: Literal["plain", "labels", "confidence", "learned", "logits"] = "plain"
     """How one answer is made of the clients' (`dpsd.privacy.mechanisms.aggregate`)."""

@@ -76,7 +76,7 @@ def resolve_split(value: Any) -> Any:
     """
     if not isinstance(value, str):
         return value
-    found = named_splits().get(value)
-    if found is None:
+    split = named_splits().get(value)
+    if split is None:
         raise ValueError(f"unknown split; accepted: {', '.join(named_splits())} or a mapping")
-    return found
+    return split

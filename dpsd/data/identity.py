@@ -16,7 +16,10 @@ from dpsd.files import write_json
 
 
 def fingerprint(data: PrivateData) -> str:
-    """BLAKE2b of the training images, labels and shape, in hex. Private: it confirms a guess."""
+    """BLAKE2b of the training images, labels and shape, in hex. Private: it confirms a guess.
+
+    The order of the rows counts.
+    """
     digest = hashlib.blake2b(repr(tuple(data.train.images.shape)).encode(), digest_size=32)
     for tensor in (data.train.images, data.train.labels):
         digest.update(np.ascontiguousarray(tensor.cpu().numpy()).data)
@@ -24,14 +27,14 @@ def fingerprint(data: PrivateData) -> str:
 
 
 def rows_fingerprint(data: PrivateData) -> str:
-    """As `fingerprint`, of training and holdout rows together, in hex. Private."""
+    """As `fingerprint`, of training and holdout rows together, 32 hex digits. Private."""
     whole = (torch.cat([getattr(s, part) for s in (data.train, data.holdout)])
              for part in ("images", "labels"))  # fmt: skip
     return fingerprint(PrivateData(Split(*whole), data.holdout, None))[:32]
 
 
 def dataset_fingerprint(data: PrivateData) -> str:
-    """Of all training and holdout rows in whatever order and split, in hex. Private."""
+    """BLAKE2b of all training and holdout rows, in any order and split, in hex. Private."""
     parts = [x for s in (data.train, data.holdout) for x in zip(s.images, s.labels, strict=True)]
     rows = sorted(
         hashlib.blake2b(image.cpu().numpy().tobytes() + b"%d" % int(label), digest_size=32).digest()
@@ -46,17 +49,14 @@ def dataset_home(config: Config, data: PrivateData | None) -> dict[str, str]:
 
     The same people's data must always find the same ledger. `teacher.dataset` names it; a named
     data set is known by its name wherever it lies; any other by a private fingerprint of all its
-    rows, which a single changed row changes: who mends or extends data must name them. `data` is
-    read for those alone.
+    rows, which a single changed row changes: whoever corrects or extends data must name
+    them. `data` is read for those alone.
     """
     t = config.teacher
     name = t.dataset or (config.data.name if config.data.name in NAMED else None)
     if name is None:
         assert data is not None
         name = dataset_fingerprint(data)
-        before = rows_fingerprint(data)  # its name while their order still counted
-        if not (t.root / "datasets" / name).exists() and (t.root / "datasets" / before).exists():
-            name = before
     home = t.root / "datasets" / name
     home.mkdir(parents=True, exist_ok=True)
     for path in (home, home.parent):

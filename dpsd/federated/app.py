@@ -15,34 +15,17 @@
 Each node trains its client's teacher on the first message if it is not there yet.
 """
 
-import logging
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from flwr.app import Context, Message
-from flwr.clientapp import ClientApp
+from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from dpsd.config import Config, load_config
 from dpsd.console import Progress, say
+from dpsd.device import use_threads
 from dpsd.errors import UserError
-from dpsd.federated import messages
-from dpsd.federated.client import Node
-
-_LOG = logging.getLogger("dpsd.federated")
-
-
-def node_number(context: Context) -> int:
-    """The number of a node, from 0.
-
-    Raises:
-        UserError: it is not in the node config.
-    """
-    found = context.node_config.get("client", context.node_config.get("partition-id"))
-    if found is None:
-        raise UserError("node config client: missing; accepted: the client's number, from 0")
-    return int(found)
+from dpsd.federated.client import Node, make_client_app, node_number
+from dpsd.federated.federate import serve
 
 
 def config_of(context: Context) -> Config:
@@ -57,33 +40,6 @@ def config_of(context: Context) -> Config:
     return load_config(Path(str(own["config"])), str(own.get("set", "")).split())
 
 
-def make_client_app(open_node: Callable[[Context], Node]) -> ClientApp:
-    """A ClientApp whose nodes are opened by a function, once each.
-
-    Whatever goes wrong at home, all that the server learns is one of `messages.REFUSALS`.
-    """
-    app, nodes = ClientApp(), dict[int, Node]()
-
-    def handled(what: Callable[[Node, Message], Any]) -> Callable[[Message, Context], Message]:
-        def handle(message: Message, context: Context) -> Message:
-            number = node_number(context)
-            try:
-                if number not in nodes:
-                    nodes[number] = open_node(context)
-                content = what(nodes[number], message)
-            except Exception:
-                _LOG.exception("client on node %d", number)
-                content = messages.refusal([number], "failed")
-            return Message(content, reply_to=message)
-
-        return handle
-
-    app.query("hello")(handled(lambda node, message: node.hello(message.content)))
-    app.query("answer")(handled(lambda node, message: node.answer(message.content)))
-    app.query("labels")(handled(lambda node, message: node.labels(message.content)))
-    return app
-
-
 client_app = make_client_app(lambda context: Node(config_of(context), node_number(context)))
 server_app = ServerApp()
 
@@ -91,9 +47,8 @@ server_app = ServerApp()
 @server_app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run, or go on with, a federated transcription over the grid."""
-    from dpsd.federated.federate import serve
-
     given, config = context.run_config, config_of(context)
+    say(use_threads(config.threads))
     out = given.get("out")
     with Progress(config.loop.rounds, config.answers()) as progress:
         serve(

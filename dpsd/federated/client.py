@@ -2,16 +2,19 @@
 
 import logging
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
-from flwr.app import RecordDict
+from flwr.app import Context, Message, RecordDict
+from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
 from torch import Tensor
 
 from dpsd.config import Config
 from dpsd.console import Say
+from dpsd.device import use_threads
 from dpsd.errors import BudgetError, UserError
 from dpsd.federated import messages
 from dpsd.federated.answers import answer, noisy_labels, stored
@@ -42,6 +45,7 @@ class Node:
     def __init__(
         self, config: Config, number: int, say: Say = _LOG.info, home: Home | None = None
     ) -> None:
+        use_threads(config.threads)
         self.config = config
         self.home = home or open_home(config, number, say)
 
@@ -155,3 +159,42 @@ class _Nobody:
     def predict(self, images: Tensor) -> Tensor:
         """Never called: images that a student chooses travel as they are."""
         raise UserError("request: images that a student chose cannot be made from a seed")
+
+
+def node_number(context: Context) -> int:
+    """The number of a node, from 0.
+
+    Raises:
+        UserError: it is not in the node config.
+    """
+    found = context.node_config.get("client", context.node_config.get("partition-id"))
+    if found is None:
+        raise UserError("node config client: missing; accepted: the client's number, from 0")
+    return int(found)
+
+
+def make_client_app(open_node: Callable[[Context], Node]) -> ClientApp:
+    """A ClientApp whose nodes are opened by a function, once each.
+
+    Whatever goes wrong at home, all that the server learns is one of `messages.REFUSALS`.
+    """
+    app, nodes = ClientApp(), dict[int, Node]()
+
+    def handled(what: Callable[[Node, Message], Any]) -> Callable[[Message, Context], Message]:
+        def handle(message: Message, context: Context) -> Message:
+            number = node_number(context)
+            try:
+                if number not in nodes:
+                    nodes[number] = open_node(context)
+                content = what(nodes[number], message)
+            except Exception:
+                _LOG.exception("client on node %d", number)
+                content = messages.refusal([number], "failed")
+            return Message(content, reply_to=message)
+
+        return handle
+
+    app.query("hello")(handled(lambda node, message: node.hello(message.content)))
+    app.query("answer")(handled(lambda node, message: node.answer(message.content)))
+    app.query("labels")(handled(lambda node, message: node.labels(message.content)))
+    return app

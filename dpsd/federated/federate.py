@@ -12,11 +12,11 @@ from flwr.serverapp import Grid
 from dpsd.config import Config
 from dpsd.console import Say
 from dpsd.errors import UserError
-from dpsd.federated.app import make_client_app, node_number
-from dpsd.federated.client import Node
+from dpsd.federated.client import Node, make_client_app, node_number
 from dpsd.federated.grid import InProcessGrid
 from dpsd.federated.home import dealt_dataset, federation_folder, folder_uuid
 from dpsd.federated.server_oracle import FederatedOracle
+from dpsd.generator.synthesizer import Synthesizer
 from dpsd.privacy.plan import Plan
 from dpsd.runs.folder import Run
 from dpsd.teachers.folder import TeacherFolder
@@ -94,16 +94,13 @@ def serve(
     Arguments and errors as of `federate`.
     """
     check_route(config)
-    doors: list[FederatedOracle] = []
 
-    def open_oracle(plan: Plan, run: Run) -> FederatedOracle:
-        doors.append(FederatedOracle(grid, config, plan, run))
-        return doors[-1]
+    def open_oracle(plan: Plan, run: Run, synthesizer: Synthesizer) -> FederatedOracle:
+        return FederatedOracle(grid, config, plan, run, synthesizer)
 
     return transcribe(
         config, out=out, resume=resume, data_is_public=data_is_public, progress=progress, say=say,
         open_oracle=open_oracle, home=server_home(config),
-        with_synthesizer=lambda made: setattr(doors[-1], "synthesizer", made),
     )  # fmt: skip
 
 

@@ -31,7 +31,7 @@ from dpsd.privacy.oracle import Oracle, Prior
 from dpsd.privacy.plan import Plan
 from dpsd.privacy.releases import keep_release
 from dpsd.runs.folder import Run
-from dpsd.transcription.session import ledger_of
+from dpsd.transcription.begin import ledger_of
 
 
 class FederatedOracle(Oracle):
@@ -48,12 +48,15 @@ class FederatedOracle(Oracle):
         config: of the run.
         plan: of the run.
         run: its folder.
+        synthesizer: of the run; None sends every image as it is.
     """
 
-    def __init__(self, grid: Grid, config: Config, plan: Plan, run: Run) -> None:
+    def __init__(
+        self, grid: Grid, config: Config, plan: Plan, run: Run, synthesizer: Synthesizer | None
+    ) -> None:
         super().__init__(_nobody, plan, ledger_of(run), run.id, run.started, run.bank, config.seed)
         self._grid, self._config, self._folder = grid, config, run
-        self.synthesizer: Synthesizer | None = None
+        self.synthesizer = synthesizer
         self.seconds = {"clients": 0.0, "prior": 0.0, "teacher": 0.0, "oracle": 0.0}
         self.table = Table(run)
         self._roster = Roster(grid, config)
@@ -177,7 +180,7 @@ class FederatedOracle(Oracle):
         raise UserError(
             f"federated.quorum: {answered} of {f.clients} clients answered in round "
             f"{request.round} ({'; '.join(why[:10])}); accepted: from {quorum(self._config)}; "
-            "mend them and go on with --resume, where one is lost for good with a lower quorum"
+            "fix them and go on with --resume; where one is lost for good, lower the quorum"
         )
 
     def _combine(

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 
+from dpsd.console import percent
 from dpsd.planning.votes import correct_rate
 from dpsd.privacy.mechanisms.votes import NoisyVotes
 
@@ -49,13 +50,13 @@ def enough_clients(mechanism: NoisyVotes) -> Enough:
 
 def enough_line(mechanism: NoisyVotes) -> str:
     """The planner's sentence."""
-    e, chance = enough_clients(mechanism), 1 / mechanism.classes
+    e = enough_clients(mechanism)
     verdict = "enough" if e.worth else "too few for the claim for one client to be worth anything"
     assert math.isfinite(e.sigma)
     return (
         f"Clients: {e.clients:,} are {verdict}: noise of {e.sigma:.4g} votes in each count leaves "
-        f"the class that most of them name on top in {100 * e.correct:.0f} % of the answers "
-        f"(chance {100 * chance:.0f} %), if {100 * AGREE:.0f} % of the clients agree and "
-        f"{100 * RIVAL:.0f} % name one rival; half of the answers need {e.needed:,} clients at "
-        "this epsilon and number of answers."
+        f"the class that most of them name on top in {percent(e.correct, 0)} of the answers "
+        f"(by guessing {percent(1 / mechanism.classes, 0)}), if {percent(AGREE, 0)} of the "
+        f"clients agree and {percent(RIVAL, 0)} name one rival; half of the answers need "
+        f"{e.needed:,} clients at this epsilon for one client and this number of answers."
     )

@@ -1,7 +1,7 @@
 """Which routes are open for what a user has, what each guarantees, and which one to take.
 
 Reads the configuration, counts of rows and users (public), and a teacher's DP ledger where there is
-one; never data, votes or weights. What it expects comes from `dpsd.planning.vote_figures`.
+one; never data, votes or weights. What it expects comes from shard_figures.yaml.
 """
 
 from pathlib import Path
@@ -9,11 +9,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from dpsd.config import Config, parse_config, public_facts
+from dpsd.config import NAMED, Config, parse_config, public_facts
 from dpsd.data.users import held_users
 from dpsd.errors import UserError
-from dpsd.planning.describe import describe
-from dpsd.planning.sizes import (
+from dpsd.planning.candidates import (
     AUGMENT,
     MODEL,
     Holdings,
@@ -23,6 +22,7 @@ from dpsd.planning.sizes import (
     inherited_route,
     single_route,
 )
+from dpsd.planning.describe import describe
 from dpsd.planning.timing import ensemble_cost, inherited_cost
 from dpsd.planning.votes import Choice
 from dpsd.privacy.inherited import DP_LEDGER, read_dp_ledger
@@ -32,10 +32,6 @@ from dpsd.teachers.folder import read_folder
 Route = Literal["auto", "single", "ensemble", "inherited"]
 
 ROUNDS = 8  # divides every number of answers that is looked at
-_ROWS = {
-    "digits": 1295, "mnist": 54_000, "fashion_mnist": 54_000, "cifar10": 45_000,
-    "cifar10_jpeg": 45_000, "att_faces": 252,
-}  # fmt: skip
 _KEPT = ("epsilon", "delta", "answers", "asks_per_image")
 
 
@@ -65,8 +61,7 @@ def plan_routes(
         route: one that is wanted, or `auto`.
         unit: what is to be protected.
         rows: number of training records, public; None: as the data set or the manifest says.
-        assume: the stand-in of `dpsd.planning.vote_figures` whose votes are assumed; None: the
-            nearest.
+        assume: the benchmark in shard_figures.yaml whose votes are assumed; None: the nearest.
 
     Returns:
         Of each route `open`, whether it can be taken with what there is, and `why` not, or why it
@@ -118,7 +113,8 @@ def _holdings(config: Config, rows: int | None) -> Holdings:
         ledger = read_dp_ledger(t.path, read_folder(t.path).uuid)
     own = t.weights is not None or t.path is not None or ":" in t.model
     if rows is None and data:
-        rows = _ROWS.get(d.name) or _listed(d.rows)
+        named = NAMED.get(d.name)
+        rows = _listed(d.rows) if named is None else named.rows
         if rows is None:
             raise UserError(
                 f"--rows: missing; with data.name {d.name} say how many training records there "

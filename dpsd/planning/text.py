@@ -1,12 +1,122 @@
-"""The planner in words: routes, guarantees, what is expected and why."""
+"""Plans in words: of one run, and of the routes that are open."""
 
 from typing import Any
 
-from dpsd.planning.sizes import AUGMENT, MODEL
+from dpsd.console import percent
+from dpsd.console import show_epsilon as show
+from dpsd.planning.candidates import AUGMENT, MODEL
 from dpsd.planning.votes import SHORTFALL, WORTH
-from dpsd.privacy.wording import ADD_OR_REMOVE, show
+from dpsd.privacy.federated_wording import labels_lines
+from dpsd.privacy.units import ADD_OR_REMOVE
+from dpsd.privacy.wording import (
+    guarantee_line,
+    mechanism_lines,
+    relations_line,
+    whom_it_protects,
+)
+from dpsd.tables import Table
 
 _NAMES = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST"}
+
+
+def describe_text(facts: dict[str, Any]) -> str:
+    """The plan in words; every epsilon stands beside its unit."""
+    n, shape = facts["answers"], " x ".join(map(str, facts["declared_public"]["shape"]))
+    unread = facts["route"] == "inherited" and facts["training"] is None
+    lines = []
+    if not facts["private"] and not unread:
+        why = "the noise is seeded and can be predicted" if facts["seeded_noise"] else (
+            "nothing is privatised, so epsilon is infinite for every unit"
+        )  # fmt: skip
+        lines += [f"NOT PRIVATE: {why}.", ""]
+    beside = f"; beside it {ADD_OR_REMOVE}" if facts["route"] == "inherited" else ""
+    queries, last = facts["queries_per_round"], facts["queries_in_last_round"]
+    queries = f"{queries:,}" + (f", the last of {last:,}" if last != queries else "")
+    lines += [
+        f"Route: {facts['route']}. Unit of privacy: {_one(facts['unit'])}.",
+        f"Neighbouring worlds: {facts['relation']}{beside}.",
+        *(_single_lines(facts) if facts["scope"] == "per_answer" else mechanism_lines(facts)),
+        *labels_lines(facts["mechanism"], facts["unit"]),
+        f"Answers: {n:,} at most ({facts['rounds']} rounds of {queries});"
+        f" an image is asked at most {facts['asks_per_image']} time(s).",
+        "",
+    ]
+    if facts["clients"] is not None:
+        lines[-1:] = [facts["clients"], ""]
+    if unread:
+        lines.append(
+            "Epsilon for one record: the teacher's own, read from its DP ledger when the run "
+            "starts; without a whole DP ledger of this very teacher nothing is claimed."
+        )
+    else:
+        lines += [_epsilon_line(facts, row) for row in facts["epsilon_at"]]
+    return "\n".join(lines + _ending(facts, shape)) + "\n"
+
+
+def _single_lines(facts: dict[str, Any]) -> list[str]:
+    m = facts["mechanism"]
+    detail = [f"{k} {m[k]}" for k in ("kind", "vector", "bound", "bound_norm", "top_k")
+              if m.get(k) is not None]  # fmt: skip
+    sensitivity = m.get("sensitivity")
+    return [
+        f"Mechanism: {m['mechanism']}{', ' if detail else ''}{', '.join(detail)}.",
+        f"Sensitivity: {'by probabilities' if sensitivity is None else f'L2 {sensitivity:.6g}'} "
+        f"({m['derivation']}).",
+        f"Noise: {m['noise']}.",
+    ]
+
+
+def _epsilon_line(facts: dict[str, Any], row: dict[str, Any]) -> str:
+    n = facts["answers"]
+    if facts["route"] == "inherited":
+        return relations_line(row["delta"], row["per_record"], row["per_record_add_or_remove_one"])
+    if facts["scope"] == "total":
+        return guarantee_line(
+            {"unit": facts["unit"], "answers_cap": n}, row["delta"], row[f"per_{facts['unit']}"]
+        )
+    e, w = show(row["per_answer"]), show(row["per_record_worst_case"])
+    return (
+        f"At delta {row['delta']:.3g}: epsilon {e} per answer; epsilon {w} for one record, "
+        f"user or client in the worst case (all {n:,} answers change together)."
+    )
+
+
+def _ending(facts: dict[str, Any], shape: str) -> list[str]:
+    cost, classes = facts["estimate"], facts["declared_public"]["classes"]
+    parts = [f"{name} {'not timed' if s is None else f'{s:.0f} s'}"
+             for name, s in cost["seconds_by_part"].items()]  # fmt: skip
+    protects = whom_it_protects(facts["unit"]) if facts["scope"] == "total" else (
+        "The epsilon per answer does not protect a record: one changed training record may change "
+        "every answer of a single teacher. For records read the worst case."
+    )  # fmt: skip
+    earlier = {
+        "ensemble": "Earlier runs on the same data compose with this one; the statement will count "
+        "them.",
+        "federated": "Earlier runs on the same clients (for records: on the same data) compose "
+        "with this one; the statement will count them.",
+        "inherited": "Earlier runs on the same teacher add nothing: they are post-processing. Runs "
+        "on other teachers of the same data compose; the statement will count them.",
+    }.get(
+        facts["route"],
+        "Earlier runs on the same teacher compose with this one; the statement will count them.",
+    )
+    return [
+        protects,
+        earlier,
+        f"Declared public: images of {shape}, {classes} classes.",
+        f"Trust: {facts['trust']}.",
+        f"Covered: {facts['covered']}.",
+        f"Not covered: {facts['not_covered']}.",
+        "",
+        f"Memory, estimated: {cost['bytes'] / 2**30:.1f} GiB at the peak.",
+        f"Time, estimated: {cost['seconds']:.0f} s on {cost['device']} with {cost['threads']} "
+        f"thread(s) ({', '.join(parts)}), extrapolated from a few synthetic batches; "
+        "training a missing teacher comes on top.",
+    ]
+
+
+def _one(unit: str) -> str:
+    return "none" if unit == "none" else f"one {unit}"
 
 
 def planner_text(facts: dict[str, Any]) -> str:
@@ -131,8 +241,8 @@ def _ensemble(route: dict[str, Any]) -> list[str]:
         f"Ensemble: {c['shards']:,} shards of {c['rows_per_teacher']:.3g} records, "
         f"{c['answers']:,} answers; noise {c['sigma']:.4g} votes in each count (epsilon "
         f"{show(route['epsilon']['per_' + unit])} for one {unit}).",
-        f"Expected: {_percent(c['correct'])} of the answers name the class that most teachers "
-        f"name; most teachers are right on {_percent(c['right'])} of real images.",
+        f"Expected: {percent(c['correct'], 1)} of the answers name the class that most teachers "
+        f"name; most teachers are right on {percent(c['right'], 1)} of real images.",
         f"Assumed, never measured on your data: teachers ({MODEL}, augmentation {AUGMENT}) vote as "
         f"on {_NAMES[route['stand_in']]} (public, scripts/bench_shards) at the same number of "
         "records a class; images of the default mix of priors.",
@@ -140,29 +250,47 @@ def _ensemble(route: dict[str, Any]) -> list[str]:
         "Why so many shards (answers: doubled as long as that brings "
         f"{100 * WORTH:g} points; 'student': right - {SHORTFALL:g} / sqrt(effective answers), "
         "rough, it only ranks):",
-        "  shards  records each  answers  correct  right   effective  student",
     ]
-    for row in route["shards"]:
-        mark = " <" if row["shards"] == c["shards"] else ""
-        lines.append(
-            f"  {row['shards']:>6,}  {row['rows_per_teacher']:>12.4g}  {row['answers']:>7,}  "
-            f"{_percent(row['correct']):>7}  {_percent(row['right'])}  {row['effective']:>9,.0f}  "
-            f"{_percent(max(0.0, row['student'])):>7}{mark}"
+    rows = [
+        (
+            f"{row['shards']:,}" + (" <" if row["shards"] == c["shards"] else "  "),
+            f"{row['rows_per_teacher']:.4g}",
+            f"{row['answers']:,}",
+            percent(row["correct"], 1),
+            percent(row["right"], 1),
+            f"{row['effective']:,.0f}",
+            percent(max(0.0, row["student"]), 1),
         )
+        for row in route["shards"]
+    ]
+    head = ("shards  ", "records each", "answers", "correct", "right", "effective", "student")
+    lines += _indented(Table(head, rows, align="r" * len(head)))
     lines += [
         "",
         f"Votes against noise, {c['shards']:,} teachers, {k} classes; the other votes even, or "
-        "half of them with one rival (gap in deviations of a difference of two noisy counts):",
-        "  share  gap even         correct  gap rival        correct",
+        "half of them with one rival (gap in standard deviations of a difference of two noisy "
+        "counts):",
     ]
-    for row in route["vote_shares"]:
-        cells = (
-            f"{row[f'gap_{how}']:>6,.0f} = {row[f'deviations_{how}']:>5.2f} d  "
-            f"{_percent(row[f'correct_{how}']):>7}"
-            for how in ("even", "rival")
+    gaps = [
+        (
+            f"{row['share']:.2f}",
+            *(
+                cell
+                for how in ("even", "rival")
+                for cell in (
+                    f"{row[f'gap_{how}']:,.0f} = {row[f'deviations_{how}']:.2f} sd",
+                    percent(row[f"correct_{how}"], 1),
+                )
+            ),
         )
-        lines.append(f"   {row['share']:.2f}  " + "  ".join(cells))
-    return lines
+        for row in route["vote_shares"]
+    ]
+    columns = ("share", "gap even", "correct", "gap rival", "correct")
+    return [*lines, *_indented(Table(columns, gaps, align="r" * len(columns)))]
+
+
+def _indented(table: Table) -> list[str]:
+    return [f"  {line}" for line in table.text().splitlines()]
 
 
 def _cost(route: dict[str, Any]) -> list[str]:
@@ -179,7 +307,3 @@ def _cost(route: dict[str, Any]) -> list[str]:
     if "set" in route:
         lines.append(f"To run it: --set {' '.join(route['set'])}")
     return lines
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"

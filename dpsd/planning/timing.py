@@ -25,7 +25,8 @@ from dpsd.teachers.members import Members, Weights, member_choices, train_member
 
 _TIMED_IMAGES = 256
 _TIMED_VALUES = _TIMED_IMAGES * 32 * 32 * 3
-_REST = 1.05  # ledger, noise and log-likelihoods take at most a twentieth of the loop
+LOOP_OVERHEAD = 1.05
+"""Ledger, noise and log-likelihoods take at most a twentieth of the loop."""
 _TEACHERS = 8
 _COPIES = 16
 _ASKED = 32
@@ -198,8 +199,8 @@ def _warm_seconds(work: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def _peak_bytes() -> int:
-    """The largest memory that this process has held so far, or 0 where it is not told."""
+def peak_bytes() -> int:
+    """The largest memory that this process has held so far, or 0 where the system does not say."""
     try:
         with open("/proc/self/status") as f:
             return next(int(x.split()[1]) * 1024 for x in f if x.startswith("VmHWM:"))

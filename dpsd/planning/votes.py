@@ -5,11 +5,13 @@ Arithmetic on declared figures of public benchmarks: nothing here reads data or 
 
 import math
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 import numpy as np
+import yaml
 from scipy.special import ndtr
 
-from dpsd.planning.vote_figures import STAND_IN_CLASSES, ShardFigures
 from dpsd.privacy.accounting import gaussian_mu
 
 SHARDS = (10, 25, 50, 100, 250, 500, 1000, 2000, 3000, 4000, 6000, 8000)
@@ -24,10 +26,41 @@ SHORTFALL = 2.0
 A rough rule, read off a prototype on MNIST (1,000 teachers, strokes): 87.3 % of 96.0 % with 4,096
 answers at epsilon 1 for one record, 91.6 % with 2,048 at epsilon 2. It only ranks plans.
 """
+STAND_IN_CLASSES = 10
+"""Of the benchmarks in shard_figures.yaml."""
 VOTE_SHARES = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 
 _Z = np.linspace(-8.0, 8.0, 801)
 _WEIGHT = np.exp(-(_Z**2) / 2) / np.exp(-(_Z**2) / 2).sum()
+
+
+@dataclass(frozen=True)
+class ShardFigures:
+    """What is assumed of teachers with so many records each."""
+
+    rows_per_class: float
+    """Records of a teacher divided by the number of classes."""
+    right: float
+    """Rate of real images on which most teachers name the true class."""
+    first: tuple[float, ...]
+    """Share of the votes of the class that leads, in ten groups of synthetic images."""
+    second: tuple[float, ...]
+    """Share of the class that follows, in the same groups."""
+
+
+@cache
+def stand_ins() -> dict[str, tuple[ShardFigures, ...]]:
+    """Figures of public benchmarks by name, each by increasing size of the shard."""
+    tree = yaml.safe_load((Path(__file__).parent / "shard_figures.yaml").read_text())
+    return {
+        name: tuple(
+            ShardFigures(
+                row["rows_per_class"], row["right"], tuple(row["first"]), tuple(row["second"])
+            )
+            for row in rows
+        )
+        for name, rows in tree.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -137,7 +170,7 @@ def search(
         By increasing number of teachers; empty if the data are too few for any.
     """
     mu = gaussian_mu(epsilon, delta)
-    found = []
+    choices = []
     for n in sorted({*SHARDS, *([] if also is None else [also])}):
         per_class = rows / n / classes
         if n > most or per_class < table[0].rows_per_class * 0.999:
@@ -147,8 +180,8 @@ def search(
         best = 0
         while best + 1 < len(tried) and tried[best + 1].student > WORTH + tried[best].student:
             best += 1
-        found.append(tried[best])
-    return found
+        choices.append(tried[best])
+    return choices
 
 
 def at_answers(
@@ -161,15 +194,15 @@ def at_answers(
     return Choice(n, rows / n, answers, sigma, correct, figures.right, worth)
 
 
-def best_choice(found: list[Choice]) -> Choice:
-    """The one from which most is expected of the student."""
-    return max(found, key=lambda c: c.student)
+def best_choice(choices: list[Choice]) -> Choice:
+    """The choice with the highest expected accuracy of the student."""
+    return max(choices, key=lambda c: c.student)
 
 
 def share_rows(voters: int, sigma: float, classes: int) -> list[dict[str, float]]:
     """Gap of votes against noise over assumed vote shares, the rest even or half to one rival.
 
-    `deviations` is the gap in units of the deviation of a difference of two noisy counts.
+    `deviations` is the gap in standard deviations of a difference of two noisy counts.
     """
     rows = []
     for share in VOTE_SHARES:
@@ -187,11 +220,11 @@ def share_rows(voters: int, sigma: float, classes: int) -> list[dict[str, float]
 
 
 def _for_classes(first: float, second: float, classes: int) -> tuple[float, float]:
-    """Shares of a stand-in as shares among K classes: what is above chance is taken to be alike."""
-    chance = 1 / STAND_IN_CLASSES
+    """Shares of a stand-in as shares among K classes: the excess over uniform is the same."""
+    uniform = 1 / STAND_IN_CLASSES
 
     def scaled(share: float) -> float:
-        return 1 / classes + (share - chance) / (1 - chance) * (1 - 1 / classes)
+        return 1 / classes + (share - uniform) / (1 - uniform) * (1 - 1 / classes)
 
     lead = min(1.0, max(1 / classes, scaled(first)))
     low, high = (1 - lead) / (classes - 1), min(lead, 1 - lead)

@@ -81,7 +81,7 @@ class Budget:
 class Asked:
     """Counts how often images were asked, by the first 8 bytes of their hash.
 
-    A chance collision counts an image once too often, never too rarely. Sorted runs of doubling
+    A random collision counts an image once too often, never too rarely. Sorted runs of doubling
     size keep both insertion and look-up cheap at millions of images.
     """
 

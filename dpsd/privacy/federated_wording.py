@@ -2,13 +2,15 @@
 
 from typing import Any
 
+from dpsd.console import show_epsilon as show
+from dpsd.privacy.ledger import is_labels_run
+from dpsd.privacy.wording import guarantee_line, mechanism_lines, whom_it_protects
+
 _LISTED = 20  # clients; of more the text gives a summary, the facts all
 
 
 def federated_lines(facts: dict[str, Any]) -> list[str]:
     """The statement's body: what one client has, and what the federation has."""
-    from dpsd.privacy.wording import guarantee_line, mechanism_lines, show, whom_it_protects
-
     g, unit, f = facts["guarantee"], facts["unit"], facts["federation"]
     total = facts["scope"] == "total"
     lines = [
@@ -64,8 +66,6 @@ def labels_lines(mechanism: dict[str, Any], unit: str) -> list[str]:
 
 
 def _composition(facts: dict[str, Any]) -> list[str]:
-    from dpsd.privacy.wording import show
-
     g, rounds, n = facts["guarantee"], facts["federation"]["rounds"], facts["answers_cap"]
     if facts["unit"] == "none":
         return []
@@ -114,9 +114,6 @@ def _answered(federation: dict[str, Any]) -> list[str]:
 
 
 def _earlier(facts: dict[str, Any]) -> str:
-    from dpsd.privacy.ledger import is_labels_run
-    from dpsd.privacy.wording import show
-
     g, f = facts["guarantee"], facts["federation"]
     clients = "clients" if f["partition"] == "own" or facts["unit"] != "record" else "data"
     count = sum(not is_labels_run(r["run"]) for r in facts["earlier_runs"])

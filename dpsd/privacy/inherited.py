@@ -24,8 +24,8 @@ class DpTraining:
 
     Args:
         teacher_uuid: of the teacher that was trained.
-        noise_multiplier: deviation of the noise in units of the clipping norm.
-        sample_rate: chance of a row to be in a batch (Poisson sampling).
+        noise_multiplier: standard deviation of the noise in units of the clipping norm.
+        sample_rate: probability of a row to be in a batch (Poisson sampling).
         steps: batches.
         max_grad_norm: the clipping norm C of a row's gradient.
         rows: of the training data, public.

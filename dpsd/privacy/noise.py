@@ -38,7 +38,7 @@ class NoiseSource:
         return np.frombuffer(self._stream.update(bytes(size)), dtype=np.uint64).reshape(shape)
 
     def normals(self, shape: tuple[int, ...]) -> NDArray[np.float64]:
-        """Standard normals, float64, by inversion of 52-bit uniforms (reach: 8.2 deviations)."""
+        """Standard normals, float64, by inversion of 52-bit uniforms (they reach 8.2)."""
         uniform = ((self.integers(shape) >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
         return np.asarray(ndtri(uniform), dtype=np.float64)
 

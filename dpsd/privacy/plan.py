@@ -18,7 +18,7 @@ from dpsd.privacy.mechanisms.base import Mechanism
 from dpsd.privacy.mechanisms.choose import choose_mechanism, federated_mechanism
 from dpsd.privacy.mechanisms.federated import server_mechanism
 from dpsd.privacy.units import FEDERATED_RELATIONS as FEDERATED
-from dpsd.privacy.units import RELATIONS
+from dpsd.privacy.units import RELATIONS, scope_of
 
 if TYPE_CHECKING:
     from dpsd.config import Config
@@ -52,6 +52,15 @@ class Plan:
     route: str = "single"
     training: DpTraining | None = None
 
+    def position(self, round: int) -> int:
+        """Answers asked before a round."""
+        return round * self.queries_per_round
+
+    def queries(self, round: int) -> int:
+        """Images asked in a round; the last round takes the rest of the answers."""
+        last = round + 1 == self.rounds
+        return self.answers - self.position(round) if last else self.queries_per_round
+
     @property
     def held_out(self) -> int:
         """How many answers the student is never trained on: the first of the last round.
@@ -74,7 +83,7 @@ class Plan:
     @property
     def scope(self) -> str:
         """`per_answer`, or `total` where epsilon covers all answers together."""
-        return "total" if self.unit in ("record", "user", "client") else "per_answer"
+        return scope_of(self.unit)
 
     @property
     def event(self) -> Release:
@@ -138,7 +147,7 @@ def make_plan(config: Config) -> Plan:
         mechanism=choose(config, facts.classes),
         epsilon=math.inf if p.epsilon is None else p.epsilon,
         delta=p.delta,
-        answers=queries * config.loop.rounds,
+        answers=config.answers(),
         rounds=config.loop.rounds,
         queries_per_round=queries,
         asks_per_image=p.asks_per_image,

@@ -20,18 +20,11 @@ from dpsd.privacy.events import (
 )
 from dpsd.privacy.ledger import RunRecord, labels_run
 from dpsd.privacy.plan import Plan
-from dpsd.privacy.wording import COVERED, TRUST, not_covered
+from dpsd.privacy.units import TRUST, covers
+from dpsd.privacy.wording import COVERED, not_covered
 
 SCHEMA_VERSION = 1
 _Releases = list[tuple[Release, int]]
-_UNITS = {
-    ("single", "open"): ("none",),
-    ("single", "gaussian"): ("answer",),
-    ("single", "pure"): ("answer",),
-    ("ensemble", "votes"): ("record", "user"),
-    ("inherited", "dp_sgd"): ("record",),
-    ("federated", "votes"): ("record", "client"),
-}
 _OPEN: tuple[Release, int] = (OpenRelease(), 1)
 
 
@@ -142,7 +135,7 @@ def _releases(facts: dict[str, Any]) -> tuple[_Releases, _Releases, _Releases, _
             if (training := _training_of(r)) is not None and training in counted:
                 continue  # its answers are post-processing of what is counted
             counted.append(training)
-            fits = _protects(r.get("unit"), facts["unit"]) and not r["seeded_noise"]
+            fits = covers(r.get("unit"), facts["unit"]) and not r["seeded_noise"]
             others += _whole(r) if fits else [_OPEN]
         return everything, everything, others, everything + others
     once: _Releases = [(event_from_facts(facts["release"]), int(facts["asks_per_image"]))]
@@ -170,11 +163,6 @@ def _whole(run: dict[str, Any]) -> _Releases:
     if run.get("labels") is not None:
         return [(event, cap), (event_from_facts(run["labels"]), 1)]
     return [(event, cap)]
-
-
-def _protects(run_unit: str | None, unit: str) -> bool:
-    """Whether a run's noise was made for this unit or for a larger one."""
-    return run_unit == unit or (run_unit, unit) in (("user", "record"), ("client", "record"))
 
 
 def _accountant(plan: Plan) -> str:

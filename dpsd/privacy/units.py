@@ -1,4 +1,4 @@
-"""Units of privacy: neighbouring relations and trust models, in words."""
+"""Units of privacy: relations, scope, trust, and which release can protect which unit."""
 
 RELATION = (
     "two teachers that agree on every image but one, where an image is the exact uint8 tensor that "
@@ -34,3 +34,26 @@ FEDERATED_TRUST = {
     "server; readers of release/ are not trusted",
     "none": "nothing is privatised: the server sees every client's probabilities",
 }
+TRUST = (
+    "whoever runs the transcription holds the teacher and is trusted; readers of release/ are not"
+)
+ADD_OR_REMOVE = "two data sets of which one has one row more (add-or-remove-one)"
+UNITS = {
+    ("single", "open"): ("none",),
+    ("single", "gaussian"): ("answer",),
+    ("single", "pure"): ("answer",),
+    ("ensemble", "votes"): ("record", "user"),
+    ("inherited", "dp_sgd"): ("record",),
+    ("federated", "votes"): ("record", "client"),
+}
+"""Route (of a release that all routes may make: single) and kind of release: units."""
+
+
+def scope_of(unit: str) -> str:
+    """`total` where epsilon covers all answers together, else `per_answer`."""
+    return "total" if unit in ("record", "user", "client") else "per_answer"
+
+
+def covers(run_unit: str | None, unit: str) -> bool:
+    """Whether a run's noise was made for this unit or for a larger one."""
+    return run_unit == unit or (run_unit, unit) in (("user", "record"), ("client", "record"))

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from dpsd.errors import UserError
-from dpsd.privacy.statement import _UNITS, file_hashes, guarantee
-from dpsd.privacy.wording import statement_text
+from dpsd.privacy.statement import file_hashes, guarantee
+from dpsd.privacy.statement_text import statement_text
+from dpsd.privacy.units import UNITS
 
 _TOLERANCE = 1e-6
 
@@ -79,7 +80,7 @@ def _contradictions(facts: dict[str, Any]) -> list[str]:
         if (r.get("teacher") is not None) != (r["release"]["kind"] == "dp_sgd")
     ]
     kind, route = release["kind"], facts["route"]
-    units = _UNITS.get((route if kind in ("votes", "dp_sgd") else "single", kind), ())
+    units = UNITS.get((route if kind in ("votes", "dp_sgd") else "single", kind), ())
     if facts["unit"] not in units or (facts["scope"] == "total") != (kind in ("votes", "dp_sgd")):
         found.append(f"unit {facts['unit']} is not what {kind} releases of route {route} can give")
     if kind == "votes" and release["cells"] != 2:

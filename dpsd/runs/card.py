@@ -1,15 +1,15 @@
 """The model card: what is released, how to load it, and what is guaranteed."""
 
-import os
 from typing import Any
 
 import yaml
 from torch import nn
 
 from dpsd.config import PublicFacts
+from dpsd.files import whole_file
 from dpsd.models.dp_networks import DP_MODELS
 from dpsd.models.networks import OWN, ConvNet, ResNet20, build_model
-from dpsd.privacy.wording import statement_text
+from dpsd.privacy.statement_text import statement_text
 from dpsd.runs.folder import Run
 
 _FRONT = {
@@ -49,10 +49,8 @@ def write_card(run: Run, plan_facts: dict[str, Any], evaluation: dict[str, Any] 
     # Sections of attacks, which write them for public data alone.
     attacked = sorted((run.private / "attacks").glob("*/card.md"))
     parts += [section.read_text().rstrip("\n") for section in attacked]
-    path = run.release / "README.md"
-    partial = path.with_suffix(".partial")
-    partial.write_text("\n\n".join(parts) + "\n")
-    os.replace(partial, path)
+    with whole_file(run.release / "README.md") as partial:
+        partial.write_text("\n\n".join(parts) + "\n")
 
 
 def _what(run: Run, facts: PublicFacts, plan_facts: dict[str, Any]) -> str:
@@ -139,7 +137,7 @@ def _training(run: Run) -> str:
         "rounds": str(run.config.loop.rounds),
         "answers": f"{last.get('answers', 0):,}",
         "final loss": _figure(last.get("loss")),
-        "gain over chance in foretelling the answers, last round, nats per answer": _figure(
+        "gain over chance in predicting the answers, last round, nats per answer": _figure(
             last.get("gain_nats_per_answer")
         ),
         "agreement with the answers, last round": _figure(last.get("agreement_with_answers")),

@@ -1,17 +1,16 @@
 """What a finished run is made of: weights, statement, pictures, card, report; sealed by hashes."""
 
-import json
 import shutil
 import time
 from typing import Any
 
 from dpsd.config import PublicFacts
-from dpsd.files import write_json
+from dpsd.files import read_json, write_json
 from dpsd.generator.synthesizer import Synthesizer
 from dpsd.privacy.ledger import Ledger
 from dpsd.privacy.plan import Plan
 from dpsd.privacy.statement import file_hashes, statement_facts
-from dpsd.privacy.wording import statement_text
+from dpsd.privacy.statement_text import statement_text
 from dpsd.runs.card import write_card
 from dpsd.runs.folder import Run
 from dpsd.runs.pictures import curves, newest_images, synthetic_grid
@@ -59,8 +58,8 @@ def publish_attack(run: Run, name: str, section: str) -> None:
     """
     (run.private / "attacks" / name / "card.md").write_text(section + "\n")
     measured = run.private / "evaluation.json"
-    evaluation = json.loads(measured.read_text()) if measured.is_file() else None
-    write_card(run, json.loads((run.release / "statement.json").read_text()), evaluation)
+    evaluation = read_json(measured) if measured.is_file() else None
+    write_card(run, read_json(run.release / "statement.json"), evaluation)
     seal(run)
 
 
@@ -80,7 +79,7 @@ def seal(run: Run) -> None:
     for unfinished in run.release.rglob("*.partial"):
         unfinished.unlink()  # of a process that was stopped
     path = run.release / "statement.json"
-    facts = json.loads(path.read_text())
+    facts = read_json(path)
     write_json(path, facts | {"files": file_hashes(run.release)})
 
 
@@ -103,7 +102,7 @@ def report_of(
             "epsilon": g["epsilon"] if statement["private"] else None,
             "delta": plan.delta,
             "worst_case_epsilon": g["worst_case_epsilon"] if statement["private"] else None,
-            "configured_epsilon": g["epsilon"],
+            "configured_epsilon": run.config.privacy.epsilon,
             "seeded_noise": statement["seeded_noise"],
         },
         "answers": statement["answers_made"],

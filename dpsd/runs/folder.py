@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dpsd.config import Config, flatten, parse_config, placed
 from dpsd.errors import UserError
-from dpsd.files import append_lines, read_json, read_lines, write_json
+from dpsd.files import append_lines, read_json, read_lines, sync, whole_file, write_json
 
 _KEPT_CHECKPOINTS = 2
 _BEGUN = ("config.yaml", "env.json")
@@ -43,8 +43,8 @@ class Run:
         facts = read_json(self.private / "run.json")
         self.id, self.started = str(facts["run"]), str(facts["started"])
         self.teacher_folder, self.teacher = Path(facts["teacher_folder"]), str(facts["teacher"])
-        self.ledger_folder = Path(facts.get("ledger_folder", self.teacher_folder))
-        self.ledger = str(facts.get("ledger", self.teacher))
+        self.ledger_folder = Path(facts["ledger_folder"])
+        self.ledger = str(facts["ledger"])
         self.data_is_public = bool(facts["data_is_public"])
         self.config = parse_config(facts["config"])
 
@@ -67,18 +67,15 @@ class Run:
             UserError: the disk is full or not writable; the previous checkpoint stays whole.
         """
         path = self.checkpoints / f"round-{round:06d}.pt"
-        partial = path.with_suffix(".partial")
         try:
-            with partial.open("wb") as f:
-                torch.save(state | {"round": round}, f)
-                f.flush()
-                os.fsync(f.fileno())
-            os.replace(partial, path)
-        except (OSError, RuntimeError) as e:
-            partial.unlink(missing_ok=True)
+            with whole_file(path) as partial:
+                with partial.open("wb") as f:
+                    torch.save(state | {"round": round}, f)
+                sync(partial)
+        except (UserError, RuntimeError) as e:
             raise UserError(
-                f"checkpoint {path}: cannot be written ({e}); the one before is whole, make room "
-                "and go on with --resume"
+                f"checkpoint of round {round}: {e}; the one before is whole, make room and go on "
+                "with --resume"
             ) from e
         for old in sorted(self.checkpoints.glob("round-*.pt"))[:-_KEPT_CHECKPOINTS]:
             old.unlink()
@@ -89,26 +86,26 @@ class Run:
         Raises:
             UserError: it cannot be read.
         """
-        found = sorted(self.checkpoints.glob("round-*.pt"))
-        if not found:
+        checkpoints = sorted(self.checkpoints.glob("round-*.pt"))
+        if not checkpoints:
             return None
         try:
-            state: dict[str, Any] = torch.load(found[-1], map_location="cpu", weights_only=True)
+            state: dict[str, Any] = torch.load(
+                checkpoints[-1], map_location="cpu", weights_only=True
+            )
         except Exception as e:
             raise UserError(
-                f"checkpoint {found[-1]}: unreadable ({type(e).__name__}); remove it to go on from "
-                "the one before"
+                f"checkpoint {checkpoints[-1]}: unreadable ({type(e).__name__}); remove it to go "
+                "on from the one before"
             ) from e
         return state
 
     def save_weights(self, name: str, state: dict[str, Tensor], facts: dict[str, Any]) -> None:
         """Write safetensors under `release/`, whole or not at all; facts go in its header."""
-        path = self.release / f"{name}.safetensors"
-        partial = path.with_suffix(".partial")
         header = {"dpsd": json.dumps(facts)}  # one key: the order of several is not reproducible
-        save_file({k: v.cpu().contiguous() for k, v in state.items()}, partial, header)
-        os.chmod(partial, 0o644)
-        os.replace(partial, path)
+        with whole_file(self.release / f"{name}.safetensors") as partial:
+            save_file({k: v.cpu().contiguous() for k, v in state.items()}, partial, header)
+            os.chmod(partial, 0o644)
 
     def write_report(self, report: dict[str, Any]) -> None:
         """Write `private/report.json`."""
@@ -170,7 +167,7 @@ def create_run(
 
 
 def refuse_existing(path: Path) -> None:
-    """Nothing is overwritten but what a start that was stopped left behind.
+    """Refuse a folder that holds more than what a stopped start left behind.
 
     Raises:
         UserError: the folder exists and is not empty.
@@ -183,18 +180,18 @@ def _left_behind(path: Path) -> bool:
     """Whether nothing is there but what is written before `run.json`."""
     if not path.is_dir() or {p.name for p in path.iterdir()} - {"release", "private"}:
         return False
-    files = (p.name.removesuffix(".partial") for p in path.rglob("*") if not p.is_dir())
-    return all(name in _BEGUN or name.startswith(".run-") for name in files)
+    names = (p.name.lstrip(".").removesuffix(".partial") for p in path.rglob("*") if not p.is_dir())
+    return all(name in _BEGUN or name.startswith("run-") for name in names)
 
 
-_MAY_CHANGE = ("federated.quorum", "federated.deadline_s")
+_MAY_CHANGE = ("federated.quorum", "federated.deadline_s", "threads")
 
 
 def resume_run(path: Path, config: Config) -> Run:
     """Open a run that was stopped.
 
-    How many clients must answer and how long they have may be changed: no answer and no noise
-    depends on either, and a federation may have lost a client for good.
+    How many clients must answer, how long they have and how many threads compute may change: no
+    answer and no noise depends on them, and a federation may have lost a client for good.
 
     Raises:
         UserError: no run there, or one with another configuration; says which keys differ.
@@ -205,22 +202,23 @@ def resume_run(path: Path, config: Config) -> Run:
     finished = (run.private / "report.json").exists()
     differ = [k for k in changed if finished or k not in _MAY_CHANGE]
     if differ:
-        said = ", ".join(f"{k} ({old.get(k)} -> {new.get(k)})" for k in differ)
-        raise UserError(f"--resume {path}: another configuration: {said}")
+        changes = ", ".join(f"{k} ({old.get(k)} -> {new.get(k)})" for k in differ)
+        raise UserError(f"--resume {path}: another configuration: {changes}")
     return _reconfigured(run, config) if changed else run
 
 
 def _reconfigured(run: Run, config: Config) -> Run:
-    """The run with the quorum and the deadline of another configuration; whole or not at all."""
+    """The run with what may change as in another configuration; whole or not at all."""
     f = config.federated
     changed = {"quorum": f.quorum, "deadline_s": f.deadline_s}
     released = run.release / "config.yaml"
     plain = yaml.safe_load(released.read_text())
+    plain["threads"] = config.threads
     plain["federated"] |= changed
-    partial = run.private / "config.yaml.partial"
-    partial.write_text(yaml.safe_dump(plain, sort_keys=False))
-    os.replace(partial, released)
+    with whole_file(released) as partial:
+        partial.write_text(yaml.safe_dump(plain, sort_keys=False))
     facts = read_json(run.private / "run.json")
+    facts["config"]["threads"] = config.threads
     facts["config"]["federated"] |= changed
     write_json(run.private / "run.json", facts)
     return Run(run.path)
@@ -269,10 +267,10 @@ def default_run_folder(config: Config) -> Path:
 
 def _revision() -> str | None:
     try:
-        found = subprocess.run(
+        revision = subprocess.run(
             ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True,
             timeout=5, check=True,
         )  # fmt: skip
     except (OSError, subprocess.SubprocessError):
         return None
-    return found.stdout.strip()
+    return revision.stdout.strip()

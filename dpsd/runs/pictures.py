@@ -1,6 +1,5 @@
 """Pictures of a run, from public things alone: synthetic images, curves, TensorBoard."""
 
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from dpsd.figures import new_figure, save_figure
+from dpsd.files import whole_file
 from dpsd.runs.folder import Run
 from dpsd.student.bank import Bank
 
@@ -34,9 +34,8 @@ def synthetic_grid(images: Tensor, path: Path) -> None:
         path: of the PNG, written whole or not at all.
     """
     pixels = grid(images, _SIDE).permute(1, 2, 0).numpy()
-    partial = path.with_suffix(".partial")
-    Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(partial, "PNG")
-    os.replace(partial, path)
+    with whole_file(path) as partial:
+        Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(partial, "PNG")
 
 
 def grid(images: Tensor, side: int) -> Tensor:
@@ -51,7 +50,7 @@ def grid(images: Tensor, side: int) -> Tensor:
 
 
 def curves(metrics: list[dict[str, Any]], path: Path) -> None:
-    """Write a PNG of the loss and of how well the student foretells the answers, as they come in.
+    """Write a PNG of the loss and of how well the student predicts the answers as they come in.
 
     Args:
         metrics: public records of the run, as `Run.metrics` gives them.

@@ -7,38 +7,27 @@ import torch
 from torch import Tensor
 
 from dpsd.device import broadcast
-from dpsd.generator.synthesizer import Synthesizer
-from dpsd.privacy.oracle import Door, Prior
+from dpsd.privacy.oracle import Prior
 from dpsd.privacy.plan import Plan
-from dpsd.student.bank import Bank
 from dpsd.student.student import Student
+from dpsd.transcription.session import Session
 
 
 def distil(
-    plan: Plan,
-    synthesizer: Synthesizer,
-    oracle: Door | None,
-    bank: Bank,
-    student: Student,
-    *,
-    start: int = 0,
-    after_round: Callable[[int, dict[str, Any]], None],
+    session: Session, *, start: int = 0, after_round: Callable[[int, dict[str, Any]], None]
 ) -> None:
-    """The loop of private distillation. Only `oracle` has seen a teacher.
+    """The loop of private distillation. Only the session's oracle has seen a teacher.
 
     Args:
-        plan: rounds and queries.
-        synthesizer: makes images from public knowledge and the student.
-        oracle: the one door; None on the ranks of a process group that do not ask.
-        bank: of answered images.
-        student: learns.
+        session: synthesizer, oracle, bank and student.
         start: first round, above 0 when resumed.
         after_round: receives the round and its public figures.
     """
+    plan, student, synthesizer, bank = (
+        session.plan, session.student, session.synthesizer, session.bank
+    )  # fmt: skip
     for round in range(start, plan.rounds):
-        images, scores = broadcast(
-            query(plan, synthesizer, oracle, student, round) if oracle is not None else None
-        )
+        images, scores = broadcast(query(session, round) if session.oracle is not None else None)
         images, scores = images[plan.trained_on(round)], scores[plan.trained_on(round)]
         bank.add(images, scores)
         figures = student.fit(bank, new=len(images)) if len(bank) else {}
@@ -47,26 +36,25 @@ def distil(
     student.refit(bank)
 
 
-def query(
-    plan: Plan, synthesizer: Synthesizer, oracle: Door, student: Student, round: int
-) -> tuple[Tensor, Tensor]:
+def query(session: Session, round: int) -> tuple[Tensor, Tensor]:
     """One round of paid images and what their answers say, [B, C, H, W] and [B, K].
 
-    Answers that were paid before a stop are recalled; those lost on the way stay paid, are not
-    asked again, and leave the round empty.
+    Answers that were paid before a stop are recalled. Answers charged but never stored are not
+    asked again; their round stays empty.
     """
-    position = round * plan.queries_per_round
+    plan, student, oracle = session.plan, session.student, session.oracle
+    assert oracle is not None
+    position = plan.position(round)
     if position < oracle.position:
         recalled = oracle.recall(position)
         if recalled is None:
-            return torch.empty((0, *plan.facts.shape), dtype=torch.uint8), torch.empty(
-                (0, plan.facts.classes)
-            )
+            nothing = torch.empty((0, *plan.facts.shape), dtype=torch.uint8)
+            return nothing, torch.empty((0, plan.facts.classes))
         images, answers = recalled
     else:
-        images = synthesizer.sample(plan.queries_per_round, student, oracle, round=round)
+        images = session.synthesizer.sample(plan.queries(round), student, oracle, round=round)
         answers = oracle.answer(images, prior=asking_prior(plan, student, round))
-    synthesizer.remember(images, student)
+    session.synthesizer.remember(images, student)
     return images, plan.mechanism.log_likelihood(answers)
 
 

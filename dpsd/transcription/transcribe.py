@@ -6,29 +6,23 @@ from pathlib import Path
 from typing import Any
 
 from dpsd.config import Config
-from dpsd.device import join_processes, leave_processes, pick_device, pick_dtype, rank
+from dpsd.device import join_processes, leave_processes, pick_device, rank
 from dpsd.errors import UserError
 from dpsd.generator.synthesizer import Synthesizer
 from dpsd.privacy.inherited import read_dp_ledger
 from dpsd.privacy.oracle import Door, Oracle
 from dpsd.privacy.plan import Plan, inherit, make_plan
+from dpsd.runs.finish import finish
 from dpsd.runs.folder import Run
-from dpsd.student.bank import Bank
-from dpsd.student.student import Student
+from dpsd.runs.pictures import Board, newest_images
 from dpsd.teachers.folder import TeacherFolder, read_folder
 from dpsd.teachers.teacher import load_teacher
+from dpsd.transcription.begin import enter_elsewhere, ledger_of, open_run_folder
 from dpsd.transcription.loop import distil
-from dpsd.transcription.session import (
-    check_memory,
-    enter_elsewhere,
-    ledger_of,
-    open_run_folder,
-    prune_releases,
-    restore,
-    share_start,
-)
+from dpsd.transcription.session import Session, check_memory, new_session, prune_releases
 
 Progress = Callable[[dict[str, Any]], None]
+OpenOracle = Callable[[Plan, Run, Synthesizer], Door]
 _CHECKPOINT_SECONDS = 10.0
 
 
@@ -40,9 +34,8 @@ def transcribe(
     data_is_public: bool = False,
     progress: Progress | None = None,
     say: Callable[[str], None] = lambda text: None,
-    open_oracle: Callable[[Plan, Run], Door] | None = None,
+    open_oracle: OpenOracle | None = None,
     home: TeacherFolder | None = None,
-    with_synthesizer: Callable[[Synthesizer], None] = lambda made: None,
 ) -> Run:
     """Transcribe the private teacher into a student that may be released.
 
@@ -53,10 +46,9 @@ def transcribe(
         data_is_public: put figures measured on the data on the card too.
         progress: receives the public figures of each round.
         say: receives lines for the user.
-        open_oracle: another oracle than the configured teacher's, for replays.
+        open_oracle: another oracle than the configured teacher's, for federations and replays; it
+            gets the synthesizer, as it may send what images are made from.
         home: the teacher's folder if it is known; found, or trained and filled, by default.
-        with_synthesizer: receives the synthesizer behind `open_oracle`, for an oracle that sends
-            what images are made from.
 
     Returns:
         The finished run.
@@ -64,72 +56,79 @@ def transcribe(
     Raises:
         UserError: bad input, in one line.
     """
-    from dpsd.runs.finish import finish
-    from dpsd.runs.pictures import Board, newest_images
-
     plan = make_plan(config)
     check_memory(config, plan)
     device = pick_device(config.device)
     join_processes(device)
     if config.privacy.insecure_seeded_noise:
         say("WARNING: the noise is seeded and can be predicted; this run is NOT PRIVATE")
-    student = Student(
-        config, plan.facts, rounds=plan.rounds, queries_per_round=plan.queries_per_round,
-        soft_targets=plan.mechanism.soft_targets, device=device,
-        dtype=pick_dtype(config.precision, device),
-    )  # fmt: skip
-    synthesizer = Synthesizer(config, plan.facts, device)
-    bank = Bank(min(config.loop.window, plan.answers), plan.facts.shape, plan.facts.classes)
-    leads = rank() == 0
-    run, oracle, start = None, None, 0
-    if leads:
+    session = new_session(config, plan, device)
+    run = None
+    if rank() == 0:
         run = open_run_folder(config, out, resume, data_is_public, say, home)
         if plan.route == "inherited":
-            plan = inherit(plan, read_dp_ledger(run.teacher_folder, run.teacher))
-        oracle = (open_oracle or (lambda plan, run: _oracle(config, plan, run)))(plan, run)
-        with_synthesizer(synthesizer)
-        start = restore(run, plan, student, synthesizer, bank, oracle)
-    start = share_start(start, student, synthesizer, bank)
-    board = Board(run, start) if run is not None else None
-    saved = time.perf_counter()
-    began = saved - (run.seconds() if run is not None else 0.0)
+            session.plan = inherit(plan, read_dp_ledger(run.teacher_folder, run.teacher))
+        session.oracle = (open_oracle or open_teacher_oracle)(
+            session.plan, run, session.synthesizer
+        )
+    start = session.share(session.restore(run) if run is not None else 0)
+    if run is None:  # this rank learns and writes nothing
+        distil(session, start=start, after_round=lambda round, figures: None)
+    else:
+        _lead(config, session, run, start, progress, say)
+    leave_processes()
+    return run  # type: ignore[return-value]  # None on the other ranks
 
+
+def _lead(
+    config: Config,
+    session: Session,
+    run: Run,
+    start: int,
+    progress: Progress | None,
+    say: Callable[[str], None],
+) -> None:
+    """The loop on the rank that asks, logs, saves checkpoints and finishes the run."""
+    plan, oracle = session.plan, session.oracle
+    assert oracle is not None
+    board = Board(run, start)
+    saved = time.perf_counter()
+    began = saved - run.seconds()
     unit = plan.unit if plan.scope == "total" else "answer"
 
     def after_round(round: int, figures: dict[str, Any]) -> None:
         nonlocal saved
-        if run is None or oracle is None or board is None:
-            return
         record = {"round": round, "answers": oracle.position,
                   f"epsilon_per_{unit}": plan.epsilon if plan.epsilon < float("inf") else None,
                   "seconds": time.perf_counter() - began} | figures  # fmt: skip
         run.log(record)
-        shown = newest_images(bank, min(plan.queries_per_round, 1000))
-        board.round(record, shown, student.predict(shown))
+        shown = newest_images(session.bank, min(plan.queries_per_round, 1000))
+        board.round(record, shown, session.student.predict(shown))
         if progress is not None:
             progress(record)
-        if time.perf_counter() - saved > _CHECKPOINT_SECONDS or round + 1 == plan.rounds:
-            run.save_checkpoint(
-                {"student": student.state_dict(), "synthesizer": synthesizer.state_dict()},
-                round + 1,
-            )
+        last = round + 1 == plan.rounds
+        if time.perf_counter() - saved > _CHECKPOINT_SECONDS or last:
+            run.save_checkpoint(session.state_dict(), round + 1)
             prune_releases(run, plan, round + 1, config.loop.window)
             saved = time.perf_counter()
-        if round + 1 == plan.rounds and (passes := config.student.refit_epochs):
+        if last and (passes := config.student.refit_epochs):
             say(f"now a fresh student makes {passes} passes over all answers")
 
-    distil(plan, synthesizer, oracle, bank, student, start=start, after_round=after_round)
-    if run is not None and oracle is not None and board is not None:
-        board.close()
-        finish(
-            run, plan, student, synthesizer, bank, oracle.federation(), dict(oracle.seconds), began
-        )
-    leave_processes()
-    assert run is not None or not leads
-    return run  # type: ignore[return-value]
+    distil(session, start=start, after_round=after_round)
+    board.close()
+    finish(
+        run, plan, session.student, session.synthesizer, session.bank, oracle.federation(),
+        dict(oracle.seconds), began,
+    )  # fmt: skip
 
 
-def _oracle(config: Config, plan: Plan, run: Run) -> Oracle:
+def open_teacher_oracle(plan: Plan, run: Run, synthesizer: Synthesizer) -> Oracle:
+    """The oracle of the run's own teacher, charged to its ledger.
+
+    Raises:
+        UserError: clients answer on this route, or the teacher is another one.
+    """
+    config = run.config
     if config.privacy.route == "federated":
         raise UserError("privacy.route: federated; accepted by transcribe: other routes")
     home = read_folder(run.teacher_folder)

@@ -87,7 +87,7 @@ def _tree():
         ("privacy.delta=1", ["privacy.delta: 1", "less than 1"]),
         ("privacy.top_k=11", ["privacy.top_k: 11", "up to 10"]),
         ("privacy.top_k=1", ["privacy.top_k: 1", "at least 2"]),
-        ("privacy.mechanism=none", ["privacy.epsilon: 1", "null"]),
+        ("privacy={mechanism: none, epsilon: 1}", ["privacy.epsilon: 1", "null"]),
         ("privacy.mechanism=laplace", ["privacy.mechanism: 'laplace'", "gaussian"]),
         ("privacy.answers=1", ["privacy.answers: 1", "too small for one round"]),
         ("privacy.answers=401", ["privacy.answers: 401", "400 or 402"]),

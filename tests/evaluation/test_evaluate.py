@@ -16,7 +16,9 @@ from dpsd.config.sections import DataConfig
 from dpsd.data.identity import fingerprint
 from dpsd.data.load import load_data
 from dpsd.errors import UserError
-from dpsd.evaluation.evaluate import evaluate, evaluation_table, expected_calibration_error
+from dpsd.evaluation.evaluate import evaluate
+from dpsd.evaluation.measures import expected_calibration_error
+from dpsd.evaluation.table import evaluation_table
 from dpsd.models.networks import build_model
 from dpsd.privacy.plan import make_plan
 from dpsd.privacy.releases import load_release

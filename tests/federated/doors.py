@@ -122,7 +122,7 @@ def door(
         for i, home in enumerate(homes(config, folder))
     ]
     grid = wrap(InProcessGrid(app_of(nodes), [{"client": i} for i in range(len(nodes))]))
-    return FederatedOracle(grid, config, make_plan(config), stub_run(config, folder))
+    return FederatedOracle(grid, config, make_plan(config), stub_run(config, folder), None)
 
 
 def charged(folder: Path, client: int) -> int:

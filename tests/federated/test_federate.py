@@ -116,7 +116,7 @@ def test_seeded_runs_are_the_same_bit_for_bit_and_replay_without_clients(file, t
         assert a == b
     replay = transcribe(
         load_config(file), out=tmp_path / "replay", home=home_of(runs[0]),
-        open_oracle=lambda plan, run: opened(run, runs[0], plan),
+        open_oracle=lambda plan, run, _: opened(run, runs[0], plan),
     )  # fmt: skip
     expected = (runs[0].release / "student.safetensors").read_bytes()
     assert (replay.release / "student.safetensors").read_bytes() == expected

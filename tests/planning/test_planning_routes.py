@@ -217,7 +217,7 @@ def test_help_imports_no_torch():
 
 def set_all(tree, settings):
     """The configuration after `--set`, as the command line would read it."""
-    from dpsd.config.config import _override
+    from dpsd.config.reading import _override
 
     copy = json.loads(json.dumps(tree))
     for item in settings:

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from scipy.special import ndtr
 
-from dpsd.planning.vote_figures import FASHION_MNIST, MNIST, STAND_INS
 from dpsd.planning.votes import (
     ANSWERS,
     WORTH,
@@ -18,9 +17,12 @@ from dpsd.planning.votes import (
     figures_at,
     search,
     share_rows,
+    stand_ins,
 )
 from dpsd.privacy.accounting import calibrate_votes
 
+STAND_INS = stand_ins()
+MNIST, FASHION_MNIST = STAND_INS["mnist"], STAND_INS["fashion_mnist"]
 SHARDS = Path(__file__).parents[2] / "docs" / "results" / "shards"
 
 

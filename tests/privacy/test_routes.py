@@ -48,7 +48,7 @@ def home(tmp_path):
 
 
 def finished(route, home, out):
-    def door(plan, run):
+    def door(plan, run, _):
         ledger = Ledger(run.ledger_folder, run.ledger)
         return Oracle(teacher(route), plan, ledger, run.id, run.started, run.bank)
 

@@ -12,8 +12,8 @@ from dpsd.privacy.events import GaussianRelease, PureRelease
 from dpsd.privacy.ledger import Ledger, image_hashes
 from dpsd.privacy.plan import make_plan
 from dpsd.privacy.statement import file_hashes, guarantee, statement_facts
+from dpsd.privacy.statement_text import statement_text
 from dpsd.privacy.verify import verify_release
-from dpsd.privacy.wording import statement_text
 
 PUBLIC = {"image_shape": [1, 28, 28], "classes": 10}
 RR = {"mechanism": "randomized_response", "epsilon": 1.0, "answers": 1000}

@@ -13,8 +13,8 @@ from dpsd.privacy.inherited import DpTraining
 from dpsd.privacy.ledger import Ledger, image_hashes
 from dpsd.privacy.plan import inherit
 from dpsd.privacy.statement import file_hashes, guarantee, statement_facts
+from dpsd.privacy.statement_text import statement_text
 from dpsd.privacy.verify import _contradictions, verify_release
-from dpsd.privacy.wording import statement_text
 
 TRAINING = DpTraining("t", 1.3, 512 / 60_000, 1758, 1.0, 60_000, 1e-5)
 

@@ -12,7 +12,7 @@ from dpsd.config import PublicFacts, parse_config
 from dpsd.config.sections import TeacherConfig
 from dpsd.data.load import load_data
 from dpsd.errors import UserError
-from dpsd.evaluation.evaluate import _on_rows
+from dpsd.evaluation.measures import on_rows
 from dpsd.teachers.ensemble import train_ensemble
 from dpsd.teachers.folder import as_logits, read_folder
 from dpsd.teachers.members import Members, chunks, ensemble_votes, member_choices, train_members
@@ -203,7 +203,7 @@ def test_votes_in_evaluation_and_check(tmp_path, capsys):
     ask, rows = load_teacher(c, home), load_data(c.data).holdout
     votes = ask(rows.images)
     assert votes.dtype == torch.int64 and (votes.sum(1) == 20).all()
-    figures = _on_rows(c, rows, ask, lambda x: as_logits(ask(x)).softmax(1))
+    figures = on_rows(rows, c.facts.class_names, ask, lambda x: as_logits(ask(x)).softmax(1))
     plurality = float((votes.argmax(1) == rows.labels).double().mean())
     assert figures["teacher"]["accuracy"] == plurality == home.facts["accuracy"]["holdout"]
     assert plurality > 0.85 and figures["student"]["agreement"] == 1

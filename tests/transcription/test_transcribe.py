@@ -25,6 +25,7 @@ from dpsd.privacy.verify import verify_release
 from dpsd.runs import folder as running
 from dpsd.runs.folder import Run
 from dpsd.runs.release import load_student
+from dpsd.student.student import Student
 from dpsd.transcription.transcribe import transcribe
 
 
@@ -62,7 +63,7 @@ run = Run(__import__("pathlib").Path({str(tmp_path / "run")!r}))
 def no_teacher(*_): raise AssertionError("a teacher was loaded")
 from dpsd.transcription import transcribe as t
 t.load_teacher = no_teacher
-def replayed(plan, new):
+def replayed(plan, new, _):
     new.id = run.id  # the ledger's entry of the answers that are given again
     return ReplayOracle(run.bank, plan)
 transcribe(run.config, out={str(tmp_path / "replay")!r},
@@ -107,15 +108,24 @@ def test_second_run_composes_and_is_recomputed_from_the_master_ledger(root, tmp_
     assert len(asked[0]) == 2000  # no image twice within a run
 
 
+def test_a_last_round_that_takes_the_rest_is_charged_and_learned(root, tmp_path):
+    config = changed(tiny_config(root), loop={"rounds": 3}, privacy={"answers": 500})
+    run = transcribe(config, out=tmp_path / "run")
+    assert [m["answers"] for m in run.metrics()] == [166, 332, 500]
+    assert run.report()["answers"] == 500
+    assert sorted(int(p.stem) for p in run.bank.iterdir()) == [0, 166, 332]
+
+
 def test_held_out_answers_never_reach_the_bank(monkeypatch):
     from dpsd.student.bank import Bank
     from dpsd.transcription import loop
+    from dpsd.transcription.session import Session
 
     plan = make_plan(
         parse_config({"loop": {"rounds": 3}, "privacy": {"epsilon": 1, "answers": 60}})
     )
 
-    def query(plan, synthesizer, oracle, student, round):
+    def query(session, round):
         numbers = torch.arange(20 * round, 20 * round + 20, dtype=torch.uint8)
         return numbers.view(20, 1, 1, 1).expand(20, 1, 28, 28), torch.zeros(20, 10)
 
@@ -132,8 +142,8 @@ def test_held_out_answers_never_reach_the_bank(monkeypatch):
     seen = []
     monkeypatch.setattr(loop, "query", query)
     bank = Bank(60, (1, 28, 28), 10)
-    loop.distil(plan, Idle(), object(), bank, Idle(),
-                after_round=lambda round, figures: seen.append(figures["new"]))  # fmt: skip
+    session = Session(plan, Idle(), Idle(), bank, object())
+    loop.distil(session, after_round=lambda round, figures: seen.append(figures["new"]))
     assert plan.held_out == 2 and seen == [20, 20, 18]
     kept = bank.images[: len(bank), 0, 0, 0].tolist()
     assert kept == [n for n in range(60) if n not in (40, 41)]
@@ -196,7 +206,7 @@ def test_stopped_during_the_last_passes_and_resumed_is_bit_for_bit(root, tmp_pat
         raise Stop
 
     with monkeypatch.context() as stopped:
-        stopped.setattr(sys.modules["dpsd.transcription.transcribe"].Student, "refit", refit)
+        stopped.setattr(Student, "refit", refit)
         with pytest.raises(Stop):
             transcribe(config, out=tmp_path / "cut")
     assert Run(tmp_path / "cut").load_checkpoint()["round"] == 2
@@ -333,7 +343,7 @@ def test_images_of_a_round_are_never_asked_twice(root, tmp_path):
 
 
 def oracle_with(teacher):
-    def open_oracle(plan, run):
+    def open_oracle(plan, run, _):
         ledger = Ledger(run.teacher_folder, run.teacher)
         return Oracle(teacher, plan, ledger, run.id, keep=run.bank, seed=run.config.seed)
 
@@ -407,8 +417,8 @@ def test_two_processes_ask_once_and_agree(root, tmp_path):
 import json, os, torch
 from safetensors.torch import save_file
 from dpsd.config import parse_config
-from dpsd.transcription import transcribe as t
-transcribe = t.transcribe
+from dpsd.transcription import session as t
+from dpsd.transcription.transcribe import transcribe
 class Seen(t.Student):
     last = None
     def __init__(self, *a, **k):

@@ -165,7 +165,7 @@ def score_targets(
         facts["skipped"]["profile student"] = reason
     else:
         plan = fewer_answers(config, spend.answers)
-        facts["student_answers"] = plan.queries_per_round() * plan.loop.rounds
+        facts["student_answers"] = plan.answers()
         asks = asks[: 1 + spend.students]
         students = _distil_students(context, asks, plan, game, spend, folder / "parts")
         add("profile student", *_score_profile(students))

@@ -32,6 +32,7 @@ from dpsd.student.bank import Bank
 from dpsd.student.student import Student
 from dpsd.teachers.members import Members, chunks, train_members
 from dpsd.transcription.loop import distil
+from dpsd.transcription.session import Session
 
 Ask = Callable[[Tensor], Tensor]
 _MOST = 1000  # rows that a model is trained on
@@ -208,7 +209,8 @@ def distil_student(ask: Ask, config: Config, seed: int) -> Ask:
     bank = Bank(plan.answers, plan.facts.shape, plan.facts.classes)
     door = ShadowDoor(ask, plan, f"shadow {seed}".encode())
     synthesizer = Synthesizer(config, plan.facts, device)
-    distil(plan, synthesizer, door, bank, student, after_round=lambda round, figures: None)
+    session = Session(plan, student, synthesizer, bank, door)
+    distil(session, after_round=lambda round, figures: None)
     return lambda images: student.predict(images).clamp_min(1e-12).log()
 
 

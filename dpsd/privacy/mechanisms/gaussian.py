@@ -79,7 +79,8 @@ class Gaussian(Mechanism):
             "sensitivity": self.sensitivity,
             "derivation": _derivation(self.vector, self.bound, self.k),
             "sigma": self.sigma,
-            "noise": f"Gaussian, deviation {self.sigma:.6g} in each of {self.k} coordinates",
+            "noise": f"Gaussian, standard deviation {self.sigma:.6g} in each of {self.k} "
+            "coordinates",
         }
 
     def release(self, teacher: Tensor, prior: Tensor | None, noise: NoiseSource) -> Answers:

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from dpsd.planning.clients import AGREE, RIVAL, enough_clients
-from dpsd.planning.describe import describe, describe_text
+from dpsd.planning.describe import describe
+from dpsd.planning.text import describe_text
 from dpsd.privacy.mechanisms.votes import NoisyVotes
 
 

@@ -1,4 +1,4 @@
-"""The four routes as facts: open or not for what a user has, and what each guarantees."""
+"""The four candidate routes: open or not for what a user has, and what each guarantees."""
 
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -6,8 +6,7 @@ from typing import Any, Literal
 from dpsd.config import Config, PublicFacts
 from dpsd.errors import UserError
 from dpsd.models.dp_networks import DP_MODELS
-from dpsd.planning.vote_figures import STAND_INS
-from dpsd.planning.votes import best_choice, search, share_rows
+from dpsd.planning.votes import best_choice, search, share_rows, stand_ins
 from dpsd.privacy import accounting
 from dpsd.privacy.accounting import calibrate_votes
 from dpsd.privacy.events import DpSgdRelease
@@ -20,7 +19,7 @@ Unit = Literal["answer", "record", "user"]
 
 MODEL = "scatter-linear"
 AUGMENT = "affine"
-"""What the teachers of `dpsd.planning.vote_figures` are, and those that are proposed."""
+"""What the teachers of shard_figures.yaml are, and those that are proposed."""
 _BY_CLASS = ("image_folder", "att_faces")
 
 
@@ -72,18 +71,18 @@ def ensemble_route(config: Config, has: Holdings, unit: Unit, assume: str | None
     assert has.rows is not None and p.epsilon is not None
     stand_in = assume or ("mnist" if config.data.name in ("mnist", "digits") else "fashion_mnist")
     most = has.rows if unit == "record" or has.users is None else min(has.rows, has.users)
-    found = search(
-        STAND_INS[stand_in], rows=has.rows, most=most, classes=k, epsilon=p.epsilon, delta=p.delta,
-        also=config.teacher.shards,
+    choices = search(
+        stand_ins()[stand_in], rows=has.rows, most=most, classes=k, epsilon=p.epsilon,
+        delta=p.delta, also=config.teacher.shards,
     )  # fmt: skip
-    if not found:
+    if not choices:
         return out | {"why": f"{has.rows:,} records and {most:,} {unit}s are too few for 10 shards"}
-    best = best_choice(found)
+    best = best_choice(choices)
     sigma, _ = calibrate_votes(p.epsilon, p.delta, best.answers)
     return out | {
         "open": True, "why": "", "stand_in": stand_in, "assumed_classes": k,
         "chosen": asdict(best) | {"sigma": sigma, "student": best.student},
-        "shards": [asdict(c) | {"student": c.student} for c in found],
+        "shards": [asdict(c) | {"student": c.student} for c in choices],
         "vote_shares": share_rows(best.shards, sigma, k), "answers": best.answers,
     }  # fmt: skip
 
