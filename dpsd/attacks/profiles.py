@@ -1,15 +1,12 @@
 """Data profiles: what an attack on a run may know, and what it is judged by."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
+from dpsd.attacks.context import Attack
 from dpsd.config import Config, PublicFacts
 from dpsd.config.splits import named_splits
 from dpsd.data.load import PrivateData, Split, load_data, load_public_classes
 from dpsd.errors import UserError
-from dpsd.evaluation.evaluate import find_teacher
-from dpsd.runs.folder import Run
-from dpsd.teachers.folder import TeacherFolder
 
 
 @dataclass(frozen=True)
@@ -18,37 +15,34 @@ class Profile:
 
     name: str
     config: Config
-    """The run's, with the data where they now lie."""
+    """The run's configuration, with the data where they now lie."""
     facts: PublicFacts
     private: PrivateData
     public: Split
 
     @property
     def real(self) -> Split:
-        """Private rows that neither teacher nor judges were trained on, if there are any.
+        """Private rows that the judges were not trained on.
 
-        The test rows; without them (AT&T faces) the teacher's own training rows, on which judges
-        that learned from the holdout are still measured fairly, but accuracies of teachers are not.
+        These are the test rows, which the teacher was not trained on either. Without test rows
+        (AT&T faces) they are the teacher's training rows: judges that learned from the holdout are
+        still measured fairly on them, teachers are not.
         """
         return self.private.train if self.private.test is None else self.private.test
 
 
-def load_profile(run: Run, data: Path | None = None, profile: str | None = None) -> Profile:
-    """The profile of a run, checked before anything is trained.
+def load_profile(context: Attack, profile: str | None = None) -> Profile:
+    """The profile of the attacked run, checked before anything is trained.
 
     Args:
-        run: made with `data.split`.
-        data: another `data.root`.
+        context: of a run that was made with `data.split`.
         profile: instead of the run's `attacks.profile`.
 
     Raises:
         UserError: the run was made without a split, or not with the one that `attacks.profile`
             names; missing data; a public class or image that is private too.
     """
-    config = run.config
-    if data is not None:
-        moved = config.data.model_copy(update={"root": data})
-        config = config.model_copy(update={"data": moved})
+    config = context.config
     wanted, split = profile or config.attacks.profile, config.data.split
     if wanted is not None and wanted not in named_splits():
         accepted = ", ".join(named_splits())
@@ -62,26 +56,11 @@ def load_profile(run: Run, data: Path | None = None, profile: str | None = None)
         )
     if split is None:
         raise UserError(
-            f"data.split: null in {run.path}; an inversion attack needs classes that its models "
-            "do not know; transcribe with data.split set, as in configs/attacks_digits.yaml"
+            f"data.split: null in {context.run.path}; an inversion attack needs classes that its "
+            "models do not know; transcribe with data.split set, as in configs/attacks_digits.yaml"
         )
     name = next((n for n, s in named_splits().items() if s == split), "own split")
     return Profile(
         name, config, config.facts, load_data(config.data),
         load_public_classes(config.data),
     )  # fmt: skip
-
-
-def own_teacher(
-    run: Run, config: Config, moved: Path | None = None
-) -> tuple[Config, TeacherFolder | None]:
-    """The run's teacher, where it was or where it has been moved, and the configuration for it.
-
-    None: the teachers are clients'.
-
-    Raises:
-        UserError: there is none, or it is another one.
-    """
-    if config.privacy.route == "federated":
-        return config, None
-    return find_teacher(config, run, moved)

@@ -1,7 +1,7 @@
-"""Where an attack's files lie: `private/attacks/<name>/`, mode 0700, raw scores apart from figures.
+"""What an attack keeps in `private/attacks/<name>/` (mode 0700): scores, report, finished parts.
 
-`scores.npz` holds arrays and, as JSON in `facts`, all that turning them into figures needs; so
-either step can be run alone.
+`scores.npz` holds arrays and, as JSON in `facts`, everything else that the report is computed from.
+So the analysis of saved scores can be repeated without any model.
 """
 
 import json
@@ -15,15 +15,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpsd.errors import UserError
+from dpsd.files import whole_file, write_json
 from dpsd.runs.folder import Run
 
 SCORES, REPORT = "scores.npz", "report.json"
 
 Arrays = dict[str, NDArray[Any]]
 
+_DAMAGED = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile)
+
 
 def attack_folder(run: Run, name: str) -> Path:
-    """The private folder of one attack on a run, made if it is missing."""
+    """The private folder of one attack on a run, created where it is missing."""
     folder = run.private / "attacks" / name
     folder.mkdir(parents=True, exist_ok=True)
     for path in (folder.parent, folder):
@@ -33,47 +36,51 @@ def attack_folder(run: Run, name: str) -> Path:
 
 def save_scores(folder: Path, arrays: Arrays, facts: dict[str, Any]) -> None:
     """Write `scores.npz`, whole or not at all."""
-    partial = folder / f".{SCORES}"
-    with partial.open("wb") as f:
-        text: Any = np.array(json.dumps(facts, allow_nan=False))
-        everything: dict[str, Any] = arrays | {"facts": text}
-        np.savez_compressed(f, **everything)
-    os.replace(partial, folder / SCORES)
+    _write(folder / SCORES, arrays | {"facts": np.array(json.dumps(facts, allow_nan=False))})
 
 
 def load_scores(folder: Path) -> tuple[Arrays, dict[str, Any]]:
     """The arrays and facts of `scores.npz`.
 
     Raises:
-        UserError: missing or damaged; says that the attack comes before its analysis.
+        UserError: the file is missing or damaged; says that the attack comes before its analysis.
     """
     path = folder / SCORES
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+        arrays = _read(path)
         return arrays, json.loads(str(arrays.pop("facts")))
     except FileNotFoundError as e:
         raise UserError(f"{path}: missing; run the attack before its analysis") from e
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as e:
+    except _DAMAGED as e:
         raise UserError(f"{path}: damaged ({e}); run the attack again") from e
 
 
-def kept(path: Path, key: str, make: Callable[[], Arrays]) -> Arrays:
-    """Arrays that were made before under the same key, else made now and kept.
+def save_report(folder: Path, report: dict[str, Any]) -> None:
+    """Write `report.json`, whole or not at all."""
+    write_json(folder / REPORT, report)
 
-    So an attack that was stopped goes on where it stood. A damaged file is made again.
+
+def kept(path: Path, key: str, make: Callable[[], Arrays]) -> Arrays:
+    """The arrays of a file that was written under the same key; else they are made and written.
+
+    So a stopped attack resumes after its last finished part. A damaged file is made again.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if str(file["key"]) == key:
-                return {name: file[name] for name in file.files if name != "key"}
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
+        arrays = _read(path)
+        if str(arrays.pop("key")) == key:
+            return arrays
+    except _DAMAGED:
         pass
     arrays = make()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    everything: dict[str, Any] = arrays | {"key": np.array(key)}
-    with partial.open("wb") as f:
-        np.savez(f, **everything)
-    os.replace(partial, path)
+    _write(path, arrays | {"key": np.array(key)})
     return arrays
+
+
+def _read(path: Path) -> Arrays:
+    with np.load(path, allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}
+
+
+def _write(path: Path, arrays: Arrays) -> None:
+    with whole_file(path) as partial, partial.open("wb") as f:
+        np.savez_compressed(f, **arrays)  # type: ignore[arg-type]

@@ -70,18 +70,18 @@ def _attack(args: argparse.Namespace) -> int:
     }  # fmt: skip
     if args.kind in ("membership", "all"):
         from dpsd.attacks.command import membership
-        from dpsd.attacks.membership.report import report_text
+        from dpsd.attacks.membership.text import membership_text
 
         reports["membership"] = membership(run, fpr=args.fpr, **options)
-        tell("\n" + report_text(reports["membership"]))
+        tell("\n" + membership_text(reports["membership"]))
     if args.kind in ("inversion", "all"):
         from dpsd.attacks.command import inversion
-        from dpsd.attacks.inversion.text import inversion_table
+        from dpsd.attacks.inversion.text import inversion_text
 
         reports["inversion"] = inversion(run, profile=args.profile, beside=others, **options)
-        tell("\n" + inversion_table(reports["inversion"]))
+        tell("\n" + inversion_text(reports["inversion"]))
     if args.kind == "all":
-        from dpsd.attacks.audit.report import report_text as audit_text
+        from dpsd.attacks.audit.text import audit_text
         from dpsd.attacks.command import audit
 
         reports["audit"] = audit(run, **options)
@@ -103,7 +103,7 @@ def _audit(args: argparse.Namespace) -> int:
         facts = {"outcomes": [o.facts() for o in outcomes]}
         say(json.dumps(facts, indent=2) if args.json else self_test_text(outcomes))
         return 0 if all(o.passed for o in outcomes) else 1
-    from dpsd.attacks.audit.report import report_text
+    from dpsd.attacks.audit.text import audit_text
     from dpsd.attacks.command import audit
     from dpsd.device import use_threads
     from dpsd.runs.folder import open_run
@@ -115,5 +115,5 @@ def _audit(args: argparse.Namespace) -> int:
         teacher=args.teacher, data=args.data, analyse_only=args.analyse_only,
         data_is_public=args.data_is_public, say=tell,
     )  # fmt: skip
-    say(json.dumps(report, indent=2, allow_nan=False) if args.json else report_text(report))
+    say(json.dumps(report, indent=2, allow_nan=False) if args.json else audit_text(report))
     return 1 if report["verdict"] == "violated" else 0

@@ -13,13 +13,11 @@ from PIL import Image
 import dpsd
 from bench_tables.cells import hashed_tree
 from bench_tables.jobs import RESULTS, ROOT, Job, chosen, digest
-from dpsd.attacks.audit.attack import audit
-from dpsd.attacks.audit.report import report_text as audit_text
 from dpsd.attacks.audit.self_test import self_test, self_test_text
-from dpsd.attacks.command import inversion
-from dpsd.attacks.inversion.text import inversion_table
-from dpsd.attacks.membership.attack import attack as attack_membership
-from dpsd.attacks.membership.report import report_text as membership_text
+from dpsd.attacks.audit.text import audit_text
+from dpsd.attacks.command import audit, inversion
+from dpsd.attacks.inversion.text import inversion_text
+from dpsd.attacks.membership.text import membership_text
 from dpsd.config import Config
 from dpsd.runs.folder import Run, open_run
 
@@ -52,7 +50,7 @@ def audit_jobs(args: Namespace) -> Iterator[Job]:
 
 def membership_jobs(args: Namespace) -> Iterator[Job]:
     """Membership attacks on a run."""
-    return _run_jobs("membership", partial(attack_membership, say=print), membership_text, args)
+    return _run_jobs("membership", partial(membership, say=print), membership_text, args)
 
 
 def _run_jobs(
@@ -119,7 +117,7 @@ def measure_inversion(cell: str, runs: list[str], budget: str, args: Namespace) 
     """Make the runs of a cell and attack the first, the students of the others beside it."""
     run, *others = (attacked_run(name, args.runs) for name in runs)
     report = inversion(run, budget=budget, beside=others, say=partial(print, flush=True))
-    print(inversion_table(report))
+    print(inversion_text(report))
     if args.picture:
         picture = f"reconstructions-{report['headline_attack']}.png"
         with Image.open(run.private / "attacks" / "inversion" / picture) as image:

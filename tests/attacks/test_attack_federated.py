@@ -4,8 +4,8 @@ import pytest
 
 from dpsd.attacks.audit import attack as audit_run
 from dpsd.attacks.audit.attack import AuditBudget, audit
+from dpsd.attacks.context import Attack
 from dpsd.attacks.inversion import attack as inversion
-from dpsd.attacks.inversion.report import analyse
 from dpsd.attacks.inversion.search import BUDGETS, Budget
 from dpsd.attacks.membership import attack as membership
 from dpsd.attacks.membership.attack import MembershipBudget
@@ -35,7 +35,7 @@ def run(tmp_path_factory):
 def test_the_mechanism_of_a_federated_run_is_audited(run, monkeypatch):
     tiny = AuditBudget(draws=2000, pairs=1, questions=50, trials=100, slots=20, answers=None)
     monkeypatch.setitem(audit_run.BUDGETS, "fast", tiny)
-    report = audit(run, budget="fast")
+    report = audit(Attack(run, budget="fast"))
     assert set(report["levels"]) == {"mechanism"} and report["verdict"] in (
         "consistent",
         "no power",
@@ -47,13 +47,13 @@ def test_the_mechanism_of_a_federated_run_is_audited(run, monkeypatch):
 def test_membership_asks_the_student_alone(run, monkeypatch):
     tiny = MembershipBudget("cnn-tiny", 150, 4, 2, 1, 200)
     monkeypatch.setitem(membership.BUDGETS, "fast", tiny)
-    report = membership.attack(run, budget="fast")
+    report = membership.attack(Attack(run, budget="fast"))
     assert set(report["targets"]) == {"profile teacher", "run student"}
     assert set(report["skipped"]) == {"profile student", "run teacher"}
 
 
 def test_inversion_compares_the_student_with_an_undefended_model(run, monkeypatch):
     monkeypatch.setitem(BUDGETS, "fast", INVERSION)
-    report = analyse(inversion.attack(run, budget="fast"))
+    report = inversion.attack(Attack(run, budget="fast"))
     assert "undefended" in report["targets"]["teacher"]["what"]
     assert report["attacks"]["released"]["targets"]["student"]["verdict"]

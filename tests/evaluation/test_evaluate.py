@@ -10,7 +10,7 @@ from products import contents, copy_of, tiny_config, tiny_run
 from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, recall_score
 
-from dpsd.attacks.profiles import own_teacher
+from dpsd.attacks.context import Attack
 from dpsd.config import parse_config
 from dpsd.config.sections import DataConfig
 from dpsd.data.identity import fingerprint
@@ -222,7 +222,7 @@ def test_a_teacher_that_was_moved(finished, measured, tmp_path):
     beside = tmp_path / "own.safetensors.dpsd"
     assert evaluate(run, teacher=own) == measured[2] == evaluate(run, teacher=beside)
     for given in (own, beside):  # the attacks find it the same way
-        located, home = own_teacher(run, run.config, given)
+        located, home = Attack(run, teacher=given).find_teacher()
         assert home.path == beside and located.teacher.weights == own
         load_teacher(located, home)
 

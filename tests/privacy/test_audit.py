@@ -3,9 +3,10 @@ import math
 import numpy as np
 import pytest
 import torch
+from bounds import epsilon_bound, mu_bound
 from scipy.stats import binom, norm
 
-from dpsd.attacks.audit.mechanism import audit_mechanism, lower_bound_epsilon, lower_bound_mu
+from dpsd.attacks.audit.mechanism import audit_mechanism
 from dpsd.errors import UserError
 from dpsd.privacy.accounting import gaussian_epsilon, gaussian_mu
 from dpsd.privacy.mechanisms.base import NoMechanism
@@ -61,9 +62,9 @@ def gaussian(epsilon, kind):
 @pytest.mark.parametrize("kind", RR)
 def test_randomised_response_keeps_its_epsilon(kind, epsilon):
     drawn = scores(RandomizedResponse(K, epsilon, **RR[kind]), f"{kind} {epsilon}")
-    assert lower_bound_epsilon(*drawn, alpha=STRICT) <= epsilon
-    assert lower_bound_epsilon(*drawn, delta=DELTA, alpha=STRICT) <= epsilon
-    assert lower_bound_epsilon(*drawn, alpha=LOOSE) >= 0.7 * epsilon
+    assert epsilon_bound(*drawn, alpha=STRICT) <= epsilon
+    assert epsilon_bound(*drawn, delta=DELTA, alpha=STRICT) <= epsilon
+    assert epsilon_bound(*drawn, alpha=LOOSE) >= 0.7 * epsilon
 
 
 @pytest.mark.parametrize("outside", [0, 1])
@@ -75,7 +76,7 @@ def test_a_class_outside_the_support_tells_no_more(kind, outside):
         m, pair[outside], pair[1 - outside], PRIOR, draws=DRAWS, noise=NoiseSource(b"outside")
     )
     for threshold in (0.0, -0.5, 0.5):
-        assert lower_bound_epsilon(s.world0, s.world1, threshold, alpha=STRICT) <= 1.0
+        assert epsilon_bound(s.world0, s.world1, threshold, alpha=STRICT) <= 1.0
 
 
 @pytest.mark.parametrize("epsilon", [1.0, 10.0])
@@ -83,16 +84,16 @@ def test_a_class_outside_the_support_tells_no_more(kind, outside):
 def test_gaussian_keeps_its_epsilon_and_mu(kind, epsilon):
     mechanism, mu = gaussian(epsilon, kind)
     drawn = scores(mechanism, f"{kind} {epsilon}")
-    assert lower_bound_mu(*drawn, alpha=STRICT) <= mu
-    assert lower_bound_mu(*drawn, alpha=LOOSE) >= 0.7 * mu
+    assert mu_bound(*drawn, alpha=STRICT) <= mu
+    assert mu_bound(*drawn, alpha=LOOSE) >= 0.7 * mu
     for threshold in (-mu, 0.0, mu):
-        assert lower_bound_epsilon(*drawn, threshold, DELTA, STRICT) <= epsilon
+        assert epsilon_bound(*drawn, threshold, DELTA, STRICT) <= epsilon
 
 
 @pytest.mark.parametrize("kind", RR)
 def test_doubled_epsilon_is_caught(kind):
     drawn = scores(RandomizedResponse(K, 2.0, **RR[kind]), f"doubled {kind}")
-    assert lower_bound_epsilon(*drawn, alpha=STRICT) > 1.0
+    assert epsilon_bound(*drawn, alpha=STRICT) > 1.0
 
 
 @pytest.mark.parametrize("kind", GAUSSIAN)
@@ -100,9 +101,9 @@ def test_halved_noise_is_caught(kind):
     stated, mu = gaussian(1.0, kind)
     broken = Gaussian(K, stated.sigma / 2, **GAUSSIAN[kind])
     drawn = scores(broken, f"halved {kind}")
-    assert lower_bound_mu(*drawn, alpha=STRICT) > mu
+    assert mu_bound(*drawn, alpha=STRICT) > mu
     # Far from 0 the (eps, delta) form sees it too; this threshold is fixed beforehand.
-    assert lower_bound_epsilon(*drawn, 1.3, DELTA, STRICT) > 1.0
+    assert epsilon_bound(*drawn, 1.3, DELTA, STRICT) > 1.0
 
 
 def test_uniform_draws_over_all_classes_outside_the_support_are_caught():
@@ -123,12 +124,12 @@ def test_uniform_draws_over_all_classes_outside_the_support_are_caught():
         for w in (SURE[0], SURE[9])
     )
     inside = [np.where(np.isin(v.numpy(), [0, 1]), -1.0, 1.0) for v in (world0, world1)]
-    assert lower_bound_epsilon(*inside, alpha=STRICT) > 5.0
+    assert epsilon_bound(*inside, alpha=STRICT) > 5.0
 
 
 def test_an_open_release_is_caught():
     s = audit_mechanism(NoMechanism(K), SURE[0], SURE[1], draws=10_000)
-    assert lower_bound_epsilon(s.world0, s.world1, alpha=STRICT) > 6.0
+    assert epsilon_bound(s.world0, s.world1, alpha=STRICT) > 6.0
 
 
 # ---------------------------------------------------------------- the bounds themselves
@@ -164,25 +165,25 @@ def test_bounds_from_binomial_tails(hits0, hits1, alpha):
     forward = (tpr_lo - DELTA) / fpr_hi
     backward = (1 - fpr_hi - DELTA) / (1 - tpr_lo)
     expected = max(0.0, *(math.log(r) for r in (forward, backward) if r > 0))
-    found = lower_bound_epsilon(world0, world1, 0.0, DELTA, alpha)
+    found = epsilon_bound(world0, world1, 0.0, DELTA, alpha)
     assert found == pytest.approx(expected, abs=1e-9)
     mu = max(0.0, norm.ppf(tpr_lo) - norm.ppf(fpr_hi))
-    assert lower_bound_mu(world0, world1, 0.0, alpha) == pytest.approx(mu, abs=1e-9)
+    assert mu_bound(world0, world1, 0.0, alpha) == pytest.approx(mu, abs=1e-9)
 
 
 def test_both_directions_count():
     """A rare event of world 0 alone is seen through the complement."""
     rare = np.repeat([-1.0, 1.0], [1000, 99_000])
     never = np.ones(100_000)
-    assert lower_bound_epsilon(rare, never, alpha=STRICT) > 3
-    assert lower_bound_epsilon(never, rare, alpha=STRICT) == 0  # the scores point the other way
+    assert epsilon_bound(rare, never, alpha=STRICT) > 3
+    assert epsilon_bound(never, rare, alpha=STRICT) == 0  # the scores point the other way
 
 
 @pytest.mark.parametrize("constant", [-1.0, 1.0])
 def test_scores_that_say_nothing(constant):
     same = np.full(1000, constant)
-    assert lower_bound_epsilon(same, same) == 0
-    assert lower_bound_mu(same, same) == 0
+    assert epsilon_bound(same, same) == 0
+    assert mu_bound(same, same) == 0
 
 
 def test_the_bound_errs_as_rarely_as_it_says():
@@ -193,7 +194,7 @@ def test_the_bound_errs_as_rarely_as_it_says():
     for _ in range(400):
         world0 = np.where(rng.random(n) < 1 - keep, 1.0, -1.0)
         world1 = np.where(rng.random(n) < keep, 1.0, -1.0)
-        above += lower_bound_epsilon(world0, world1, alpha=0.05) > epsilon
+        above += epsilon_bound(world0, world1, alpha=0.05) > epsilon
     assert binom.sf(above - 1, 400, 0.05) > 1e-4
 
 
@@ -202,8 +203,8 @@ def test_mu_and_epsilon_agree_on_a_perfect_sample():
     quantiles = norm.ppf((np.arange(200_000) + 0.5) / 200_000)
     mu = 1.0
     world0, world1 = mu * quantiles - mu**2 / 2, mu * quantiles + mu**2 / 2
-    assert lower_bound_mu(world0, world1) == pytest.approx(mu, rel=0.02)
-    assert lower_bound_epsilon(world0, world1, 2.0, DELTA) <= gaussian_epsilon(mu, DELTA)
+    assert mu_bound(world0, world1) == pytest.approx(mu, rel=0.02)
+    assert epsilon_bound(world0, world1, 2.0, DELTA) <= gaussian_epsilon(mu, DELTA)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@
 2. The transcript of answers in two worlds, teachers known. Unit: record.
 3. One run with canaries, through teacher and student. Unit: record.
 
-Two steps: `collect` gives scores, `analyse` turns saved scores into a report.
+Two steps: `score_levels` gives scores, `audit_report` turns saved scores into a report.
 """
 
 import math
@@ -19,21 +19,19 @@ from torch import Tensor
 
 from dpsd.attacks.audit.canaries import canary_run
 from dpsd.attacks.audit.mechanism import audit_mechanism
-from dpsd.attacks.audit.pairs import retrainable, teacher_pairs
-from dpsd.attacks.audit.report import report_of
+from dpsd.attacks.audit.pairs import Pair, retrainable, teacher_pairs
+from dpsd.attacks.audit.report import audit_report
 from dpsd.attacks.audit.transcripts import draw_transcripts, exact_epsilon, merged
-from dpsd.attacks.profiles import own_teacher
-from dpsd.attacks.statistics import Scores
-from dpsd.attacks.store import Arrays, attack_folder, load_scores, save_scores
-from dpsd.config import Config
-from dpsd.console import Say
-from dpsd.data.load import PrivateData, load_data
+from dpsd.attacks.context import Attack, lap
+from dpsd.attacks.statistics import Floats
+from dpsd.attacks.store import Arrays, load_scores, save_report, save_scores
+from dpsd.data.load import load_data
 from dpsd.errors import UserError
-from dpsd.files import write_json
 from dpsd.privacy.accounting import compose_epsilon
 from dpsd.privacy.events import event_facts, total_mu
 from dpsd.privacy.inherited import read_dp_ledger
 from dpsd.privacy.mechanisms.base import Mechanism
+from dpsd.privacy.mechanisms.pair_loss import PairLoss
 from dpsd.privacy.plan import Plan, inherit, make_plan
 from dpsd.privacy.releases import load_release
 from dpsd.runs.folder import Run
@@ -70,26 +68,12 @@ BUDGETS = {
 }
 
 
-def audit(
-    run: Run,
-    *,
-    budget: str | None = None,
-    seed: int = 0,
-    teacher: Path | None = None,
-    data: Path | None = None,
-    analyse_only: bool = False,
-    say: Say = lambda text: None,
-) -> dict[str, Any]:
+def audit(context: Attack) -> dict[str, Any]:
     """Audit a finished run; writes `private/attacks/audit/{scores.npz,report.json}`.
 
     Args:
-        run: finished.
-        budget: `fast`, `standard` or `full`; default: the run's `attacks.budget`.
-        seed: of rows, coins and trials; the mechanism's own draws are fresh noise.
-        teacher: the teacher's folder where it has been moved.
-        data: another `data.root`.
-        analyse_only: read the saved scores and write the report again.
-        say: receives progress.
+        context: its seed is that of rows, coins and trials; the mechanism's own draws are fresh
+            noise.
 
     Returns:
         The report.
@@ -97,40 +81,26 @@ def audit(
     Raises:
         UserError: an unknown budget, an unfinished run, another teacher, missing data or scores.
     """
-    folder = attack_folder(run, NAME)
-    if not analyse_only:
-        name = budget or run.config.attacks.budget
-        arrays, facts = collect(run, name, seed, folder, teacher, data, say)
-        save_scores(folder, arrays, facts)
-    report = report_of(*load_scores(folder))
-    write_json(folder / "report.json", report)
+    folder = context.folder(NAME)
+    if not context.analyse_only:
+        save_scores(folder, *score_levels(context, folder))
+    report = audit_report(*load_scores(folder))
+    save_report(folder, report)
     return report
 
 
-def collect(
-    run: Run,
-    budget: str,
-    seed: int,
-    folder: Path,
-    teacher: Path | None,
-    data: Path | None,
-    say: Say,
-) -> tuple[Arrays, dict[str, Any]]:
-    """The scores of all three levels and the facts that a report needs. Arguments as in `audit`."""
-    if budget not in BUDGETS:
-        raise UserError(f"budget: {budget!r}; accepted: {', '.join(BUDGETS)}")
-    run.report()  # unfinished runs are refused here
-    spend = BUDGETS[budget]
-    config = run.config
-    if data is not None:
-        config = config.model_copy(update={"data": config.data.model_copy(update={"root": data})})
-    _, home = own_teacher(run, config, teacher)
+def score_levels(context: Attack, folder: Path) -> tuple[Arrays, dict[str, Any]]:
+    """The scores of all three levels, and the facts that a report needs. Errors as in `audit`."""
+    spend = context.spend(BUDGETS)
+    context.run.report()  # refuses unfinished runs
+    config = context.config
+    _, home = context.find_teacher()
     plan = make_plan(config)
     if plan.route == "inherited" and home is not None:
         plan = inherit(plan, read_dp_ledger(home.path, home.uuid))
     facts: dict[str, Any] = {
-        "budget": budget, "spend": asdict(spend), "seed": seed, "run": run.id,
-        "claim": claim(plan), "skipped": {}, "seconds": {},
+        "budget": context.budget_name, "spend": asdict(spend), "seed": context.seed,
+        "run": context.run.id, "claim": claim(plan), "skipped": {}, "seconds": {},
     }  # fmt: skip
     arrays: Arrays = {}
 
@@ -142,9 +112,9 @@ def collect(
             else "the answers are open: not private, nothing is claimed"
         )
     else:
-        say(f"mechanism: {spend.draws:,} draws in each of two worlds")
+        context.say(f"mechanism: {spend.draws:,} draws in each of two worlds")
         arrays["mechanism0"], arrays["mechanism1"] = mechanism_scores(plan, spend.draws)
-    start = _lap(facts, "mechanism", start)
+    start = lap(facts, "mechanism", start)
 
     reason = "there are no data to train on" if config.data.name == "none" else None
     reason = reason or (
@@ -153,29 +123,26 @@ def collect(
     private = load_data(config.data) if config.data.name != "none" else None
     if reason is None and private is not None and home is not None:
         facts["pairs"] = []
-        pairs = teacher_pairs(
-            config, home, private, pairs=spend.pairs, seed=seed, folder=folder / "teachers", say=say
-        )
+        pairs = teacher_pairs(context, home, private, pairs=spend.pairs, folder=folder / "teachers")
         for i, pair in enumerate(pairs):
-            parts = _transcript_losses(run, plan.mechanism, pair.world0, pair.world1, spend)
-            loss = merged(parts)
-            exact = exact_epsilon(loss, plan.delta)
-            drawn = draw_transcripts(loss, spend.trials, seed * 1000 + i)
-            arrays[f"pair{i}_0"], arrays[f"pair{i}_1"] = drawn
-            facts["pairs"].append(
-                {"row": pair.row, "kind": pair.kind, "answers": loss.answers,
-                 "differing": loss.differing, "exact_epsilon": _finite(exact)}
-            )  # fmt: skip
+            scores, pair_facts = _pair_scores(context, plan, pair, spend, i)
+            arrays |= scores
+            facts["pairs"].append(pair_facts)
     else:
         facts["skipped"]["transcript"] = reason
-    start = _lap(facts, "transcript", start)
+    start = lap(facts, "transcript", start)
 
     if private is None or home is None or home.kind == "own":
         facts["skipped"]["one_run"] = reason
     else:
-        found, facts["one_run"] = _canaries(config, home, private, spend, seed, folder, say)
-        arrays |= {f"canary_{name}": values for name, values in found.items()}
-    _lap(facts, "one_run", start)
+        canaries, one_run = canary_run(
+            context, home, private, slots=spend.slots, answers=spend.answers,
+            folder=folder / f"one-run-{spend.answers or 'all'}",
+        )  # fmt: skip
+        arrays |= {f"canary_{name}": values for name, values in canaries.items()}
+        # Pre-registered: half of the slots are guessed, those with the largest |score|.
+        facts["one_run"] = one_run | {"guesses": one_run["slots"] // 2}
+    lap(facts, "one_run", start)
     return arrays, facts
 
 
@@ -200,13 +167,13 @@ def claim(plan: Plan) -> dict[str, Any]:
     }
 
 
-def mechanism_scores(plan: Plan, draws: int) -> tuple[Scores, Scores]:
-    """Scores of one image's answers in two worlds, float64 [draws] each; fresh noise."""
+def mechanism_scores(plan: Plan, draws: int) -> tuple[Floats, Floats]:
+    """Floats of one image's answers in two worlds, float64 [draws] each; fresh noise."""
     asks = plan.asks_per_image if plan.scope == "per_answer" else 1
     mechanism = plan.mechanism.privatiser
     world0, world1, prior = farthest_worlds(mechanism)
-    found = audit_mechanism(mechanism, world0, world1, prior, draws=draws * asks)
-    scores0, scores1 = (s.reshape(draws, asks).sum(1) for s in (found.world0, found.world1))
+    scores = audit_mechanism(mechanism, world0, world1, prior, draws=draws * asks)
+    scores0, scores1 = (s.reshape(draws, asks).sum(1) for s in (scores.world0, scores.world1))
     return scores0.round(9), scores1.round(9)
 
 
@@ -218,9 +185,22 @@ def farthest_worlds(mechanism: Mechanism) -> tuple[Tensor, Tensor, Tensor | None
     return *mechanism.farthest_worlds(), prior if mechanism.uses_prior else None
 
 
+def _pair_scores(
+    context: Attack, plan: Plan, pair: Pair, spend: AuditBudget, i: int
+) -> tuple[Arrays, dict[str, Any]]:
+    """Scores of transcripts in the pair's two worlds, and the facts of the pair."""
+    loss = merged(_transcript_losses(context.run, plan.mechanism, pair, spend))
+    exact = exact_epsilon(loss, plan.delta)
+    world0, world1 = draw_transcripts(loss, spend.trials, context.seed * 1000 + i)
+    return {f"pair{i}_0": world0, f"pair{i}_1": world1}, {
+        "row": pair.row, "kind": pair.kind, "answers": loss.answers,
+        "differing": loss.differing, "exact_epsilon": _finite(exact),
+    }  # fmt: skip
+
+
 def _transcript_losses(
-    run: Run, mechanism: Mechanism, world0: Any, world1: Any, spend: AuditBudget
-) -> list[Any]:
+    run: Run, mechanism: Mechanism, pair: Pair, spend: AuditBudget
+) -> list[PairLoss]:
     """The pair's loss on the newest kept questions, one part a kept release."""
     files = sorted((int(p.stem) for p in run.bank.glob("*.safetensors")), reverse=True)
     if not files:
@@ -230,32 +210,9 @@ def _transcript_losses(
         if seen >= spend.questions:
             break
         images, asked = load_release(run.bank, position)
-        parts.append(mechanism.pair_loss(asked, world0(images), world1(images)))
+        parts.append(mechanism.pair_loss(asked, pair.world0(images), pair.world1(images)))
         seen += len(asked)
     return parts
-
-
-def _canaries(
-    config: Config,
-    home: Any,
-    data: PrivateData,
-    spend: AuditBudget,
-    seed: int,
-    folder: Path,
-    say: Say,
-) -> tuple[Arrays, dict[str, Any]]:
-    arrays, facts = canary_run(
-        config, home, data, slots=spend.slots, answers=spend.answers, seed=seed,
-        folder=folder / f"one-run-{spend.answers or 'all'}", say=say,
-    )  # fmt: skip
-    # Pre-registered: half of the slots are guessed, those with the largest |score|.
-    return arrays, facts | {"guesses": facts["slots"] // 2}
-
-
-def _lap(facts: dict[str, Any], name: str, start: float) -> float:
-    now = time.perf_counter()
-    facts["seconds"][name] = round(now - start, 2)
-    return now
 
 
 def _finite(x: float) -> float | None:

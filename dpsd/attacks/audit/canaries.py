@@ -1,7 +1,7 @@
 """One run with canaries: slots of the training data, through a teacher and its student.
 
 Each slot holds an image under one of two wrong labels, by its own fair coin (replace-one). The
-teacher is trained by the run's recipe, the student transcribed by the run's plan; both stay under
+teacher is trained by the run's recipe, the student is transcribed by the run's plan. Both stay in
 the run's private part, with a ledger of their own.
 """
 
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from dpsd.attacks.audit.one_run import flip_coins
 from dpsd.attacks.audit.pairs import recipe_config
+from dpsd.attacks.context import Attack
 from dpsd.attacks.store import Arrays
 from dpsd.config import Config, parse_config
 from dpsd.console import Say
@@ -33,27 +34,23 @@ _LEAST_SLOTS = 10
 
 
 def canary_run(
-    config: Config,
+    context: Attack,
     home: TeacherFolder,
     data: PrivateData,
     *,
     slots: int,
     answers: int | None,
-    seed: int,
     folder: Path,
-    say: Say,
 ) -> tuple[Arrays, dict[str, Any]]:
-    """Train with canaries, transcribe, score.
+    """Scores of the canaries on a teacher that was trained with them and on its student.
 
     Args:
-        config: the run's.
-        home: its teacher, of which the recipe is used.
+        context: of the audit; its seed decides rows, labels and coins, all before training.
+        home: the run's teacher, of which the recipe is used.
         data: the private data.
         slots: canaries.
         answers: at most so many, rounded to whole rounds; None: as many as the run's.
-        seed: of rows, labels and coins, all drawn before training.
-        folder: private; what lies in it already is gone on with.
-        say: receives progress.
+        folder: private; training resumes from what it holds already.
 
     Returns:
         `coins` bool [m], `teacher` and `student` float64 [m], log p(first label) less log p(second
@@ -62,7 +59,7 @@ def canary_run(
     Raises:
         UserError: fewer than three classes, or fewer rows than twice the slots.
     """
-    classes = config.facts.classes
+    seed, classes = context.seed, context.config.facts.classes
     if classes < 3:
         raise UserError(
             f"data.classes: {classes}; canaries hold two wrong labels, at least 3 are needed"
@@ -81,23 +78,22 @@ def canary_run(
     labels = data.train.labels.clone()
     labels[places] = torch.where(torch.from_numpy(coins), pair[0], pair[1])
     planted = replace(data, train=Split(data.train.images, labels))
-    # A root of its own: the real data set's ledger is not for this run.
+    # A root of its own, so that the real data set's ledger is not charged.
     own = {"root": folder, "dataset": None, "path": None}
-    config = fewer_answers(recipe_config(config, home), answers)
+    config = fewer_answers(recipe_config(context.config, home), answers)
     config = config.model_copy(update={"teacher": config.teacher.model_copy(update=own)})
-    teacher = _teacher(config, planted, folder / f"teacher-{seed}", say)
-    run = _student(config, teacher, folder / f"run-{seed}", say)
+    teacher = _teacher(config, planted, folder / f"teacher-{seed}", context.say)
+    run = _student(config, teacher, folder / f"run-{seed}", context.say)
     images = data.train.images[places]
     ask = load_teacher(config, teacher)
     logits = torch.cat([as_logits(ask(x).cpu()) for x in images.split(512)])
-    seen = Labeller(load_student(run), pick_device(config.device)).predict(images)
+    probabilities = Labeller(load_student(run), pick_device(config.device)).predict(images)
     arrays: Arrays = {
         "coins": coins,
         "teacher": _scores(logits.log_softmax(1), pair),
-        "student": _scores(seen.clamp_min(1e-30).log(), pair),
+        "student": _scores(probabilities.clamp_min(1e-30).log(), pair),
     }
-    made = config.answers()
-    return arrays, {"slots": slots, "answers": made, "training_rows": len(data.train)}
+    return arrays, {"slots": slots, "answers": config.answers(), "training_rows": len(data.train)}
 
 
 def _scores(log_probabilities: Tensor, pair: Tensor) -> np.ndarray:
@@ -106,7 +102,7 @@ def _scores(log_probabilities: Tensor, pair: Tensor) -> np.ndarray:
 
 
 def fewer_answers(config: Config, answers: int | None) -> Config:
-    """The run's plan, with fewer rounds of as many queries where there is a limit on answers."""
+    """The run's configuration with at most so many answers, in fewer rounds of as many queries."""
     tree = config.model_dump(mode="json")
     queries, rounds = config.queries_per_round(), config.loop.rounds
     if answers is not None and answers < queries * rounds:
@@ -134,6 +130,6 @@ def _student(config: Config, teacher: TeacherFolder, folder: Path, say: Say) -> 
     if (folder / "private" / "run.json").exists():
         try:
             return transcribe(config, out=folder, resume=True, home=teacher)
-        except UserError:  # begun from another place
+        except UserError:  # the run was begun from another place
             shutil.rmtree(folder)
     return transcribe(config, out=folder, home=teacher)

@@ -1,8 +1,8 @@
-"""The mechanism-level auditor: draws answers in two worlds and bounds epsilon from below.
+"""The mechanism-level audit: answers drawn in two worlds, and the score of each.
 
-Two steps that never merge: `audit_mechanism` gives scores, the bounds turn scores into numbers that
-hold with a stated confidence. A bound above the stated figure proves the statement wrong; a bound
-below it proves nothing. Unit: one answer.
+Two steps that never merge: `audit_mechanism` gives scores, `dpsd.attacks.audit.bounds` turns scores
+into figures that hold with a stated confidence. A bound above the stated figure proves the
+statement wrong; a bound below it proves nothing. Unit: one answer.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from dpsd.attacks.statistics import Scores, epsilon_from_hits, mu_from_hits
+from dpsd.attacks.statistics import Floats
 from dpsd.errors import UserError
 from dpsd.privacy.mechanisms.base import Mechanism
 from dpsd.privacy.noise import NoiseSource
@@ -20,8 +20,8 @@ from dpsd.privacy.noise import NoiseSource
 class AuditScores:
     """log p(answer | world 1) - log p(answer | world 0) of each draw, float64 [draws] a world."""
 
-    world0: Scores
-    world1: Scores
+    world0: Floats
+    world1: Floats
 
 
 def audit_mechanism(
@@ -33,10 +33,10 @@ def audit_mechanism(
     draws: int = 100_000,
     noise: NoiseSource | None = None,
 ) -> AuditScores:
-    """Draw answers to one image in two worlds that differ in the teacher alone.
+    """Scores of answers to one image in two worlds that differ in the teacher alone.
 
-    The score is the exact log-likelihood ratio, the strongest statistic there is; 0 is the
-    threshold that needs no look at the draws.
+    The score is the exact log-likelihood ratio, the strongest statistic there is; the
+    threshold 0 is fixed without a look at the draws.
 
     Args:
         mechanism: what is audited.
@@ -47,11 +47,11 @@ def audit_mechanism(
         noise: default: fresh cryptographic noise.
 
     Raises:
-        UserError: probabilities of another shape than [K], or a prior that is missing.
+        UserError: probabilities of another shape than [K], a missing prior, or no draws.
     """
-    for name, given in (("world0", world0), ("world1", world1), ("prior", prior)):
-        if given is not None and given.shape != (mechanism.classes,):
-            raise UserError(f"{name}: shape {list(given.shape)}; accepted: [{mechanism.classes}]")
+    for name, vector in (("world0", world0), ("world1", world1), ("prior", prior)):
+        if vector is not None and vector.shape != (mechanism.classes,):
+            raise UserError(f"{name}: shape {list(vector.shape)}; accepted: [{mechanism.classes}]")
     if mechanism.uses_prior and prior is None:
         raise UserError(f"prior: None, but this {mechanism.name} needs the student's prediction")
     if draws < 1:
@@ -59,49 +59,9 @@ def audit_mechanism(
     source = NoiseSource() if noise is None else noise
     believed = None if prior is None else prior.expand(draws, -1)
 
-    def scores(world: Tensor) -> Scores:
+    def scores(world: Tensor) -> Floats:
         answers = mechanism.release(world.expand(draws, -1), believed, source)
         ratio = mechanism.log_ratio(answers, world0, world1, prior)
         return np.asarray(ratio.numpy(), dtype=np.float64)
 
     return AuditScores(scores(world0), scores(world1))
-
-
-def lower_bound_epsilon(
-    world0: Scores, world1: Scores, threshold: float = 0.0, delta: float = 0.0, alpha: float = 0.05
-) -> float:
-    """The epsilon that the draws refute all smaller values of, at confidence 1 - alpha.
-
-    eps_lo = ln((TPR_lo - delta) / FPR_hi) with Clopper-Pearson bounds, the larger of both
-    directions: "score above the threshold" speaks for world 1, its complement for world 0.
-
-    Args:
-        world0: scores of draws in world 0.
-        world1: scores of draws in world 1.
-        threshold: fixed before the draws were seen.
-        delta: of the (eps, delta) that is tested.
-        alpha: chance that the bound exceeds the true epsilon, both rates and directions together.
-
-    Returns:
-        At least 0.
-    """
-    found = epsilon_from_hits(*_hits(world0, threshold), *_hits(world1, threshold), delta, alpha)
-    return float(found)
-
-
-def lower_bound_mu(
-    world0: Scores, world1: Scores, threshold: float = 0.0, alpha: float = 0.05
-) -> float:
-    """The mu of mu-GDP that the draws refute all smaller values of, at confidence 1 - alpha.
-
-    mu_lo = Phi^-1(TPR_lo) - Phi^-1(FPR_hi) (Dong, Roth and Su 2022, definition 4; the form is the
-    same in both directions). Arguments as in `lower_bound_epsilon`.
-
-    Returns:
-        At least 0.
-    """
-    return float(mu_from_hits(*_hits(world0, threshold), *_hits(world1, threshold), alpha))
-
-
-def _hits(scores: Scores, threshold: float) -> tuple[int, int]:
-    return int((scores > threshold).sum()), len(scores)

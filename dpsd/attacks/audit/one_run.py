@@ -1,7 +1,7 @@
 """One-run auditing: many canaries, each in or out by its own fair coin, and how many are guessed.
 
 Steinke, Nasr and Jagielski 2023 (arXiv 2305.08846), theorem 5.2 and appendix D. For replace-one a
-canary is a slot that holds one of two records by its coin, so that the data set's size tells
+canary is a slot that holds one of two records by its coin, so that the size of the data set shows
 nothing. The number of guesses is fixed before any score is seen.
 """
 
@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from scipy.special import expit
 from scipy.stats import binom
 
-from dpsd.attacks.statistics import ALPHA, Bound, Scores
+from dpsd.attacks.audit.bounds import ALPHA, Bound
+from dpsd.attacks.statistics import Floats
 from dpsd.errors import UserError
 
 METHOD = "one run"
@@ -23,14 +24,14 @@ def flip_coins(slots: int, rng: np.random.Generator) -> NDArray[np.bool_]:
     return rng.integers(0, 2, slots).astype(bool)
 
 
-def correct_guesses(scores: Scores, coins: NDArray[np.bool_], guesses: int) -> int:
+def correct_guesses(scores: Floats, coins: NDArray[np.bool_], guesses: int) -> int:
     """Guess the coins of the slots with the largest |score|, and count the right ones.
 
     Args:
         scores: float64 [m]; above 0 speaks for heads (the slot holds the record, or the first of
-            its two), below 0 for tails. A score of 0 guesses tails.
+            its two), below 0 for tails. At a score of 0 the guess is tails.
         coins: bool [m].
-        guesses: how many slots are guessed, fixed beforehand, 0 to m. The others are abstentions.
+        guesses: how many slots are guessed, fixed beforehand, 0 to m; the others abstain.
 
     Raises:
         UserError: another number of scores than coins, or guesses out of range.
@@ -44,7 +45,7 @@ def correct_guesses(scores: Scores, coins: NDArray[np.bool_], guesses: int) -> i
 
 
 def p_value(slots: int, guesses: int, correct: int, epsilon: float, delta: float) -> float:
-    """The largest chance of so many right guesses under any (eps, delta)-DP mechanism.
+    """The largest probability of so many right guesses under any (eps, delta)-DP mechanism.
 
     beta + 2 m delta alpha, with W ~ Binomial(r, e^eps / (1 + e^eps)), beta = P[W >= v] and
     alpha = max over i from 1 to v of P[v > W >= v - i] / i.
@@ -93,7 +94,7 @@ def lower_bound(
 
 
 def one_run_bound(
-    scores: Scores,
+    scores: Floats,
     coins: NDArray[np.bool_],
     guesses: int,
     *,

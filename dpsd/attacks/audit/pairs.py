@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dpsd.attacks.context import Attack
 from dpsd.config import Config
 from dpsd.config.sections import DpConfig, TeacherConfig
-from dpsd.console import Say
 from dpsd.data.load import PrivateData, Split
 from dpsd.device import pick_device, pick_dtype
 from dpsd.errors import UserError
@@ -26,7 +26,7 @@ _OWN = ("model", "epochs", "batch_size", "lr", "augment", "seed", "shards", "cop
 
 @dataclass(frozen=True)
 class Pair:
-    """Two worlds: `kind` says what stands in row `row` of world 1.
+    """Two worlds that differ in row `row`; `kind` says what stands there in world 1.
 
     `world0` and `world1` map uint8 images [B, C, H, W] to probabilities, float [B, K]; for an
     ensemble to the one vote that the record can move, int64 [B, K].
@@ -44,14 +44,14 @@ def retrainable(home: TeacherFolder) -> str | None:
         return "the teacher is your own: there is no recipe to train others by"
     if home.kind == "dp_sgd":
         return (
-            "training by DP-SGD is itself random, so one pair of teachers tells nothing; the one "
+            "training by DP-SGD is itself random, so one pair of teachers shows nothing; the one "
             "run with canaries audits it"
         )
     return None
 
 
 def recipe_config(config: Config, home: TeacherFolder) -> Config:
-    """The run's configuration with the recipe by which its teacher was in fact trained."""
+    """The run's configuration, with the recipe by which its teacher was in fact trained."""
     recipe = home.recipe
     found = {key: recipe[key] for key in _OWN if key in recipe}
     if home.kind == "ensemble" and "steps" in recipe:
@@ -64,36 +64,27 @@ def recipe_config(config: Config, home: TeacherFolder) -> Config:
 
 
 def teacher_pairs(
-    config: Config,
-    home: TeacherFolder,
-    data: PrivateData,
-    *,
-    pairs: int,
-    seed: int,
-    folder: Path,
-    say: Say,
+    context: Attack, home: TeacherFolder, data: PrivateData, *, pairs: int, folder: Path
 ) -> Iterator[Pair]:
-    """Train the pairs, one after another; teachers that `folder` holds already are read.
+    """The pairs, trained one after another; teachers that `folder` holds already are read.
 
     Args:
-        config: the run's.
-        home: its teacher, of which only the recipe (and an ensemble's shards) is used.
-        data: the private data; world 0 is as they are.
-        pairs: how many; the record is mislabelled and replaced by another one in turn.
-        seed: decides which rows.
+        context: of the audit; its seed decides which rows.
+        home: the run's teacher, of which only the recipe (and an ensemble's shards) is used.
+        data: the private data, which are those of world 0.
+        pairs: how many; in turn the record is mislabelled or replaced by another one.
         folder: private, holds the trained teachers.
-        say: receives progress.
 
     Raises:
         UserError: no holdout row to put in place of an ordinary record.
     """
     # The first pairs of a larger budget are those of a smaller one, and so are their teachers.
+    seed, config = context.seed, recipe_config(context.config, home)
     rows = np.random.default_rng(seed).permutation(len(data.train))[:pairs]
-    config = recipe_config(config, home)
     for i, row in enumerate(rows.tolist()):
         rng = np.random.default_rng([seed, i])
         changed, kind = _changed(config, data, row, mislabelled=i % 2 == 0, rng=rng)
-        say(f"pair {i + 1}/{pairs}: row {row}, {kind}")
+        context.say(f"pair {i + 1}/{pairs}: row {row}, {kind}")
         if config.teacher.shards is not None:
             world0, world1 = (_voter(config, home, d.train, row) for d in (data, changed))
         else:

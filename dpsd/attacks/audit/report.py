@@ -1,21 +1,21 @@
-"""From the scores of an audit to its report: bounds, verdicts, and the text for people."""
+"""From the scores of an audit to its figures: bounds and verdicts."""
 
 from typing import Any
 
+from dpsd.attacks.audit.bounds import ALPHA, Bound, two_world_bounds
 from dpsd.attacks.audit.one_run import one_run_bound
-from dpsd.attacks.statistics import ALPHA, Bound, two_world_bounds
 from dpsd.attacks.store import Arrays
 
 SCHEMA_VERSION = 1
 
 
-def report_of(arrays: Arrays, facts: dict[str, Any]) -> dict[str, Any]:
-    """Numbers with confidence from saved scores.
+def audit_report(arrays: Arrays, facts: dict[str, Any]) -> dict[str, Any]:
+    """Bounds and verdicts of all levels, from saved scores.
 
     Args:
         arrays: `mechanism0/1`, `pair{i}_0/1`, `canary_{coins,teacher,student}`; levels that were
             skipped are missing.
-        facts: as `dpsd.attacks.audit.attack.collect` gives them.
+        facts: as `dpsd.attacks.audit.attack.score_levels` gives them.
     """
     claim, levels = facts["claim"], dict[str, Any]()
     alpha = ALPHA / max(1, _claims(arrays, facts))
@@ -31,10 +31,10 @@ def report_of(arrays: Arrays, facts: dict[str, Any]) -> dict[str, Any]:
     if pairs:
         levels["transcript"] = {"pairs": pairs} | _record(pairs, claim, shared)
     if "canary_coins" in arrays:
-        found = _one_run(arrays, facts, alpha)
-        levels["one_run"] = facts["one_run"] | {"bounds": [b.facts() for b in found]}
-        bounds["record"] += found
-    verdicts = {of: _verdict(found) for of, found in bounds.items() if found}
+        one_run = _one_run(arrays, facts, alpha)
+        levels["one_run"] = facts["one_run"] | {"bounds": [b.facts() for b in one_run]}
+        bounds["record"] += one_run
+    verdicts = {name: _verdict(tested) for name, tested in bounds.items() if tested}
     return {
         "schema_version": SCHEMA_VERSION,
         "attack": "audit",
@@ -48,35 +48,12 @@ def report_of(arrays: Arrays, facts: dict[str, Any]) -> dict[str, Any]:
         "verdicts": verdicts,
         "verdict": _overall(list(verdicts.values())),
         "seconds": facts["seconds"],
-        "lines": [b.text() for found in bounds.values() for b in found],
+        "lines": [b.text() for tested in bounds.values() for b in tested],
     }
 
 
-def report_text(report: dict[str, Any]) -> str:
-    """The report for a terminal."""
-    claim, levels = report["claim"], report["levels"]
-    lines = [f"audit, budget {report['budget']}, seed {report['seed']}", ""]
-    for bound in levels.get("mechanism", []):
-        lines.append(f"mechanism    {_line(bound)}")
-    for pair in levels.get("transcript", {}).get("pairs", []):
-        exact = "infinite" if pair["exact_epsilon"] is None else f"{pair['exact_epsilon']:,.4g}"
-        lines.append(
-            f"transcript   {_line(pair['bound'])}; row {pair['row']} ({pair['kind']}): "
-            f"{pair['differing']:,} of {pair['answers']:,} answers differ, the pair's exact eps is "
-            f"{exact} per record"
-        )
-    if "transcript" in levels:
-        lines.append(f"transcript   {levels['transcript']['text']}")
-    for bound in levels.get("one_run", {}).get("bounds", []):
-        lines.append(f"one run      {_line(bound)}")
-    lines += [f"{level:<12} skipped: {reason}" for level, reason in report["skipped"].items()]
-    if claim["seeded_noise"]:
-        lines.append("the run's noise was seeded, so it is NOT PRIVATE whatever the bounds say")
-    return "\n".join([*lines, "", f"verdict: {_by_claim(report)}"])
-
-
 def _claims(arrays: Arrays, facts: dict[str, Any]) -> int:
-    """Claims that are tested. They share ALPHA, so that "violated" is a false alarm that rarely."""
+    """Number of tested claims. They share ALPHA, the probability of any false "violated"."""
     claim = facts["claim"]
     forms = [claim["mechanism_epsilon"], claim["mechanism_mu"]] if "mechanism0" in arrays else []
     record = [claim["record_epsilon"]]
@@ -98,7 +75,7 @@ def _mechanism(arrays: Arrays, claim: dict[str, Any], alpha: float) -> list[Boun
 
 
 def _pair(arrays: Arrays, claim: dict[str, Any], i: int, pairs: int, alpha: float) -> Bound:
-    """All pairs together err with a chance of at most alpha, so that the largest may be quoted."""
+    """All pairs together err with probability at most alpha, so that the largest may be quoted."""
     return two_world_bounds(
         arrays[f"pair{i}_0"], arrays[f"pair{i}_1"], unit="record", delta=claim["delta"],
         claimed=claim["record_epsilon"], alpha=alpha / pairs, method="transcripts, ",
@@ -106,24 +83,24 @@ def _pair(arrays: Arrays, claim: dict[str, Any], i: int, pairs: int, alpha: floa
 
 
 def _record(pairs: list[dict[str, Any]], claim: dict[str, Any], alpha: float) -> dict[str, Any]:
-    """What the pairs say together of one record, at confidence 1 - alpha."""
+    """The bound of all pairs together on one record's epsilon, at confidence 1 - alpha."""
     value = max(p["bound"]["value"] for p in pairs)
     ceiling = pairs[0]["bound"]["ceiling"]
     verdicts = {p["bound"]["verdict"] for p in pairs}
     order = ("violated", "no power", "consistent", "not claimed")
     verdict = next(v for v in order if v in verdicts)
-    said = f"not claimed, at least {value:.4g}" if verdict == "not claimed" else verdict
-    sure = f"{100 * (1 - alpha):.3g} %"
+    least = f", at least {value:.4g}" if verdict == "not claimed" else ""
+    confidence = f"{100 * (1 - alpha):.3g} %"
     text = (
-        f"eps per record over {len(pairs)} pairs: at least {value:.4g} at {sure} confidence, "
-        f"ceiling {ceiling:.4g}, delta {claim['delta']:g}: {said}"
+        f"eps per record over {len(pairs)} pairs: at least {value:.4g} at {confidence} confidence, "
+        f"ceiling {ceiling:.4g}, delta {claim['delta']:g}: {verdict}{least}"
     )
     return {"at_least": value, "ceiling": ceiling, "verdict": verdict, "text": text}
 
 
 def _one_run(arrays: Arrays, facts: dict[str, Any], alpha: float) -> list[Bound]:
     claim, guesses = facts["claim"], facts["one_run"]["guesses"]
-    # A teacher is not released; only one trained with DP has a claim of its own.
+    # A teacher is not released. Only one that was trained with DP has a claim of its own.
     record = claim["record_epsilon"]
     claimed = {"student": record, "teacher": record if claim["route"] == "inherited" else None}
     return [
@@ -137,56 +114,14 @@ def _one_run(arrays: Arrays, facts: dict[str, Any], alpha: float) -> list[Bound]
 
 
 def _verdict(bounds: list[Bound]) -> str:
-    """Of all bounds on one claim: one that could have refuted it and did not is enough."""
-    found = {b.verdict for b in bounds}
+    """The verdict on one claim: one bound that could have refuted it and did not is enough."""
+    verdicts = {b.verdict for b in bounds}
     order = ("violated", "consistent", "no power")
-    return next((v for v in order if v in found), "not claimed")
+    return next((v for v in order if v in verdicts), "not claimed")
 
 
 def _overall(verdicts: list[str]) -> str:
-    """Consistent only where each claim was put to a test that could have refuted it."""
+    """`consistent` only where each claim was put to a test that could have refuted it."""
     claimed = {v for v in verdicts if v != "not claimed"}
     order = ("violated", "no power", "consistent")
     return next((v for v in order if v in claimed), "nothing claimed")
-
-
-def _by_claim(report: dict[str, Any]) -> str:
-    """The verdict, and where there are two claims the verdict on each."""
-    parts = report["verdicts"]
-    each = ", ".join(f"{of} {verdict}" for of, verdict in parts.items())
-    return f"{report['verdict']} ({each})" if len(parts) > 1 else str(report["verdict"])
-
-
-def _line(bound: dict[str, Any]) -> str:
-    known = {k: v for k, v in bound.items() if k in Bound.__dataclass_fields__}
-    if bound["claimed_infinite"]:
-        known["claimed"] = float("inf")
-    return Bound(**known).text()
-
-
-def card_section(report: dict[str, Any]) -> str:
-    """Markdown for the card of a run whose data are public."""
-    rows = [
-        "| level | unit | at least | ceiling | claimed | verdict |",
-        "|---|---|---|---|---|---|",
-    ]
-    levels = report["levels"]
-    found = [("mechanism", b) for b in levels.get("mechanism", [])]
-    found += [("transcript", p["bound"]) for p in levels.get("transcript", {}).get("pairs", [])]
-    found += [("one run", b) for b in levels.get("one_run", {}).get("bounds", [])]
-    for level, b in found:
-        claimed = "infinite" if b["claimed_infinite"] else b["claimed"]
-        claimed = "nothing" if claimed is None else claimed
-        claimed = claimed if isinstance(claimed, str) else f"{claimed:.4g}"
-        rows.append(
-            f"| {level}, {b['method']} | {b['quantity']} per {b['unit']} | {b['value']:.4g} | "
-            f"{b['ceiling']:.4g} | {claimed} | {b['verdict']} |"
-        )
-    return (
-        f"## Audit\n\nLower bounds at {100 * (1 - ALPHA):g} % confidence, all together "
-        f"where a claim is tested; delta {report['claim']['delta']:g}, budget {report['budget']}, "
-        f"seed {report['seed']}; a bound "
-        "below the claim proves nothing. The ceiling is what a perfect attack could show.\n\n"
-        + "\n".join(rows)
-        + f"\n\nVerdict: {_by_claim(report)}."
-    )

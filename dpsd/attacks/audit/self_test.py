@@ -1,8 +1,8 @@
 """The auditor's own test: mechanisms of known epsilon, some of them broken, audited many times.
 
-A true mechanism keeps exactly to its claim, so that "violated" is a false alarm; a broken one must
-be called "violated". Either may go wrong at the stated rate. The mechanisms are those that answer
-in a run, drawn with seeded noise; the auditor is the one of `dpsd audit`.
+A true mechanism keeps its claim exactly, so "violated" is a false alarm. A broken one must be
+called "violated". Either call may be wrong at the stated rate. The mechanisms are those of a run,
+with seeded noise; the auditor is that of `dpsd audit`.
 """
 
 import functools
@@ -16,7 +16,9 @@ from scipy.stats import binom
 from torch import Tensor
 
 from dpsd.attacks.audit import one_run
-from dpsd.attacks.statistics import ALPHA, Floats, Scores, ceiling, chosen_on_half
+from dpsd.attacks.audit.bounds import ALPHA, ceiling, chosen_on_half
+from dpsd.attacks.statistics import Floats
+from dpsd.console import percent
 from dpsd.privacy.accounting import calibrate_votes, compose_epsilon, gaussian_mu
 from dpsd.privacy.events import PureRelease
 from dpsd.privacy.mechanisms.base import Mechanism
@@ -25,6 +27,7 @@ from dpsd.privacy.mechanisms.group_response import GroupResponse
 from dpsd.privacy.mechanisms.randomized_response import RandomizedResponse
 from dpsd.privacy.mechanisms.votes import NoisyVotes
 from dpsd.privacy.noise import NoiseSource
+from dpsd.tables import Table
 
 DELTA = 1e-5
 AUDITS, BROKEN_AUDITS = 400, 200
@@ -38,7 +41,7 @@ _CHUNK = 400_000
 class Case:
     """A mechanism, its claim for one `unit`, and whether the claim is true.
 
-    `draw` gives the bounds of so many audits, float64 [audits], and their common ceiling.
+    `draw` maps a number of audits to their bounds, float64 [audits], and their common ceiling.
     """
 
     name: str
@@ -65,7 +68,7 @@ class Outcome:
 
     @property
     def error_rate(self) -> float:
-        """Share of audits that called it wrong."""
+        """Share of audits whose call was wrong."""
         return self.wrong / self.audits
 
     @property
@@ -75,7 +78,7 @@ class Outcome:
 
     @property
     def passed(self) -> bool:
-        """Not more wrong calls than allowed, and power."""
+        """No more wrong calls than allowed, and a ceiling above the claim."""
         return bool(self.wrong <= self.allowed and self.ceiling > self.claimed)
 
     def facts(self) -> dict[str, Any]:
@@ -88,42 +91,45 @@ class Outcome:
 def self_test(
     *, seed: int = 0, audits: int = AUDITS, broken_audits: int = BROKEN_AUDITS
 ) -> list[Outcome]:
-    """Audit every case so many times.
+    """The outcomes of all cases, each audited many times.
 
     Args:
         seed: of the simulated noise and coins.
         audits: of each true mechanism.
         broken_audits: of each broken one.
     """
-    found = []
+    outcomes = []
     for case in cases():
         n = broken_audits if case.broken else audits
         bounds, top = case.draw(n, NoiseSource(f"self-test {seed} {case.name}".encode()))
         alarms = int((bounds > case.claimed).sum())
-        found.append(
+        outcomes.append(
             Outcome(
                 name=case.name, unit=case.unit, quantity=case.quantity, claimed=case.claimed,
                 broken=case.broken, audits=n, wrong=n - alarms if case.broken else alarms,
                 median_bound=float(np.median(bounds)), ceiling=top,
             )
         )  # fmt: skip
-    return found
+    return outcomes
 
 
 def self_test_text(outcomes: list[Outcome]) -> str:
-    """A table for people."""
-    width = max(len(o.name) for o in outcomes) + 2
-    head = f"{'mechanism':<{width}}{'claimed':>13}{'median bound':>14}{'ceiling':>9}"
-    lines = [f"{head}  {'must be':<13}{'wrong calls':>16}  stated {100 * STATED:g} %"]
-    for o in outcomes:
-        claim = f"{o.quantity} {o.claimed:.3g}"
-        must = "violated" if o.broken else "not violated"
-        wrong = f"{o.wrong} of {o.audits} ({100 * o.error_rate:.1f} %)"
-        lines.append(
-            f"{o.name:<{width}}{claim:>13}{o.median_bound:>14.3g}{o.ceiling:>9.3g}  {must:<13}"
-            f"{wrong:>16}  {'ok' if o.passed else 'FAILED'} (at most {o.allowed})  unit: {o.unit}"
-        )
-    return "\n".join(lines)
+    """The outcomes for a terminal."""
+    return self_test_table(outcomes).text()
+
+
+def self_test_table(outcomes: list[Outcome]) -> Table:
+    """A row for each mechanism."""
+    columns = ("mechanism", "claimed", "median bound", "ceiling", "must be", "wrong calls",
+               f"stated {percent(STATED, 0)}", "unit")  # fmt: skip
+    rows = [
+        (o.name, f"{o.quantity} {o.claimed:.3g}", f"{o.median_bound:.3g}", f"{o.ceiling:.3g}",
+         "violated" if o.broken else "not violated",
+         f"{o.wrong} of {o.audits} ({percent(o.error_rate, 1)})",
+         f"{'ok' if o.passed else 'FAILED'} (at most {o.allowed})", o.unit)
+        for o in outcomes
+    ]  # fmt: skip
+    return Table(columns, rows, align="lrrrlrll")
 
 
 def cases() -> list[Case]:
@@ -178,19 +184,19 @@ def cases() -> list[Case]:
 def accountant_count_trap(count: int) -> float:
     """What dp-accounting's PLDAccountant says of `count` randomised responses of eps 1 each.
 
-    Up to version 0.6.0 it ignores the count. Were it mended, its figure would be the true one and
-    the trap gone; then the epsilon of one response is taken, so that the case stays broken.
+    Up to version 0.6.0 it ignores the count. A fixed version would give the true figure; then the
+    epsilon of one response is taken, so that the case stays broken.
     """
     import dp_accounting
     from dp_accounting.pld import PLDAccountant
 
-    noise = _K / (np.e - 1 + _K)  # chance to draw uniformly, so that the ratio is e
+    noise = _K / (np.e - 1 + _K)  # probability of a uniform draw, so that the ratio is e
     event = dp_accounting.RandomizedResponseDpEvent(noise, _K)
     accountant = PLDAccountant(dp_accounting.NeighboringRelation.REPLACE_ONE)
     accountant.compose(event, count)
-    said = float(accountant.get_epsilon(DELTA))
+    epsilon = float(accountant.get_epsilon(DELTA))
     truth = compose_epsilon([(PureRelease(1.0), count)], DELTA)
-    return said if said < 0.9 * truth else 1.0
+    return epsilon if epsilon < 0.9 * truth else 1.0
 
 
 def _two_worlds(
@@ -207,20 +213,20 @@ def _two_worlds(
 ) -> tuple[Floats, float]:
     """Audits of `trials` draws in each world, each draw the sum over `asks` answers."""
 
-    def scores(world: Tensor) -> Scores:
-        found, left = [], audits * trials * asks
+    def scores(world: Tensor) -> Floats:
+        ratios, left = [], audits * trials * asks
         while left:
             rows = min(left, _CHUNK)
             believed = None if prior is None else prior.expand(rows, -1)
             answers = mechanism.release(world.expand(rows, -1), believed, noise)
             ratio = mechanism.log_ratio(answers, world0, world1, prior)
-            found.append(ratio.numpy())
+            ratios.append(ratio.numpy())
             left -= rows
-        return np.asarray(np.concatenate(found).reshape(audits, trials, asks).sum(2))
+        return np.asarray(np.concatenate(ratios).reshape(audits, trials, asks).sum(2))
 
     delta = 0.0 if isinstance(mechanism, RandomizedResponse) and asks == 1 else DELTA
     s0, s1 = scores(world0), scores(world1)
-    # Sums of equal terms in another order: one value must not become several thresholds.
+    # Sums of equal terms in another order must not become several thresholds.
     bounds = chosen_on_half(s0.round(9), s1.round(9), delta=delta, alpha=ALPHA, mu=mu)
     return bounds, ceiling(trials // 2, delta=delta, alpha=ALPHA, mu=mu)
 
@@ -228,13 +234,13 @@ def _two_worlds(
 def _one_run(
     epsilon: float, claimed: float, audits: int, noise: NoiseSource, slots: int = 1000
 ) -> tuple[Floats, float]:
-    """One-run audits of slots that each pass through binary randomised response on their own."""
+    """One-run audits of slots, each of which passes through its own binary randomised response."""
     guesses = slots // 2
     mechanism = RandomizedResponse(2, epsilon, uses_prior=False)
     coins = (noise.integers((audits * slots,)) & np.uint64(1)).astype(np.int64)
     held = torch.nn.functional.one_hot(torch.from_numpy(coins), 2).double()
-    said = mechanism.log_likelihood(mechanism.release(held, None, noise)).double()
-    scores = (said[:, 1] - said[:, 0]).numpy().reshape(audits, slots)
+    likelihood = mechanism.log_likelihood(mechanism.release(held, None, noise)).double()
+    scores = (likelihood[:, 1] - likelihood[:, 0]).numpy().reshape(audits, slots)
     right = [
         one_run.correct_guesses(s, c, guesses)
         for s, c in zip(scores, coins.reshape(audits, slots).astype(bool), strict=True)

@@ -2,7 +2,7 @@
 
 The questions (images, and the public part of each answer) are those of the run. The adversary knows
 both teachers, so its best score is the log-likelihood ratio of the whole transcript. Answers that
-are the same in both worlds tell nothing; the m others compose.
+have the same distribution in both worlds show nothing; the m others compose.
 """
 
 import math
@@ -10,10 +10,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dpsd.attacks.statistics import Scores
+from dpsd.attacks.statistics import Floats
 from dpsd.privacy.accounting import compose_epsilon, gaussian_epsilon
 from dpsd.privacy.events import VotesRelease
-from dpsd.privacy.mechanisms.pair_loss import Floats, PairLoss, outcome_ratio
+from dpsd.privacy.mechanisms.pair_loss import PairLoss, outcome_ratio
 from dpsd.privacy.noise import NoiseSource
 
 _CELLS = 2**20
@@ -23,7 +23,7 @@ _SURE = 50.0  # the score of a transcript that only one world can give
 
 
 def merged(parts: Sequence[PairLoss]) -> PairLoss:
-    """The loss of several transcripts of one pair and one mechanism together."""
+    """The joint loss of several transcripts of one pair and one mechanism."""
     kinds: dict[tuple[bytes, bytes], tuple[Floats, Floats, int]] = {}
     for p0, p1, n in (kind for part in parts for kind in part.outcomes):
         key = (p0.tobytes(), p1.tobytes())
@@ -43,7 +43,7 @@ def merged(parts: Sequence[PairLoss]) -> PairLoss:
 def exact_epsilon(loss: PairLoss, delta: float) -> float:
     """The pair's own epsilon at delta: the m-fold loss distribution, losses of a grid rounded up.
 
-    It is exact for this pair of teachers and these questions, and no guarantee for another pair.
+    It is exact for this pair of teachers and these questions. It is no guarantee for another pair.
     """
     if loss.open:
         return math.inf
@@ -59,7 +59,7 @@ def exact_epsilon(loss: PairLoss, delta: float) -> float:
     return max(_composed(loss.outcomes, delta), _composed(swapped, delta))
 
 
-def draw_transcripts(loss: PairLoss, trials: int, seed: int) -> tuple[Scores, Scores]:
+def draw_transcripts(loss: PairLoss, trials: int, seed: int) -> tuple[Floats, Floats]:
     """Log-likelihood ratios of so many transcripts in world 0 and in world 1, float64 [trials]."""
     rng, noise = np.random.default_rng(seed), NoiseSource(f"transcripts {seed}".encode())
     if loss.open:

@@ -1,12 +1,11 @@
 """A small Wasserstein GAN with gradient penalty: what an attacker learns from public images.
 
-Gulrajani et al. 2017, algorithm 1. Trained on images of classes that no attacked model knows, and
-kept by a hash of those images and the configuration, so that all attacks share it.
+Gulrajani et al. 2017, algorithm 1. It is trained on images of classes that no attacked model knows.
+A cache keeps it under a hash of those images and the configuration, so that all attacks share it.
 """
 
 import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from dpsd.files import whole_file
 from dpsd.generator.adversarial import Generator
 
 _LATENT = 32
@@ -52,7 +52,7 @@ class Critic(nn.Module):
         )  # fmt: skip
 
     def forward(self, x: Tensor) -> Tensor:
-        """How real, without bounds."""
+        """How real each image looks, unbounded."""
         out: Tensor = self.body((x - 0.5) / 0.5)
         return out[:, 0]
 
@@ -115,32 +115,28 @@ def train_gan(images: Tensor, config: GanConfig) -> tuple[Generator, Critic]:
 
 
 def cached_gan(images: Tensor, config: GanConfig, folder: Path) -> tuple[Generator, Critic, bool]:
-    """The prior of these images and this configuration; trained where the folder lacks it.
+    """The GAN of these images and this configuration, trained where the folder lacks it.
 
     Returns:
-        Generator, critic, and whether they were found. An unreadable file is trained anew.
+        Generator, critic, and whether the folder held them. An unreadable file is replaced.
     """
     digest = hashlib.blake2b(json.dumps(asdict(config)).encode(), digest_size=12)
     digest.update(repr((tuple(images.shape), _LATENT, _WIDTH)).encode())
     digest.update(images.contiguous().numpy().data)
     path = folder / f"gan-{digest.hexdigest()}.safetensors"
     shape = (int(images.shape[1]), int(images.shape[2]), int(images.shape[3]))
-    found = _load(path, shape)
-    if found is not None:
-        return (*found, True)
+    cached = _load(path, shape)
+    if cached is not None:
+        return (*cached, True)
     trained = train_gan(images, config)
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    save_file(
-        {f"{i}.{k}": v.contiguous() for i, m in enumerate(trained)
-         for k, v in m.state_dict().items()}, partial
-    )  # fmt: skip
-    os.replace(partial, path)
+    weights = {f"{i}.{k}": v for i, m in enumerate(trained) for k, v in m.state_dict().items()}
+    with whole_file(path) as partial:
+        save_file({k: v.contiguous() for k, v in weights.items()}, partial)
     return (*(_load(path, shape) or trained), False)
 
 
 def _load(path: Path, shape: tuple[int, int, int]) -> tuple[Generator, Critic] | None:
-    """What the file holds, or None where it is missing or unreadable."""
+    """The models of a file, or None where it is missing or unreadable."""
     models = Generator(_LATENT, shape, width=_WIDTH), Critic(shape)
     try:
         state = load_file(path)

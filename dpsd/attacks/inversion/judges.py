@@ -1,7 +1,7 @@
-"""Two judges, of two kinds, that say which private class an image shows.
+"""Two judges of different kinds, which say which private class an image shows.
 
-J1 is a network of another architecture than the attacked ones, J2 has no gradient that an attack
-could follow: k nearest neighbours of the principal components. Both learn from private rows that
+J1 is a network of another architecture than the attacked models. J2, k nearest neighbours of the
+principal components, has no gradient that an attack could follow. Both learn from private rows that
 the teacher never saw.
 """
 
@@ -40,10 +40,10 @@ class Judges:
 def train_judges(
     used: Collection[str], holdout: Split, real: Split, *, steps: int, seed: int
 ) -> Judges:
-    """Train J1 and J2 on the holdout and measure them on other real rows of the same classes.
+    """J1 and J2, trained on the holdout and measured on other real rows of the same classes.
 
     Args:
-        used: architectures of the attacked models, of which J1 is none.
+        used: architectures of the attacked models; J1 has another one.
         holdout: private rows that no attacked model saw.
         real: other private rows.
         steps: of J1's training.
@@ -60,7 +60,7 @@ def train_judges(
 
 
 def need_judges() -> None:
-    """Say at once, before anything is trained, that scikit-learn is missing.
+    """Refuse an attack before anything is trained where scikit-learn is missing.
 
     Raises:
         UserError: it is.

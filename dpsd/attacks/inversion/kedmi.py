@@ -1,7 +1,7 @@
 """KED-MI (Chen et al. 2021): a prior that learned from the attacked model itself.
 
 The critic's discriminator is also a classifier, taught the attacked model's soft labels of public
-images, so the generator learns what matters to that model; it is trained anew for every model. The
+images, so the generator learns what matters to that model. It is trained anew for every model. The
 search then recovers a distribution of latent vectors for each image, not a single one.
 """
 
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dpsd.attacks.inversion.gan import GanConfig
-from dpsd.attacks.inversion.priors import Prior
+from dpsd.attacks.inversion.priors import ImagePrior
 from dpsd.attacks.inversion.targets import Logits
 from dpsd.generator.adversarial import Generator
 
@@ -57,8 +57,10 @@ def discriminator_loss(real: Tensor, fake: Tensor, soft: Tensor) -> Tensor:
     return apart + F.cross_entropy(real, soft)
 
 
-def kedmi_prior(logits: Logits, public: Tensor, classes: int, config: GanConfig) -> Prior:
-    """Train generator and discriminator against one model; parameters are means and log deviations.
+def kedmi_prior(logits: Logits, public: Tensor, classes: int, config: GanConfig) -> ImagePrior:
+    """A prior whose generator was trained against one model.
+
+    Its parameters are means and logs of standard deviations of latent vectors.
 
     Args:
         logits: of the attacked model.
@@ -86,8 +88,8 @@ def kedmi_prior(logits: Logits, public: Tensor, classes: int, config: GanConfig)
         with torch.no_grad():
             wanted = judge(real)[0].mean(0)
         features, scores = judge(fake)
-        sure = -(scores.softmax(1) * scores.log_softmax(1)).sum(1).mean()
-        loss = (features.mean(0) - wanted).square().mean() + _ENTROPY * sure
+        entropy = -(scores.softmax(1) * scores.log_softmax(1)).sum(1).mean()
+        loss = (features.mean(0) - wanted).square().mean() + _ENTROPY * entropy
         g_step.zero_grad()
         loss.backward()
         g_step.step()
@@ -108,4 +110,4 @@ def kedmi_prior(logits: Logits, public: Tensor, classes: int, config: GanConfig)
         level: Tensor = judge(x)[1].logsumexp(1)
         return F.softplus(level) - level
 
-    return Prior("kedmi", start, decode, unreal, weight=100.0, lr=0.02)
+    return ImagePrior("kedmi", start, decode, unreal, weight=100.0, lr=0.02)

@@ -1,7 +1,7 @@
-"""LOMMA (Nguyen et al. 2023): the logit loss, and models distilled from the attacked one beside it.
+"""LOMMA (Nguyen et al. 2023): the logit loss, and surrogates distilled from the attacked model.
 
-Cross-entropy stops pulling once the model is sure; the logit itself does not. And what fools one
-model at a point fools its distilled relatives less.
+Cross-entropy has no gradient left once the model is sure; the logit itself has. An image that fools
+the model at one point rarely fools its surrogates too.
 """
 
 import torch
@@ -19,17 +19,17 @@ _LR = 2e-3
 def logit_loss(logits: Tensor, labels: Tensor, reduction: str = "none") -> Tensor:
     """Minus the logit of the class, plus 0.01 of the squared norm of all logits, [B, K] -> [B].
 
-    Equation 3 of the paper keeps the last features near those of public images instead; a model
-    that is known by its logits alone has none to offer, so the logits are kept small.
+    Equation 3 of the paper keeps the last features near those of public images instead. A model
+    that is known by its logits alone offers no features, so the logits are kept small.
     """
     wanted = logits.gather(1, labels[:, None])[:, 0]
     return _KEEP * logits.square().sum(1) - wanted
 
 
-def helpers(
+def surrogates(
     logits: Logits, public: Tensor, classes: int, *, count: int, steps: int, seed: int
 ) -> list[Logits]:
-    """Models that learned from the attacked model's soft labels of public images.
+    """Surrogates, which learned from the attacked model's soft labels of public images.
 
     Args:
         logits: of the attacked model.

@@ -1,7 +1,7 @@
-"""Does a reconstruction lie nearer to what the teacher saw than to what it did not see?
+"""Whether a reconstruction lies nearer to images that the teacher saw than to others.
 
-A class that was learned is not a record that was memorised: distances to training images mean
-something only beside distances to as many held-out images of the same class.
+A model that learned a class has not memorised a record. Distances to training images mean something
+only beside distances to as many held-out images of the same class.
 """
 
 from collections.abc import Iterable
@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dpsd.attacks.statistics import Floats
 from dpsd.data.load import PrivateData, Split
 
-Floats = NDArray[np.float64]
 _WINDOW = 7
 
 
@@ -49,7 +49,7 @@ def pool_distances(images: Tensor, labels: Tensor, pools: Pools) -> Tensor:
 
     Args:
         images: uint8 [R, C, H, W].
-        labels: int64 [R], the class whose pools each is compared with.
+        labels: int64 [R], the class of the pools that each image is compared with.
         pools: of images.
     """
     out = torch.empty(len(images), 2 * pools.train.shape[1])
@@ -79,11 +79,11 @@ def gap(distances: Floats, labels: NDArray[np.int64]) -> tuple[float, Floats]:
 def gap_p_value(
     distances: Floats, labels: NDArray[np.int64], *, permutations: int = 999, seed: int = 0
 ) -> float:
-    """One-sided: how often a random relabelling of each class's pool gives as small a gap.
+    """One-sided p-value: how often a random relabelling of each class's pool gives as small a gap.
 
-    If teacher and attack treat training and held-out images alike, which half of the pool is
-    called "training" does not matter: that is what is permuted, once for all reconstructions of a
-    class, and not the reconstructions, which are not independent.
+    If teacher and attack treat training and held-out images alike, it does not matter which half of
+    the pool is called "training". That label is permuted, once for all reconstructions of a class.
+    The reconstructions themselves are not permuted, as they are not independent.
 
     Returns:
         (1 + permutations with a gap at most the observed) / (1 + permutations).
@@ -130,7 +130,9 @@ def psnr(x: Tensor, y: Tensor) -> Tensor:
 def ssim(x: Tensor, y: Tensor) -> Tensor:
     """Structural similarity over 7 x 7 windows (Wang et al. 2004, equation 13), range 0 to 1.
 
-    Variances are those of a sample (divided by 48), as in scikit-image.
+    Variances are those of a sample (divided by 48), and only whole windows count, as in
+    scikit-image. torchmetrics divides by 49 and counts windows of reflected borders, so its figures
+    differ by about 0.01.
 
     Args:
         x: float [B, C, H, W] in [0, 1].

@@ -1,9 +1,9 @@
-"""What an attacker believes images look like: three priors behind one interface.
+"""What an attacker believes that images look like: three priors behind one interface.
 
 `total_variation`: smooth images that start at the mean of the public ones (Fredrikson et al. 2015
 with the penalty of Mahendran and Vedaldi 2015). `gmi`: a Wasserstein GAN of public images (Zhang et
 al. 2020, equation 5: the critic's score is the prior). `released`: the synthesizer that the run
-itself gives away, by its trainable generator where it has one, else by its procedural images.
+releases: its trainable generator where it has one, else its procedural images.
 """
 
 from collections.abc import Callable
@@ -25,8 +25,8 @@ _ROUND = -10_000_000  # a random stream that neither training nor `dpsd sample` 
 
 
 @dataclass(frozen=True)
-class Prior:
-    """A parametrised family of images and a cost of its members."""
+class ImagePrior:
+    """A parametrised family of images, and a cost of its members."""
 
     name: str
     start: Callable[[int, torch.Generator], Tensor]
@@ -40,7 +40,7 @@ class Prior:
     lr: float
     """Of Adam on the parameters."""
     descend_alone: bool = False
-    """Random draws descend on the penalty too: parameters alone are no image yet."""
+    """Random draws are refined on the penalty too, as they are no images yet."""
 
 
 def total_variation(images: Tensor) -> Tensor:
@@ -50,35 +50,35 @@ def total_variation(images: Tensor) -> Tensor:
     return down + across
 
 
-def smooth_prior(public: Tensor) -> Prior:
+def smooth_prior(public: Tensor) -> ImagePrior:
     """Pixels from the public mean image (uint8 [N, C, H, W]) plus noise, under total variation."""
     mean = _pixel_logits(public.float().mean(0) / 255)
 
     def start(n: int, rng: torch.Generator) -> Tensor:
         return mean + torch.randn(n, *mean.shape, generator=rng)
 
-    return Prior(
+    return ImagePrior(
         "total_variation", start, torch.sigmoid, lambda s, p, x: 2 * total_variation(x),
         weight=1.0, lr=0.1, descend_alone=True,
     )  # fmt: skip
 
 
-def gan_prior(public: Tensor, config: GanConfig, cache: Path) -> tuple[Prior, bool]:
-    """Latent search in a GAN of public images; and whether it was found in the cache."""
-    generator, critic, found = cached_gan(public, config, cache)
+def gan_prior(public: Tensor, config: GanConfig, cache: Path) -> tuple[ImagePrior, bool]:
+    """Latent search in a GAN of public images, and whether the cache held the GAN."""
+    generator, critic, cached = cached_gan(public, config, cache)
 
     def start(n: int, rng: torch.Generator) -> Tensor:
         return torch.randn(n, generator.latent, generator=rng)
 
-    prior = Prior("gmi", start, generator, lambda s, z, x: -critic(x), weight=100.0, lr=0.05)
-    return prior, found
+    prior = ImagePrior("gmi", start, generator, lambda s, z, x: -critic(x), weight=100.0, lr=0.05)
+    return prior, cached
 
 
-def released_prior(run: Run, pool: int) -> Prior:
+def released_prior(run: Run, pool: int) -> ImagePrior:
     """The released synthesizer: its generator's latent space, or `pool` of its images.
 
-    Where it has no trainable generator an image of the pool is chosen by the attacked model and
-    refined at a cost for leaving it.
+    Without a trainable generator the attacked model chooses an image of the pool, and the search
+    refines it at a cost for leaving it.
     """
     config = load_config(release_folder(run) / "config.yaml")
     facts, cpu = config.facts, pick_device("cpu")
@@ -93,7 +93,7 @@ def released_prior(run: Run, pool: int) -> Prior:
         def latent(n: int, rng: torch.Generator) -> Tensor:
             return torch.randn(n, model.latent, generator=rng)
 
-        return Prior(
+        return ImagePrior(
             "released", latent, model, lambda s, z, x: 0.1 * z.square().mean(1), weight=1.0, lr=0.05
         )
     images = synthesizer.sample(pool, Labeller(load_student(run), cpu), round=_ROUND)
@@ -105,7 +105,7 @@ def released_prior(run: Run, pool: int) -> Prior:
     def leaving(start: Tensor, p: Tensor, x: Tensor) -> Tensor:
         return total_variation(x) + 10 * (x - torch.sigmoid(start)).square().mean((1, 2, 3))
 
-    return Prior("released", drawn, torch.sigmoid, leaving, weight=1.0, lr=0.05)
+    return ImagePrior("released", drawn, torch.sigmoid, leaving, weight=1.0, lr=0.05)
 
 
 def _pixel_logits(x: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
-"""From the scores of an inversion attack to numbers with intervals and a verdict.
+"""From the scores of an inversion attack to figures with intervals and a verdict.
 
-Nothing but `scores.npz` is read, so that an analysis can be done again on saved scores.
+Only `scores.npz` is read, so the analysis of saved scores can be repeated.
 """
 
 from pathlib import Path
@@ -10,17 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpsd.attacks.inversion.memorisation import gap, gap_p_value
-from dpsd.attacks.inversion.scores import Cell, Scores, load_scores
-from dpsd.files import write_json
+from dpsd.attacks.inversion.scores import Cell, InversionScores, load_inversion_scores
+from dpsd.attacks.statistics import LEVEL, Floats
+from dpsd.attacks.store import save_report
 
-Floats = NDArray[np.float64]
-
-FLOORS = ("draws", "untrained", "permuted")
+BASELINES = ("draws", "untrained", "permuted")
 JUDGES = ("network", "neighbours", "both")
 _KNOW_NOTHING = ("draws", "untrained")
 _UNLIKE = 0.05
 _RESAMPLES = 2000
-_LEVEL = 0.95
 
 LEAKS, NOTHING = "leaks", "no leak shown"
 NO_POWER, NO_CLAIM = "no power", "no claim"
@@ -32,19 +30,19 @@ def analyse(folder: Path) -> dict[str, Any]:
     Raises:
         UserError: no readable scores.
     """
-    result = report(load_scores(folder / "scores.npz"))
-    write_json(folder / "report.json", result)
+    result = inversion_report(load_inversion_scores(folder))
+    save_report(folder, result)
     return result
 
 
-def report(scores: Scores) -> dict[str, Any]:
-    """The numbers: rates, advantages, intervals, memorisation, knowledge, likeness, verdicts.
+def inversion_report(scores: InversionScores) -> dict[str, Any]:
+    """The figures: rates, advantages, intervals, memorisation, knowledge, likeness, verdicts.
 
-    The headline is the advantage by both judges at once: the share of reconstructions that both
-    take for the private class that was asked for, less the largest such share of a floor with the
-    same prior. It speaks of classes, not of records; the memorisation gap speaks of records, where
-    the same gap of a prior and a model that know no private image is not small too (`pools_alike`):
-    else training and held-out images are of different kinds, whatever a model remembers.
+    The headline is the advantage by both judges at once. It is the share of reconstructions that
+    both take for the private class that was searched for, less the largest such share of a baseline
+    with the same prior. It speaks of classes, not of records. The memorisation gap speaks of
+    records, but only where `pools_alike` holds. Else the gap of a prior or of a model that knows no
+    private image is small too, so training and held-out images differ in kind.
     """
     facts = scores.facts
     chance = 1 / len(facts["classes"])
@@ -53,15 +51,15 @@ def report(scores: Scores) -> dict[str, Any]:
     attacks: dict[str, Any] = {}
     for attack in facts["budget"]["attacks"]:
         cells = {target: c for (a, target), c in scores.cells.items() if a == attack}
-        floors = {name: _hits(cells[name]) for name in FLOORS}
-        gaps = {name: _memorisation(cells[name]) for name in FLOORS}
-        rows = {name: _row(cells[name], floors) for name in accuracy if name not in FLOORS}
+        baselines = {name: _hits(cells[name]) for name in BASELINES}
+        gaps = {name: _memorisation(cells[name]) for name in BASELINES}
+        rows = {name: _row(cells[name], baselines) for name in accuracy if name not in BASELINES}
         power = judged and rows["teacher"]["advantage"]["both"]["interval"][0] > 0
         for name, row in rows.items():
             row["verdict"] = _verdict(row, accuracy[name], chance, power)
         attacks[attack] = {
             "power": bool(power),
-            "floors": {n: _rates(floors[n]) | {"memorisation": gaps[n]} for n in FLOORS},
+            "floors": {n: _rates(baselines[n]) | {"memorisation": gaps[n]} for n in BASELINES},
             "pools_alike": all(gaps[name]["p_value"] >= _UNLIKE for name in _KNOW_NOTHING),
             "targets": rows,
             "cost": facts["costs"][attack],
@@ -73,7 +71,7 @@ def report(scores: Scores) -> dict[str, Any]:
         "schema_version": 1,
         "kind": "inversion",
         **kept,
-        "interval": f"{_LEVEL:.0%}, bootstrap over classes and seeds, {_RESAMPLES} resamples",
+        "interval": f"{LEVEL:.0%}, bootstrap over classes and seeds, {_RESAMPLES} resamples",
         "chance": chance,
         "headline_attack": best,
         "headline": {
@@ -89,15 +87,15 @@ def report(scores: Scores) -> dict[str, Any]:
     }
 
 
-def advantage(target: Floats, floors: dict[str, Floats], *, seed: int = 0) -> dict[str, Any]:
-    """Rate less the best floor's, with a class-clustered bootstrap interval.
+def advantage(target: Floats, baselines: dict[str, Floats], *, seed: int = 0) -> dict[str, Any]:
+    """Rate less the best baseline's, with a class-clustered bootstrap interval.
 
-    Each resample draws classes and seeds with replacement, the same for target and floors, and
-    takes the best floor anew, so that picking it is paid for.
+    Each resample draws classes and seeds with replacement, the same for target and baselines. It
+    picks the best baseline anew, so that the interval covers the picking.
 
     Args:
         target: hit rates [K, S] by class and seed.
-        floors: the same of each floor.
+        baselines: the same of each baseline.
         seed: of the resampling.
 
     Returns:
@@ -111,10 +109,10 @@ def advantage(target: Floats, floors: dict[str, Floats], *, seed: int = 0) -> di
     def resampled(rates: Floats) -> Floats:
         return np.asarray(rates[c[:, :, None], s[:, None, :]].mean((1, 2)))
 
-    best = max(floors, key=lambda name: float(floors[name].mean()))
-    drawn = resampled(target) - np.max([resampled(f) for f in floors.values()], axis=0)
+    best = max(baselines, key=lambda name: float(baselines[name].mean()))
+    drawn = resampled(target) - np.max([resampled(f) for f in baselines.values()], axis=0)
     return {
-        "value": float(target.mean() - floors[best].mean()),
+        "value": float(target.mean() - baselines[best].mean()),
         "interval": _quantiles(drawn),
         "floor": best,
     }
@@ -128,13 +126,13 @@ def _verdict(row: dict[str, Any], accuracy: float, chance: float, power: bool) -
     return LEAKS if row["advantage"]["both"]["interval"][0] > 0 else NOTHING
 
 
-def _row(cell: Cell, floors: dict[str, dict[str, Floats]]) -> dict[str, Any]:
+def _row(cell: Cell, baselines: dict[str, dict[str, Floats]]) -> dict[str, Any]:
     hits = _hits(cell)
     knowledge = cell.knowledge.astype(np.float64).T
     return {
         "rates": _rates(hits),
         "advantage": {
-            judge: advantage(hits[judge], {n: f[judge] for n, f in floors.items()})
+            judge: advantage(hits[judge], {n: f[judge] for n, f in baselines.items()})
             for judge in JUDGES
         },
         "confidence": float(cell.confidence.mean()),
@@ -174,12 +172,12 @@ def _rates(hits: dict[str, Floats]) -> dict[str, Any]:
 def _interval(rates: Floats, seed: int = 0) -> list[float]:
     """Bootstrap of the mean over classes and seeds, [K, S]."""
     zero = {"": np.zeros_like(rates)}
-    found: list[float] = advantage(rates, zero, seed=seed)["interval"]
-    return found
+    interval: list[float] = advantage(rates, zero, seed=seed)["interval"]
+    return interval
 
 
 def _quantiles(drawn: Floats) -> list[float]:
-    low, high = np.quantile(drawn, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
+    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return [float(low), float(high)]
 
 

@@ -1,32 +1,28 @@
-"""What an inversion attack leaves behind: `scores.npz`, from which all figures are computed."""
+"""The scores of an inversion attack, from which all of its figures are computed."""
 
-import json
-import os
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
-from dpsd.errors import UserError
-from dpsd.imports import brief
+from dpsd.attacks import store
 
 Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One attack on one model: R reconstructions over all seeds and classes, in that order."""
+    """One attack on one model: R reconstructions, ordered by seed, then by class."""
 
     images: Array
     """uint8 [R, C, H, W]."""
     labels: Array
-    """int64 [R]: the private class that was asked for."""
+    """int64 [R]: the private class that was searched for."""
     seeds: Array
     """int64 [R]."""
     confidence: Array
-    """float32 [R]: what the attacked model believes of that class in the end."""
+    """float32 [R]: the attacked model's probability of that class in the end; NaN without model."""
     network: Array
     """int64 [R]: the class that judge J1 sees."""
     neighbours: Array
@@ -42,12 +38,16 @@ class Cell:
     """float32 [S, K]: accuracy by seed and class, on real private images, of a network that was
     trained on these reconstructions alone."""
     seconds: Array
-    """float64 []: what the search took."""
+    """float64 []: duration of the search."""
+
+    def arrays(self) -> store.Arrays:
+        """The fields by name."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
 
 
 @dataclass(frozen=True)
-class Scores:
-    """All cells, the held-out images' own likeness to training images, and what was done."""
+class InversionScores:
+    """All cells, the likeness of held-out to training images, and the facts of the report."""
 
     cells: dict[tuple[str, str], Cell]
     """By attack and target; target `draws` holds random draws from the attack's prior."""
@@ -58,62 +58,24 @@ class Scores:
     """uint8 [K, C, H, W]: a training image of each private class, for the pictures."""
     facts: dict[str, Any]
 
-
-def save_cell(path: Path, cell: Cell, key: str) -> None:
-    """Write one cell whole or not at all; `key` says under which settings it was made."""
-    arrays = {f.name: getattr(cell, f.name) for f in fields(Cell)}
-    _save(path, arrays | {"key": np.array(key)})
-
-
-def load_cell(path: Path, key: str) -> Cell | None:
-    """A cell of the same settings, or None."""
-    try:
-        with np.load(path) as found:
-            if str(found["key"]) != key:
-                return None
-            return Cell(*(found[f.name] for f in fields(Cell)))
-    except Exception:  # missing or damaged: done again
-        return None
+    def save(self, folder: Path) -> None:
+        """Write `scores.npz`, whole or not at all."""
+        arrays = {"held_psnr": self.held_psnr, "held_ssim": self.held_ssim, "real": self.real}
+        for (attack, target), cell in self.cells.items():
+            arrays |= {f"{attack}/{target}/{name}": a for name, a in cell.arrays().items()}
+        store.save_scores(folder, arrays, self.facts)
 
 
-def save_scores(path: Path, scores: Scores) -> None:
-    """Write `scores.npz` whole or not at all."""
-    arrays: dict[str, Array] = {
-        "held_psnr": scores.held_psnr,
-        "held_ssim": scores.held_ssim,
-        "real": scores.real,
-        "facts": np.array(json.dumps(scores.facts)),
-    }
-    for (attack, target), cell in scores.cells.items():
-        for f in fields(Cell):
-            arrays[f"{attack}/{target}/{f.name}"] = getattr(cell, f.name)
-    _save(path, arrays)
-
-
-def load_scores(path: Path) -> Scores:
-    """The inverse of `save_scores`.
+def load_inversion_scores(folder: Path) -> InversionScores:
+    """The inverse of `InversionScores.save`.
 
     Raises:
-        UserError: no such file, or an unreadable one.
+        UserError: `scores.npz` is missing or damaged.
     """
-    try:
-        with np.load(path) as found:
-            names = {tuple(name.split("/")[:2]) for name in found.files if "/" in name}
-            cells = {
-                (attack, target): Cell(
-                    *(found[f"{attack}/{target}/{f.name}"] for f in fields(Cell))
-                )
-                for attack, target in sorted(names)
-            }
-            facts = json.loads(str(found["facts"]))
-            return Scores(cells, found["held_psnr"], found["held_ssim"], found["real"], facts)
-    except Exception as e:
-        raise UserError(f"{path}: no readable scores of an inversion attack ({brief(e)})") from e
-
-
-def _save(path: Path, arrays: dict[str, Array]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    with partial.open("wb") as f:
-        np.savez_compressed(f, **arrays)  # type: ignore[arg-type]
-    os.replace(partial, path)
+    arrays, facts = store.load_scores(folder)
+    names = sorted({tuple(name.split("/")[:2]) for name in arrays if "/" in name})
+    cells = {
+        (attack, target): Cell(*(arrays[f"{attack}/{target}/{f.name}"] for f in fields(Cell)))
+        for attack, target in names
+    }
+    return InversionScores(cells, arrays["held_psnr"], arrays["held_ssim"], arrays["real"], facts)

@@ -1,4 +1,4 @@
-"""The search for images that a model takes for a class, and the budgets it has."""
+"""The search for images that a model takes for a class, and its budgets."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dpsd.attacks.inversion.priors import Prior
+from dpsd.attacks.inversion.priors import ImagePrior
 from dpsd.attacks.inversion.targets import Logits
 
 Loss = Callable[..., Tensor]
@@ -20,9 +20,9 @@ class Budget:
     attacks: tuple[str, ...]
     seeds: int
     images: int
-    """Reconstructions with each seed, shared by the classes evenly: at least one each."""
+    """Reconstructions with each seed, shared evenly by the classes: at least one each."""
     draws: int
-    """Random draws of the prior for each of them, of which the model's favourite is refined."""
+    """Random draws of the prior for each of them; the one that the model likes best is refined."""
     steps: int
     """Gradient steps on each."""
     gan_steps: int
@@ -34,10 +34,10 @@ class Budget:
     knowledge_steps: int
     """Training steps of the network that learns from reconstructions alone."""
     helpers: int = 2
-    """lomma: models distilled from the attacked one."""
+    """lomma: surrogates. The name of the field stands in every `report.json`."""
     helper_steps: int = 1_000
     kedmi_steps: int = 4_000
-    """Updates of the generator, for every target anew."""
+    """Updates of the generator, which is trained anew for every target."""
 
     def per_class(self, classes: int) -> int:
         """Reconstructions of each class with each seed."""
@@ -63,7 +63,7 @@ BUDGETS = {
 
 
 def search(
-    prior: Prior,
+    prior: ImagePrior,
     models: Sequence[Logits],
     labels: Tensor,
     budget: Budget,
@@ -78,7 +78,7 @@ def search(
 
     Args:
         prior: what images are like.
-        models: the attacked one, and any that stand beside it; none gives plain random draws from
+        models: the attacked one and its surrogates; without models the images are random draws from
             the prior.
         labels: int64 [R].
         budget: draws and steps.
@@ -87,8 +87,8 @@ def search(
     """
 
     def cost(x: Tensor, wanted: Tensor) -> Tensor:
-        found = [loss(logits(x).cpu(), wanted, reduction="none") for logits in models]
-        return torch.stack(found).mean(0)
+        losses = [loss(logits(x).cpu(), wanted, reduction="none") for logits in models]
+        return torch.stack(losses).mean(0)
 
     n = len(labels)
     p = prior.start(n * (budget.draws if models else 1), rng)

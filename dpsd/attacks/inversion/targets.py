@@ -1,11 +1,10 @@
-"""The models under attack, and the models that tell what an attack finds where nothing is.
+"""The attacked models, and the baselines, which show what an attack finds where nothing is.
 
-Everything is white box: float images in, logits out, with gradient. No answer of these models is
-charged or reaches a release; the noise-free student is made in a run folder of its own below
-`private/`, from a copy of the teacher's folder, so that the teacher's ledger stays as it is.
+All models are white boxes: float images in, logits out, with gradient. No answer of these models is
+charged or reaches a release. The noise-free student gets a run folder of its own below `private/`
+and learns from a copy of the teacher's folder, so that the teacher's ledger does not change.
 """
 
-import os
 import shutil
 import uuid
 from collections.abc import Callable, Sequence
@@ -18,15 +17,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from dpsd.attacks.context import Attack
 from dpsd.attacks.profiles import Profile
 from dpsd.config import Config
 from dpsd.config.sections import PrivacyConfig, TeacherConfig
-from dpsd.console import Say
+from dpsd.console import show_epsilon
 from dpsd.data.load import Split
 from dpsd.device import pick_device, pick_dtype
 from dpsd.errors import UserError
-from dpsd.evaluation.evaluate import find_teacher
-from dpsd.files import write_json
+from dpsd.files import whole_file, write_json
 from dpsd.imports import brief
 from dpsd.models.fit import FitRecipe, fit
 from dpsd.models.frozen import Teacher, logits_of
@@ -40,7 +39,6 @@ from dpsd.transcription.transcribe import transcribe
 
 Logits = Callable[[Tensor], Tensor]
 
-FLOORS = ("untrained", "permuted")
 _WHAT = {
     "teacher": "the run's own teacher",
     "student": "the released student",
@@ -61,50 +59,45 @@ class Target:
     logits: Logits
     """float [B, C, H, W] in [0, 1] -> float32 logits [B, K], with gradient."""
     accuracy: float
-    """Share of the profile's holdout rows that it gets right: private."""
+    """Share of the profile's holdout rows that it classifies correctly: a private figure."""
     what: str
     """What the model is, for readers of a report."""
 
 
 def load_targets(
-    run: Run, profile: Profile, folder: Path, *, answers: int, seed: int,
-    teacher: Path | None = None, beside: Sequence[Run] = (), say: Say = lambda text: None,
-) -> list[Target]:  # fmt: skip
-    """Teacher, students, noise-free student, utility-matched control, and the floors' models.
+    context: Attack, profile: Profile, folder: Path, *, answers: int, beside: Sequence[Run] = ()
+) -> list[Target]:
+    """Teacher, students, noise-free student, utility-matched control, and the baselines.
 
     A run whose teachers are an ensemble, were trained by DP-SGD or are the clients' of a federation
-    has no undefended teacher; then `teacher` is one model of the student's architecture, trained on
+    has no undefended teacher. Then `teacher` is one model of the student's architecture, trained on
     the same rows without defence.
 
     Args:
-        run: a finished run.
-        profile: its data.
-        folder: private; models that are made here are kept in it.
+        context: of the attack; its seed is that of the models made here.
+        profile: the run's data.
+        folder: private; keeps the models that are made here.
         answers: at most so many for the noise-free student.
-        seed: of the models that are made here.
-        teacher: the teacher's folder where it has been moved.
         beside: other runs of the same split, whose students are attacked too.
-        say: receives lines for the user.
 
     Raises:
         UserError: no student, no teacher, a teacher that gives no gradient, or a run beside this
             one that is of other data or has the name of another.
     """
+    run, seed = context.run, context.seed
     student = load_student(run)
     others = _beside(run, beside)
-    clients = run.config.privacy.route == "federated"  # whose teachers stay at their homes
     folder.mkdir(parents=True, exist_ok=True)
     what = _WHAT | {name: f"the student of another run, {guarantee_line(guarantee(other))}"
                     for name, other in others.items()}  # fmt: skip
-    found = None if clients else find_teacher(profile.config, run, teacher)
-    recipe = _recipe(profile, None if found is None else found[1])
-    if found is None or found[1].kind in ("ensemble", "dp_sgd"):
-        say("the run has no undefended teacher of its own; one is trained for comparison")
-        found = _reference(profile, folder)
+    config, home = context.find_teacher()
+    recipe = _recipe(profile, home)
+    if home is None or home.kind in ("ensemble", "dp_sgd"):
+        context.say("the run has no undefended teacher of its own; one is trained for comparison")
+        config, home = _reference(profile, folder)
         what["teacher"] = "an undefended model of the student's architecture on the same rows"
-    config, home = found
-    say("making the noise-free student, the control and the floors' models where they are missing")
-    made: dict[str, nn.Module] = {
+    context.say("making the noise-free student, control and baselines where they are missing")
+    models: dict[str, nn.Module] = {
         "teacher": _Open(frozen_teacher(config, home)),
         "student": student,
         **{name: load_student(other) for name, other in others.items()},
@@ -112,19 +105,19 @@ def load_targets(
     }
     holdout = profile.private.holdout
     reached = accuracy(_as_logits(student, profile), holdout)
-    made["control"] = _kept(
+    models["control"] = _kept(
         folder / f"control-{seed}.safetensors", profile, seed,
         lambda: _control(profile, recipe, reached, seed),
     )  # fmt: skip
-    made["untrained"] = _fresh(profile, seed).eval()
-    made["permuted"] = _kept(
+    models["untrained"] = _fresh(profile, seed).eval()
+    models["permuted"] = _kept(
         folder / f"permuted-{seed}.safetensors",
         profile,
         seed,
         lambda: _permuted(profile, recipe, seed),
     )
     targets = []
-    for name, model in made.items():
+    for name, model in models.items():
         logits = _as_logits(model, profile)
         _check_gradient(name, logits, profile)
         targets.append(Target(name, logits, accuracy(logits, holdout), what[name]))
@@ -141,17 +134,20 @@ def guarantee_line(g: dict[str, Any]) -> str:
     """`guarantee` in words, with its unit."""
     if g["epsilon"] is None:
         return f"no guarantee (mechanism {g['mechanism']})"
-    return f"eps {g['epsilon']:g} for one {g['unit']} at delta {g['delta']:g} ({g['mechanism']})"
+    return (
+        f"eps {show_epsilon(g['epsilon'])} for one {g['unit']} at delta {g['delta']:g} "
+        f"({g['mechanism']})"
+    )
 
 
 def student_of(run: Run) -> str:
-    """The name, among the targets, of the student of another run: that of its folder."""
+    """The name, among the targets, of the student of another run, after that run's folder."""
     return f"student of {run.path.resolve().name}"
 
 
 def _beside(run: Run, beside: Sequence[Run]) -> dict[str, Run]:
     """The other runs by the name of their student."""
-    mine, found = run.config.data, dict[str, Run]()
+    mine, students = run.config.data, dict[str, Run]()
     for other in beside:
         release_folder(other)
         data, name = other.config.data, student_of(other)
@@ -160,13 +156,13 @@ def _beside(run: Run, beside: Sequence[Run]) -> dict[str, Run]:
                 f"beside: {other.path} is of {data.name} with other private classes or rows; "
                 f"accepted: a run of {mine.name} made with the same data.split"
             )
-        if other.id == run.id or name in found:
+        if other.id == run.id or name in students:
             raise UserError(
                 f"beside: {other.path} is there twice or shares its folder's name; accepted: "
                 "other runs, each folder named once"
             )
-        found[name] = other
-    return found
+        students[name] = other
+    return students
 
 
 def accuracy(logits: Logits, split: Split) -> float:
@@ -228,7 +224,7 @@ def _reference(profile: Profile, folder: Path) -> tuple[Config, TeacherFolder]:
 def _noise_free(
     profile: Profile, config: Config, home: TeacherFolder, folder: Path, answers: int
 ) -> nn.Module:
-    """A student of the same recipe that learned from the teacher's open probabilities."""
+    """A student of the same recipe, which learned from the teacher's open probabilities."""
     rounds, planned = config.loop.rounds, make_plan(profile.config).answers
     asked = max(1, min(planned, answers) // rounds) * rounds
     path = folder / f"noise_free-{asked}"
@@ -255,17 +251,16 @@ def _copied(home: TeacherFolder, folder: Path) -> TeacherFolder:
 
 
 def _kept(path: Path, profile: Profile, seed: int, make: Callable[[], nn.Module]) -> nn.Module:
-    """A model of the student's architecture, from its file or made and written there."""
-    with suppress(Exception):  # missing or damaged: made anew
+    """A model of the student's architecture, read from its file, else made and written there."""
+    with suppress(Exception):  # a missing or damaged file is replaced
         model = _fresh(profile, 0)
         model.load_state_dict(load_file(path))
         return model.eval()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = make().eval()
-    partial = path.with_suffix(".partial")
-    save_file({k: v.cpu().contiguous() for k, v in model.state_dict().items()}, partial)
-    os.replace(partial, path)
+    with whole_file(path) as partial:
+        save_file({k: v.cpu().contiguous() for k, v in model.state_dict().items()}, partial)
     return model
 
 

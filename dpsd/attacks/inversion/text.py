@@ -1,171 +1,115 @@
-"""An inversion report for people: a table for the terminal, a section for the card, pictures."""
+"""An inversion report in words: tables for the terminal, a section for the card."""
 
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from dpsd.attacks.inversion.report import FLOORS, NO_CLAIM, NO_POWER
-from dpsd.attacks.inversion.scores import Scores, load_scores
+from dpsd.attacks.inversion.report import NO_CLAIM, NO_POWER
 from dpsd.attacks.inversion.targets import guarantee_line
-from dpsd.figures import new_figure, save_figure
+from dpsd.console import percent
+from dpsd.tables import Table
 
-_NAMES = {
-    "teacher": "teacher", "student": "student", "noise_free": "noise-free student",
-    "control": "control, no defence", "draws": "floor: prior alone",
-    "untrained": "floor: untrained", "permuted": "floor: permuted labels",
-    "total_variation": "total variation",
-    "gmi": "GMI", "kedmi": "KED-MI", "lomma": "LOMMA", "released": "released synthesizer",
+ATTACK_NAMES = {
+    "total_variation": "total variation", "gmi": "GMI", "kedmi": "KED-MI", "lomma": "LOMMA",
+    "released": "released synthesizer",
 }  # fmt: skip
-_MOST_CLASSES = 10
+_TARGET_NAMES = {
+    "noise_free": "noise-free student", "control": "control, no defence",
+    "draws": "baseline: prior alone", "untrained": "baseline: untrained",
+    "permuted": "baseline: permuted labels",
+}  # fmt: skip
+_JUDGES = ("network", "neighbours", "both")
 
 
-def _name(target: str) -> str:
-    return _NAMES.get(target, target)
+def target_name(target: str) -> str:
+    """What people call a target of the report."""
+    return _TARGET_NAMES.get(target, target)
 
 
-def inversion_table(report: dict[str, Any]) -> str:
-    """The figures of `dpsd.attacks.inversion.report.report` as plain text."""
+def inversion_text(report: dict[str, Any]) -> str:
+    """The figures of `inversion_report` for a terminal."""
     j, b = report["judges"], report["budget"]
-    width = max(24, *(len(_name(target)) + 1 for target in report["targets"]))
+    network, neighbours, both = (percent(j[judge], 1) for judge in _JUDGES)
     lines = [
         f"inversion on profile {report['profile']}, budget {report['budget_name']}: "
         f"{b['seeds']} seeds, {report['images_per_target']} images a target, {b['steps']} steps, "
         f"{b['draws']} draws each",
         f"student: {guarantee_line(report['guarantee'])}",
-        f"judges on real private images ({j['measured_on']}): J1 network {j['network']:.1%}, "
-        f"J2 neighbours {j['neighbours']:.1%}, both {j['both']:.1%}; chance {report['chance']:.1%}",
+        f"judges on real private images ({j['measured_on']}): J1 network {network}, "
+        f"J2 neighbours {neighbours}, both {both}; chance {percent(report['chance'], 1)}",
     ]
-    for name, a in report["attacks"].items():
-        cost = a["cost"]["prior_seconds"] + a["cost"]["search_seconds"]
-        cached = ", prior from the cache" if a["cost"]["prior_from_cache"] else ""
-        lines += [
-            "",
-            f"{_NAMES[name]} ({cost:.0f} s{cached})",
-            f"{'':<{width}}{'J1':>7}{'J2':>7}{'both':>7}{'advantage [95 %]':>26}{'knows':>8}"
-            f"{'gap p':>8}  verdict",
-        ]
-        for target, row in a["targets"].items():
-            r = row["rates"]
-            lines.append(
-                f"{_name(target):<{width}}{r['network']['rate']:>7.2f}"
-                f"{r['neighbours']['rate']:>7.2f}{r['both']['rate']:>7.2f}{_advantage(row):>26}"
-                f"{row['knowledge']['accuracy']:>8.2f}{row['memorisation']['p_value']:>8.3f}"
-                f"  {row['verdict']}"
-            )
-        for target, r in a["floors"].items():
-            lines.append(
-                f"{_name(target):<24}{r['network']['rate']:>7.2f}{r['neighbours']['rate']:>7.2f}"
-                f"{r['both']['rate']:>7.2f}{'':>34}{r['memorisation']['p_value']:>8.3f}"
-            )
-    lines += ["", _summary(report), *(f"note: {n}" for n in report["notes"])]
-    return "\n".join(lines)
+    for table in inversion_texts(report):
+        lines += ["", table.text()]
+    return "\n".join([*lines, "", _summary(report), *(f"note: {n}" for n in report["notes"])])
 
 
-def card_section(report: dict[str, Any]) -> str:
+def inversion_texts(report: dict[str, Any]) -> list[Table]:
+    """A table for each attack: every target, then the baselines."""
+    columns = ("", "J1", "J2", "both", "advantage [95 %]", "knows", "gap p", "verdict")
+    return [
+        Table(columns, _rows(attack), align="lrrrrrrl", title=_title(name, attack["cost"]))
+        for name, attack in report["attacks"].items()
+    ]
+
+
+def inversion_card(report: dict[str, Any]) -> str:
     """Markdown for the model card, where the user declared the data public."""
+    columns = ("attack", "model", "both judges agree",
+               "advantage over the best baseline (95 %)", "verdict")  # fmt: skip
     rows = [
-        "| attack | model | both judges agree | advantage over the best floor (95 %) | verdict |",
-        "|---|---|---|---|---|",
-    ]
-    for name, a in report["attacks"].items():
-        for target, row in a["targets"].items():
-            rows.append(
-                f"| {_NAMES[name]} | {_name(target)} | {row['rates']['both']['rate']:.2f} | "
-                f"{_advantage(row)} | {row['verdict']} |"
-            )
+        (ATTACK_NAMES[name], target_name(target), f"{row['rates']['both']['rate']:.2f}",
+         _advantage(row["advantage"]["both"]), row["verdict"])
+        for name, attack in report["attacks"].items()
+        for target, row in attack["targets"].items()
+    ]  # fmt: skip
     return (
         "## Inversion attacks\n\nWhite-box attacks that search for images of the private classes, "
         f"judged by two classifiers; {report['budget']['seeds']} seeds, budget "
         f"{report['budget_name']}, the same for every model. {_summary(report)} The advantage is "
-        "about classes, not records.\n\n" + "\n".join(rows)
+        "about classes, not records.\n\n" + Table(columns, rows, align="llrrl").markdown()
     )
 
 
-def write_pictures(folder: Path) -> None:
-    """One sheet of reconstructions for each attack and one of memorisation gaps, from the scores.
-
-    Columns are classes; each image is the first of the first seed, none is picked.
-    """
-    scores = load_scores(folder / "scores.npz")
-    for attack in scores.facts["budget"]["attacks"]:
-        _sheet(scores, attack, folder / f"reconstructions-{attack}.png")
-    _gaps(scores, folder / "memorisation.png")
+def _title(name: str, cost: dict[str, Any]) -> str:
+    cached = ", prior from the cache" if cost["prior_from_cache"] else ""
+    return f"{ATTACK_NAMES[name]} ({cost['prior_seconds'] + cost['search_seconds']:.0f} s{cached})"
 
 
-def _advantage(row: dict[str, Any]) -> str:
-    found = row["advantage"]["both"]
-    low, high = found["interval"]
-    return f"{found['value']:+.2f} [{low:+.2f}, {high:+.2f}]"
+def _rows(attack: dict[str, Any]) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = []
+    for target, row in (attack["targets"] | attack["floors"]).items():
+        shares = [f"{row.get('rates', row)[judge]['rate']:.2f}" for judge in _JUDGES]
+        gap = f"{row['memorisation']['p_value']:.3f}"
+        if target in attack["floors"]:
+            rows.append((target_name(target), *shares, "", "", gap, ""))
+        else:
+            knows = f"{row['knowledge']['accuracy']:.2f}"
+            advantage = _advantage(row["advantage"]["both"])
+            rows.append((target_name(target), *shares, advantage, knows, gap, row["verdict"]))
+    return rows
 
 
-def _models(scores: Scores) -> list[str]:
-    """The attacked models that are no floors, in their order."""
-    return [name for name in scores.facts["targets"] if name not in FLOORS]
-
-
-def _sheet(scores: Scores, attack: str, path: Path) -> None:
-    classes = scores.facts["classes"][:_MOST_CLASSES]
-    rows = [("private image", scores.real)]
-    for name in (*_models(scores), *FLOORS):
-        cell = scores.cells[attack, name]
-        first = [int(np.flatnonzero(cell.labels == c)[0]) for c in range(len(classes))]
-        rows.append((_name(name), cell.images[first]))
-    height, width = scores.real.shape[2:]
-    figure = new_figure(2.2 + len(classes) * width / height, len(rows) + 0.5)
-    panels = figure.subplots(len(rows), len(classes), squeeze=False)
-    for line, (name, images) in zip(panels, rows, strict=True):
-        for c, axes in enumerate(line):
-            shown = np.moveaxis(images[c], 0, -1)
-            axes.imshow(shown[:, :, 0] if shown.shape[2] != 3 else shown, cmap="gray")
-            axes.set(xticks=[], yticks=[])
-            if c == 0:
-                axes.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)
-            if line is panels[0]:
-                axes.set_title(classes[c], fontsize=8)
-    figure.suptitle(f"{_NAMES[attack]}: what each model gives away", fontsize=9)
-    save_figure(figure, path, dpi=100)
-
-
-def _gaps(scores: Scores, path: Path) -> None:
-    attacks = scores.facts["budget"]["attacks"]
-    figure = new_figure(4 * len(attacks), 3)
-    for axes, attack in zip(
-        figure.subplots(1, len(attacks), squeeze=False)[0], attacks, strict=True
-    ):
-        for name in _models(scores):
-            d = scores.cells[attack, name].distances
-            size = d.shape[1] // 2
-            axes.hist(d[:, :size].min(1) - d[:, size:].min(1), bins=20, histtype="step",
-                      label=_name(name))  # fmt: skip
-        axes.axvline(0, color="black", linewidth=0.5)
-        axes.set(title=_NAMES[attack], xlabel="nearest training - nearest held-out")
-        axes.legend(fontsize=6)
-    save_figure(figure, path, dpi=100)
+def _advantage(advantage: dict[str, Any]) -> str:
+    low, high = advantage["interval"]
+    return f"{advantage['value']:+.2f} [{low:+.2f}, {high:+.2f}]"
 
 
 def _summary(report: dict[str, Any]) -> str:
-    found = report["headline"]["student"]
-    low, high = found["interval"]
-    best = _NAMES[report["headline_attack"]]
-    if found["verdict"] == NO_POWER:
+    student = report["headline"]["student"]
+    if student["verdict"] == NO_POWER:
         return "Verdict: no power. The attacks do not succeed on the teacher either."
-    if found["verdict"] == NO_CLAIM:
-        return "Verdict: no claim. The student is below twice chance accuracy."
+    if student["verdict"] == NO_CLAIM:
+        return "Verdict: no claim. The student's accuracy is below twice that of guessing."
     return (
-        f"Verdict on the student: {found['verdict']}, advantage {found['value']:+.2f} "
-        f"[{low:+.2f}, {high:+.2f}] by {best}, the attack that is surest on the teacher."
-        + _worst(report)
+        f"Verdict on the student: {student['verdict']}, advantage {_advantage(student)} by "
+        f"{ATTACK_NAMES[report['headline_attack']]}, the attack that is surest on the teacher."
+        + _strongest(report)
     )
 
 
-def _worst(report: dict[str, Any]) -> str:
+def _strongest(report: dict[str, Any]) -> str:
     """Of the attacks with power the one that finds most in the student, if not the headline's."""
-    found = {name: a["targets"]["student"]["advantage"]["both"]
-             for name, a in report["attacks"].items() if a["power"]}  # fmt: skip
-    worst = max(found, key=lambda name: float(found[name]["value"]))
-    if worst == report["headline_attack"]:
+    advantages = {name: attack["targets"]["student"]["advantage"]["both"]
+                  for name, attack in report["attacks"].items() if attack["power"]}  # fmt: skip
+    name = max(advantages, key=lambda name: float(advantages[name]["value"]))
+    if name == report["headline_attack"]:
         return ""
-    low, high = found[worst]["interval"]
-    value = f"{found[worst]['value']:+.2f} [{low:+.2f}, {high:+.2f}]"
-    return f" Most is found by {_NAMES[worst]}: {value}."
+    return f" {ATTACK_NAMES[name]} finds most: {_advantage(advantages[name])}."

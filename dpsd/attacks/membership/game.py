@@ -1,8 +1,8 @@
-"""The game of membership: a profile in which there is something to find, and its shadow models.
+"""The membership game: a profile in which there is something to find, and its shadow models.
 
-A pool of rows, of which each model is trained on its own random half; every fifth row is a canary
-under a wrong label. Model 0 is the target, the others are the attacker's shadows, all trained by
-one recipe that overfits, many at once. For the distillation form each teacher gets a student, by
+Each model is trained on its own random half of a pool of rows. Every fifth row is a canary under a
+wrong label. Model 0 is the target, the others are the attacker's shadow models. One recipe that
+overfits trains all of them, many at once. For the distillation form each teacher gets a student, by
 the run's own mechanism and loop.
 """
 
@@ -14,8 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dpsd.attacks.membership.lira import Inside
-from dpsd.attacks.statistics import Floats
+from dpsd.attacks.statistics import Floats, Mask
 from dpsd.config import Config, PublicFacts
 from dpsd.config.sections import TeacherConfig
 from dpsd.data.load import PrivateData, Split
@@ -44,35 +43,35 @@ _POPULATION = 500
 
 @dataclass(frozen=True)
 class Game:
-    """Rows and who is trained on them. `labels` are wrong for canaries.
+    """Rows, and which model is trained on which of them. The labels of canaries are wrong.
 
     Attributes:
         rows: images and labels of the pool, N of them.
         canary: bool [N].
         trained: rows of the private training split (not of the holdout), bool [N]: the run's own
             teacher may have seen them, under their true label.
-        inside: bool [1 + S, N]; row 0 is the target's.
-        population: rows in no model's training.
+        inside: which model is trained on which row, bool [1 + S, N]; model 0 is the target.
+        population: rows that no model is trained on.
     """
 
     rows: Split
-    canary: Inside
-    trained: Inside
-    inside: Inside
+    canary: Mask
+    trained: Mask
+    inside: Mask
     population: Split
 
 
 def make_game(data: PrivateData, classes: int, *, shadows: int, seed: int) -> Game:
-    """Deal the rows.
+    """The rows of a game, dealt by the seed.
 
     Args:
-        data: private; train and holdout rows are used, test rows never.
+        data: private; test rows are not used.
         classes: K.
         shadows: S.
         seed: of everything.
 
     Raises:
-        UserError: too few rows.
+        UserError: there are too few rows, or none is held out.
     """
     rng = np.random.default_rng([seed, 0x3E])
     total = len(data.train) + len(data.holdout)
@@ -102,10 +101,10 @@ def make_game(data: PrivateData, classes: int, *, shadows: int, seed: int) -> Ga
     )
 
 
-def _halves(models: int, canary: Inside, rng: np.random.Generator) -> Inside:
+def _halves(models: int, canary: Mask, rng: np.random.Generator) -> Mask:
     """Half of the canaries and half of the others for each model.
 
-    Shadow models come in pairs of complements, so that each row is inside of half of them.
+    Shadow models come in pairs of complements, so that half of them are trained on each row.
     """
     inside = np.zeros((models, len(canary)), dtype=bool)
     for m in range(models):
@@ -124,9 +123,9 @@ def train_teachers(
     """Train target and shadows until they overfit.
 
     Args:
-        game: who is trained on what.
-        config: device and precision are read, and the public facts of the data.
-        model: an own architecture.
+        game: decides which rows each model is trained on.
+        config: of which device, precision and the public facts of the data are read.
+        model: an architecture of dpsd.
         steps: of batches of 32, without augmentation.
         seed: of weights and draws.
         say: receives progress.
@@ -162,8 +161,8 @@ def _asking(
     @torch.inference_mode()
     def ask(images: Tensor) -> Tensor:
         parts = (x.to(device).float() / 255 for x in images.split(256))
-        found = [stacked_logits(net, mine, x, torch.float32)[0].cpu() for x in parts]
-        return torch.cat(found).clone()
+        logits = [stacked_logits(net, mine, x, torch.float32)[0].cpu() for x in parts]
+        return torch.cat(logits).clone()
 
     return ask
 
@@ -176,31 +175,35 @@ class ShadowDoor:
         self.position, self.seconds = 0, dict[str, float]()
 
     def fresh(self, images: Tensor) -> Tensor:
-        """All of them, bool [B]."""
+        """Every image may be asked, bool [B]."""
         return torch.ones(len(images), dtype=torch.bool)
 
     def answer(self, images: Tensor, prior: Prior | None = None) -> Answers:
-        """Privatise what the shadow teacher says."""
+        """The shadow teacher's answers, privatised."""
         mechanism = self._plan.mechanism
         believed = prior(images).cpu() if mechanism.uses_prior and prior is not None else None
         self.position += len(images)
         return mechanism.release(self._ask(images).softmax(1), believed, self._noise)
 
     def recall(self, position: int) -> None:
-        """Nothing is kept."""
+        """Does nothing: no answer is kept."""
 
     def federation(self) -> None:
-        """Nobody else answers."""
+        """Does nothing: no client answers."""
 
 
 def distil_student(ask: Ask, config: Config, seed: int) -> Ask:
-    """A student of this teacher by the run's loop; uint8 images -> log-probabilities [B, K]."""
+    """A student of this teacher by the run's own loop and mechanism.
+
+    Returns:
+        A function from uint8 images [B, C, H, W] to log-probabilities float32 [B, K].
+    """
     plan = make_plan(config)
     device = pick_device(config.device)
     config = config.model_copy(update={"seed": seed})
     student = Student(
         config, plan.facts, rounds=plan.rounds, queries_per_round=plan.queries_per_round,
-        soft_targets=plan.mechanism.name == "none", device=device,
+        soft_targets=plan.mechanism.soft_targets, device=device,
         dtype=pick_dtype(config.precision, device),
     )  # fmt: skip
     bank = Bank(plan.answers, plan.facts.shape, plan.facts.classes)
@@ -212,9 +215,9 @@ def distil_student(ask: Ask, config: Config, seed: int) -> Ask:
 
 
 def logits_on(ask: Ask, images: Tensor) -> Floats:
-    """What a model says of many images, float64 [N, K]."""
-    said = torch.cat([ask(x).cpu() for x in images.split(512)])
-    return np.asarray(said.double().numpy())
+    """A model's logits of many images, float64 [N, K]."""
+    logits = torch.cat([ask(x).cpu() for x in images.split(512)])
+    return np.asarray(logits.double().numpy())
 
 
 def accuracy_on(logits: Floats, labels: NDArray[np.int64]) -> float:

@@ -1,4 +1,4 @@
-"""LiRA: the ratio of likelihoods of a model's confidence, trained on the row or not.
+"""LiRA: how much likelier a model's confidence is if the model was trained on the row.
 
 Carlini et al. 2022 (arXiv 2112.03570), algorithm 1 (online) and section 4.3 (offline). The variance
 is one figure for all rows (section 6.3), which is better with fewer than about 64 shadow models.
@@ -8,11 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logsumexp
 
-from dpsd.attacks.statistics import Floats
+from dpsd.attacks.statistics import Floats, Mask
 from dpsd.errors import UserError
 
-Inside = NDArray[np.bool_]
-_LEAST_DEVIATION = 1e-3
+_LEAST_STD = 1e-3
 
 
 def confidence(logits: Floats, labels: NDArray[np.int64]) -> Floats:
@@ -23,7 +22,7 @@ def confidence(logits: Floats, labels: NDArray[np.int64]) -> Floats:
         labels: int64 [N].
 
     Returns:
-        float64 [..., N], about normal over models.
+        float64 [..., N], approximately normal over models.
     """
     z = np.asarray(logits, dtype=np.float64)
     chosen = np.broadcast_to(labels, z.shape[:-1])[..., None]
@@ -32,7 +31,7 @@ def confidence(logits: Floats, labels: NDArray[np.int64]) -> Floats:
     return np.asarray(own - logsumexp(others, axis=-1))
 
 
-def online(target: Floats, shadows: Floats, inside: Inside) -> Floats:
+def online(target: Floats, shadows: Floats, inside: Mask) -> Floats:
     """Log-likelihood ratio of the target's confidence, float64 [N]; high speaks for a member.
 
     Args:
@@ -41,25 +40,28 @@ def online(target: Floats, shadows: Floats, inside: Inside) -> Floats:
         inside: which of them were trained on which row, bool [S, N].
 
     Raises:
-        UserError: a row that no shadow model, or every one, was trained on.
+        UserError: no shadow model, or every one, was trained on some row.
     """
     ins, outs = _mean(shadows, inside), _mean(shadows, ~inside)
-    s_in, s_out = _deviation(shadows, inside, ins), _deviation(shadows, ~inside, outs)
+    s_in, s_out = (
+        _standard_deviation(shadows, inside, ins),
+        _standard_deviation(shadows, ~inside, outs),
+    )
     log_in = -((target - ins) ** 2) / (2 * s_in**2) - np.log(s_in)
     log_out = -((target - outs) ** 2) / (2 * s_out**2) - np.log(s_out)
     return np.asarray(log_in - log_out)
 
 
-def offline(target: Floats, shadows: Floats, inside: Inside) -> Floats:
-    """How many deviations the target is surer than models not trained on the row, float64 [N].
+def offline(target: Floats, shadows: Floats, inside: Mask) -> Floats:
+    """By how many standard deviations the target is surer than models not trained on the row, [N].
 
-    Arguments and errors as in `online`; only shadow models outside of a row are used.
+    Arguments and errors as in `online`. Only shadow models that were not trained on a row count.
     """
     outs = _mean(shadows, ~inside)
-    return np.asarray((target - outs) / _deviation(shadows, ~inside, outs))
+    return np.asarray((target - outs) / _standard_deviation(shadows, ~inside, outs))
 
 
-def _mean(values: Floats, kept: Inside) -> Floats:
+def _mean(values: Floats, kept: Mask) -> Floats:
     counts = kept.sum(0)
     if counts.min() < 1:
         raise UserError(
@@ -69,8 +71,8 @@ def _mean(values: Floats, kept: Inside) -> Floats:
     return np.asarray(np.where(kept, values, 0.0).sum(0) / counts)
 
 
-def _deviation(values: Floats, kept: Inside, means: Floats) -> float:
-    """The common deviation within rows, unbiased for few models a row."""
+def _standard_deviation(values: Floats, kept: Mask, means: Floats) -> float:
+    """The common standard deviation within rows, unbiased for few models a row."""
     squares = float(np.where(kept, (values - means) ** 2, 0.0).sum())
     free = int(kept.sum()) - values.shape[1]
-    return max(_LEAST_DEVIATION, float(np.sqrt(squares / max(1, free))))
+    return max(_LEAST_STD, float(np.sqrt(squares / max(1, free))))

@@ -1,21 +1,17 @@
-"""From membership scores to figures: AUC and TPR at low FPR with intervals, verdicts, the picture.
+"""From membership scores to figures: AUC and TPR at low FPR with intervals, and verdicts.
 
-Unit: one record. Nothing here is an epsilon; `dpsd audit` gives lower bounds on that.
+Unit: one record. No figure here is an epsilon; `dpsd audit` gives lower bounds on epsilon.
 """
 
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.special import expit
-from scipy.stats import betabinom, norm, rankdata
+from scipy.stats import betabinom
 
-from dpsd.attacks.statistics import Floats, clopper_pearson
+from dpsd.attacks.statistics import LEVEL, Floats, Mask, auc, clopper_pearson
 from dpsd.attacks.store import Arrays
 from dpsd.errors import UserError
-from dpsd.figures import new_figure, save_figure
 
 SCHEMA_VERSION = 1
 ATTACKS = ("lira online", "lira offline", "rmia", "confidence")
@@ -23,22 +19,18 @@ CONTROL = ("profile teacher", "canaries", "lira online")
 POWER_AUC = 0.9
 RATES = (0.01, 0.001)
 _EXPECTED = 5  # false positives that a rate needs: 500 non-members for 1 %, 5,000 for 0.1 %
-_LEVEL = 0.95
-_COLUMNS = 3
-
-Mask = NDArray[np.bool_]
 
 
 def needed(rate: float) -> int:
-    """Non-members that a true-positive rate at this false-positive rate needs."""
+    """How many non-members a true-positive rate at this false-positive rate needs."""
     return math.ceil(_EXPECTED / rate - 1e-9)
 
 
 def check_rate(rate: float, non_members: int) -> None:
-    """Refuse a false-positive rate that so many non-members cannot show.
+    """Refuse a false-positive rate that this many non-members cannot show.
 
     Raises:
-        UserError: no rate, or too few non-members; says how many are needed.
+        UserError: it is no rate, or needs more non-members; the message says how many.
     """
     if not 0 < rate < 1:
         raise UserError(f"fpr: {rate:g}; accepted: above 0 and below 1")
@@ -49,41 +41,17 @@ def check_rate(rate: float, non_members: int) -> None:
         )
 
 
-def auc(scores: Floats, member: Mask, level: float = _LEVEL) -> tuple[float, float, float]:
-    """Area under the ROC curve and its interval (DeLong et al. 1988, on the logit scale).
-
-    Raises:
-        UserError: no member or no non-member.
-    """
-    inside, outside = scores[member], scores[~member]
-    m, n = len(inside), len(outside)
-    if not m or not n:
-        raise UserError(f"scores: {m} members and {n} non-members; accepted: at least 1 of each")
-    ranks = rankdata(np.concatenate([inside, outside]))
-    own_in, own_out = rankdata(inside), rankdata(outside)
-    wins_in = (ranks[:m] - own_in) / n  # of each member over all non-members
-    wins_out = 1 - (ranks[m:] - own_out) / m
-    area = float(wins_in.mean())
-    spread = sum(float(w.var(ddof=1)) / len(w) if len(w) > 1 else 0.25 for w in (wins_in, wins_out))
-    # Complete separation shows no variance; then one pair more that is the wrong way round.
-    deviation = max(math.sqrt(spread), 0.5 / (m * n))
-    inner = min(max(area, 0.5 / (m * n)), 1 - 0.5 / (m * n))
-    centre = math.log(inner / (1 - inner))
-    reach = float(norm.ppf((1 + level) / 2)) * deviation / (inner * (1 - inner))
-    low, high = (float(expit(centre + sign * reach)) for sign in (-1, 1))
-    return area, min(low, area), max(high, area)
-
-
 def tpr_at(scores: Floats, member: Mask, rate: float) -> dict[str, Any]:
     """Share of members above the threshold that at most `rate` of the non-members exceed.
 
-    The interval takes the threshold as given; the p-value does not: where members and non-members
-    are alike, the members above the k-th largest of n non-members are beta-binomial (k, n - k + 1).
+    The interval takes the threshold as given, the p-value does not: where members and non-members
+    are alike, the number of members above the k-th largest of n non-members is beta-binomial
+    (k, n - k + 1).
 
     Returns:
         `tpr`, its Clopper-Pearson `interval` at 95 %, `fpr` (the rate rounded down to whole
-        non-members), `p_value` (exact, one-sided, of that members are no likelier above it); or
-        `needed`, the number of non-members without which none is given.
+        non-members), `p_value` (exact, one-sided; null: members are no likelier above it). Too few
+        non-members give `needed` and `non_members` instead.
     """
     outside = np.sort(scores[~member])
     if len(outside) < needed(rate):
@@ -91,7 +59,7 @@ def tpr_at(scores: Floats, member: Mask, rate: float) -> dict[str, Any]:
     allowed = math.floor(rate * len(outside) + 1e-9)
     threshold = outside[len(outside) - 1 - allowed]
     hits, members = int((scores[member] > threshold).sum()), int(member.sum())
-    low, high = clopper_pearson(hits, members, (1 - _LEVEL) / 2)
+    low, high = clopper_pearson(hits, members, (1 - LEVEL) / 2)
     return {
         "tpr": hits / members,
         "interval": [float(low), float(high)],
@@ -100,22 +68,22 @@ def tpr_at(scores: Floats, member: Mask, rate: float) -> dict[str, Any]:
     }
 
 
-def report_of(arrays: Arrays, facts: dict[str, Any]) -> dict[str, Any]:
+def membership_report(arrays: Arrays, facts: dict[str, Any]) -> dict[str, Any]:
     """Figures of all targets, kinds of rows and attacks, from saved scores.
 
     Args:
         arrays: `<target>/<attack>`, `<target>/member`, `<target>/canary`.
-        facts: as `dpsd.attacks.membership.attack.collect` gives them.
+        facts: as `dpsd.attacks.membership.attack.score_targets` gives them.
     """
     cells: list[dict[str, Any]] = []
-    found = _cells(arrays, facts)
+    scored = score_cells(arrays, facts)
     asked = facts.get("fpr")
     if asked is not None:
-        check_rate(asked, max(int((~member).sum()) for *_, member in found))
+        check_rate(asked, max(int((~member).sum()) for *_, member in scored))
     fpr = asked or RATES[0]
     rates = sorted({*RATES, fpr}, reverse=True)
-    share = (1 - _LEVEL) / (2 * len(found))  # two tests a cell; all verdicts hold at once
-    for target, kind, name, scores, member in found:
+    share = (1 - LEVEL) / (2 * len(scored))  # two tests a cell; all verdicts hold together
+    for target, kind, name, scores, member in scored:
         area, low, high = auc(scores, member)
         cells.append(
             {"target": target, "rows": kind, "attack": name, "members": int(member.sum()),
@@ -131,7 +99,7 @@ def report_of(arrays: Arrays, facts: dict[str, Any]) -> dict[str, Any]:
         cell["placebo"] = None if placebo is None else auc(*placebo)
         if placebo is None:
             null, few = 0.5, cell["tpr_at"][f"{fpr:g}"].get("p_value", 1.0) < share
-        else:  # the rows differ in kind, which moves AUC and tail: the AUC alone, above that
+        else:  # the rows differ in kind, which moves AUC and tail: only a larger AUC counts
             null, few = max(0.5, cell["placebo"][2]), False
         cell["verdict"] = _verdict(cell["auc_low"] > null or few, power=power, known=known)
     return {
@@ -153,96 +121,25 @@ def report_of(arrays: Arrays, facts: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def report_text(report: dict[str, Any]) -> str:
-    """The figures as a table for a terminal."""
-    control, key = report["control"], f"{report['fpr']:g}"
-    lines = [
-        f"membership, unit record, budget {report['budget']}, seed {report['seed']}: profile "
-        f"teachers trained on {report['trained_on']:,} rows, {report['spend']['shadows']} shadows, "
-        f"RMIA with {report['spend']['references']}",
-        f"positive control: AUC {control['auc']:.3f} on the teacher's canaries, "
-        f"{control['needed']} needed: {'power' if control['power'] else 'NO POWER'}",
-        "",
-        f"{'target':<17}{'rows':<10}{'attack':<14}{'AUC':>6}{'95 %':>16}{_tpr_title(report):>34}"
-        "  verdict",
-    ]
-    for c in report["cells"]:
-        low, high = c["auc_interval"]
-        interval = f"{low:.3f} to {high:.3f}"
-        lines.append(
-            f"{c['target']:<17}{c['rows']:<10}{c['attack']:<14}{c['auc']:>6.3f}{interval:>16}"
-            f"{_rate_text(c['tpr_at'][key]):>34}  {c['verdict']}"
-        )
-    for c in report["cells"]:
-        if c["placebo"] is not None:
-            area, low, high = c["placebo"]
-            told = f"placebo {area:.3f} ({low:.3f} to {high:.3f})"
-            lines.append(f"{c['target']}, {c['attack']}: {told}")
-    for name, target in report["targets"].items():
-        lines.append(
-            f"{name}: accuracy {100 * target['accuracy']:.1f} % on non-members, "
-            f"{100 * target['accuracy_on_members']:.1f} % on members"
-        )
-    lines += [f"{name}: skipped: {why}" for name, why in report["skipped"].items()]
-    return "\n".join([*lines, *_answers(report)])
-
-
-def _answers(report: dict[str, Any]) -> list[str]:
-    """How much the profile's students learned from, which may be less than the run's did."""
-    n = report["student_answers"]
-    return [] if n is None else [f"profile student and its shadows: {n:,} answers each"]
-
-
-def draw_roc(arrays: Arrays, facts: dict[str, Any], path: Path) -> None:
-    """Write a PNG of the ROC curves on log axes, a panel for each target and kind of rows."""
-    panels: dict[str, list[tuple[str, Floats, Mask]]] = {}
-    for target, kind, name, scores, member in _cells(arrays, facts):
-        panels.setdefault(f"{target}, {kind}", []).append((name, scores, member))
-    rows = math.ceil(len(panels) / _COLUMNS)
-    figure = new_figure(3.2 * _COLUMNS, 3.2 * rows)
-    every = list(figure.subplots(rows, _COLUMNS, squeeze=False).flat)
-    for axes in every:
-        axes.set_axis_off()
-    for axes, (title, curves) in zip(every, panels.items(), strict=False):
-        axes.set_axis_on()
-        floor = 0.5 / max(len(member) for _, _, member in curves)
-        for name, scores, member in curves:
-            fpr, tpr = roc(scores, member)
-            colour = f"C{ATTACKS.index(name)}"
-            axes.plot(np.maximum(fpr, floor), np.maximum(tpr, floor), colour, label=name)
-        axes.plot([floor, 1], [floor, 1], color="grey", linestyle=":", label="chance")
-        axes.set(xscale="log", yscale="log", title=title, xlim=(floor, 1), ylim=(floor, 1),
-                 xlabel="false-positive rate", ylabel="true-positive rate")  # fmt: skip
-        axes.legend(fontsize=7, loc="lower right")
-    save_figure(figure, path, dpi=120)
-
-
-def roc(scores: Floats, member: Mask) -> tuple[Floats, Floats]:
-    """False and true-positive rates over all thresholds, rising, float64 [T] each."""
-    order = np.argsort(-scores, kind="stable")
-    last = np.append(np.diff(scores[order]) != 0, True)  # equal scores pass together
-    hits = np.cumsum(member[order])[last] / max(1, member.sum())
-    alarms = np.cumsum(~member[order])[last] / max(1, (~member).sum())
-    return np.append(0.0, alarms), np.append(0.0, hits)
-
-
-def _cells(arrays: Arrays, facts: dict[str, Any]) -> list[tuple[str, str, str, Floats, Mask]]:
-    found = []
+def score_cells(arrays: Arrays, facts: dict[str, Any]) -> list[tuple[str, str, str, Floats, Mask]]:
+    """Target, kind of rows, attack, scores and membership of each cell of the table."""
+    cells = []
     for target in facts["targets"]:
         canary, member = arrays[f"{target}/canary"], arrays[f"{target}/member"]
         for kind, rows in (("canaries", canary), ("ordinary", ~canary)):
             for name in ATTACKS:
                 scores = arrays.get(f"{target}/{name}")
                 if scores is not None and rows.any():
-                    found.append((target, kind, name, scores[rows], member[rows]))
-    return found
+                    cells.append((target, kind, name, scores[rows], member[rows]))
+    return cells
 
 
 def _placebo(arrays: Arrays, target: str, attack: str) -> tuple[Floats, Mask] | None:
-    """Scores of the same attack for "is a training row of the run" on another model.
+    """Scores of the same attack on another model, for "is a training row of the run".
 
-    The profile's teacher saw training and held-out rows alike, so it can show no membership here:
-    what it shows is that the two kinds of rows differ. None for models of the profile.
+    The profile's teacher was trained on training and held-out rows alike, so its scores show no
+    membership in the run: they show how the two kinds of rows differ. None for models of the
+    profile.
     """
     if not target.startswith("run"):
         return None
@@ -250,41 +147,9 @@ def _placebo(arrays: Arrays, target: str, attack: str) -> tuple[Floats, Mask] | 
     return arrays[f"profile teacher/{attack}"][ordinary], arrays[f"{target}/member"]
 
 
-def _verdict(found: bool, *, power: bool, known: bool) -> str:
+def _verdict(leaks: bool, *, power: bool, known: bool) -> str:
     if not power:
         return "no power"
     if not known:
-        return "no claim"  # the model knows less than twice what chance does
-    return "leaks" if found else "no leak shown"
-
-
-def _tpr_title(report: dict[str, Any]) -> str:
-    return f"TPR at {100 * report['fpr']:g} % FPR"
-
-
-def _rate_text(found: dict[str, Any]) -> str:
-    if "needed" in found:
-        return f"needs {found['needed']:,} non-members"
-    low, high = found["interval"]
-    rate, p = 100 * found["tpr"], found["p_value"]
-    return f"{rate:.1f} % ({100 * low:.1f} to {100 * high:.1f}), p {p:.2g}"
-
-
-def card_section(report: dict[str, Any]) -> str:
-    """Markdown for the card of a run whose data are public."""
-    rows = [f"| target | rows | attack | AUC (95 %) | {_tpr_title(report)} | verdict |",
-            "|---|---|---|---|---|---|"]  # fmt: skip
-    key = f"{report['fpr']:g}"
-    for c in report["cells"]:
-        low, high = c["auc_interval"]
-        rows.append(
-            f"| {c['target']} | {c['rows']} | {c['attack']} | {c['auc']:.3f} ({low:.3f} to "
-            f"{high:.3f}) | {_rate_text(c['tpr_at'][key])} | {c['verdict']} |"
-        )
-    control = report["control"]
-    return (
-        f"## Membership inference\n\nUnit: one record. Budget {report['budget']}, seed "
-        f"{report['seed']}, {report['spend']['shadows']} shadow teachers. Positive control: AUC "
-        f"{control['auc']:.3f} on the canaries of an overfit teacher, {control['needed']} needed."
-        "\n\n" + "\n".join([*rows, "", *_answers(report)]).rstrip()
-    )
+        return "no claim"  # the model's accuracy is below twice that of guessing
+    return "leaks" if leaks else "no leak shown"

@@ -1,4 +1,4 @@
-"""RMIA: how often a row's likelihood ratio beats that of rows from the population.
+"""RMIA: how often a row's likelihood ratio exceeds that of rows from the population.
 
 Zarifzadeh, Liu and Shokri 2024 (arXiv 2312.03262), equations 2 to 4 and the offline form: one to a
 few reference models are enough.
@@ -6,8 +6,7 @@ few reference models are enough.
 
 import numpy as np
 
-from dpsd.attacks.membership.lira import Inside
-from dpsd.attacks.statistics import Floats
+from dpsd.attacks.statistics import Floats, Mask
 from dpsd.errors import UserError
 
 GAMMA = 1.0  # as in the authors' code (ml_privacy_meter)
@@ -18,7 +17,7 @@ _TINY = 1e-12
 def score(
     target: Floats,
     references: Floats,
-    inside: Inside,
+    inside: Mask,
     target_population: Floats,
     reference_population: Floats,
 ) -> Floats:
@@ -27,16 +26,16 @@ def score(
     Args:
         target: p(label | x) of the attacked model, float64 [N].
         references: that of R reference models, float64 [R, N].
-        inside: which of them were trained on which row, bool [R, N]; those are left out.
+        inside: which of them were trained on which row, bool [R, N]; they are left out.
         target_population: p(label | z) of the attacked model for rows that no reference model
             was trained on, float64 [Z].
         reference_population: that of the reference models, float64 [R, Z].
 
     Returns:
-        float64 [N] from 0 to 1, ties broken by the row's own ratio; high speaks for a member.
+        float64 [N] from 0 to 1; high speaks for a member. The row's own ratio breaks ties.
 
     Raises:
-        UserError: a row that every reference model was trained on, or no population.
+        UserError: every reference model was trained on some row, or there is no population.
     """
     if not len(target_population):
         raise UserError("population: 0 rows; accepted: at least 1")
@@ -51,10 +50,10 @@ def score(
     ratio = target / np.maximum(_TINY, _anyone(out))
     population = target_population / np.maximum(_TINY, _anyone(reference_population.mean(0)))
     beaten = np.searchsorted(np.sort(population), ratio / GAMMA, "right") / len(population)
-    # Below 1 / Z, so that no order between different shares changes.
+    # The second term is below 1 / Z, so that different shares keep their order.
     return np.asarray(beaten + ratio / (1 + ratio) / (2 * len(population)))
 
 
 def _anyone(out: Floats) -> Floats:
-    """p(x) from models that were not trained on x."""
+    """Estimate of p(x) over all models, from those that were not trained on x."""
     return ((1 + OFFLINE) * out + (1 - OFFLINE)) / 2

@@ -5,7 +5,9 @@ import pytest
 from dpsd.attacks.audit import attack as audit_run
 from dpsd.attacks.audit.attack import AuditBudget, audit
 from dpsd.attacks.audit.pairs import retrainable, teacher_pairs
-from dpsd.attacks.audit.report import report_of, report_text
+from dpsd.attacks.audit.report import audit_report
+from dpsd.attacks.audit.text import audit_text
+from dpsd.attacks.context import Attack
 from dpsd.attacks.store import load_scores
 from dpsd.config import parse_config
 from dpsd.data.load import load_data
@@ -37,7 +39,7 @@ def test_votes_are_audited_for_a_record(votes, monkeypatch):
     monkeypatch.setitem(audit_run.BUDGETS, "fast", TINY)
     dataset = votes.ledger_folder / "ledger.jsonl"
     before = dataset.read_bytes()
-    report = audit(votes, budget="fast")
+    report = audit(Attack(votes, budget="fast"))
     assert dataset.read_bytes() == before  # canary runs are charged elsewhere
     claim, levels = report["claim"], report["levels"]
     assert claim["record_claimed"] and claim["record_epsilon"] == pytest.approx(3.0)
@@ -54,39 +56,38 @@ def test_votes_are_audited_for_a_record(votes, monkeypatch):
     assert student["confidence"] == pytest.approx(1 - 0.05 / 3)
     assert teacher["confidence"] == pytest.approx(0.95)
     assert teacher["claimed"] is None and student["claimed"] == pytest.approx(3.0)
-    assert report["verdict"] == "consistent" and "record" in report_text(report)
+    assert report["verdict"] == "consistent" and "record" in audit_text(report)
 
 
 def test_a_broken_count_of_votes_is_violated(votes, monkeypatch):
     """The same scores under a tenth of the claim, as if the budget were counted for two answers."""
     monkeypatch.setitem(audit_run.BUDGETS, "fast", TINY)
-    audit(votes, budget="fast")
+    audit(Attack(votes, budget="fast"))
     arrays, facts = load_scores(votes.private / "attacks" / "audit")
     shift = 3.0
     arrays["pair0_1"] = arrays["pair0_1"] + shift
     facts["claim"]["record_epsilon"] = 0.3
-    assert report_of(arrays, facts)["levels"]["transcript"]["verdict"] == "violated"
+    assert audit_report(arrays, facts)["levels"]["transcript"]["verdict"] == "violated"
 
 
 def test_the_verdict_is_consistent_only_where_each_claim_could_be_refuted(votes, monkeypatch):
     """A claim on records beyond all ceilings, beside a histogram whose own claim is tested."""
     monkeypatch.setitem(audit_run.BUDGETS, "fast", TINY)
-    audit(votes, budget="fast")
+    audit(Attack(votes, budget="fast"))
     arrays, facts = load_scores(votes.private / "attacks" / "audit")
     facts["claim"]["record_epsilon"] = 50.0
-    report = report_of(arrays, facts)
+    report = audit_report(arrays, facts)
     assert report["verdicts"] == {"mechanism": "consistent", "record": "no power"}
     assert report["verdict"] == "no power"
-    assert "no power (mechanism consistent, record no power)" in report_text(report)
+    assert "no power (mechanism consistent, record no power)" in audit_text(report)
 
 
 def test_only_the_shard_of_the_record_is_trained_again(votes, tmp_path):
     config, home = votes.config, read_folder(votes.teacher_folder)
     data = load_data(config.data)
     images = data.holdout.images[:50]
-    for pair in teacher_pairs(
-        config, home, data, pairs=2, seed=1, folder=tmp_path, say=lambda text: None
-    ):
+    context = Attack(votes, seed=1)
+    for pair in teacher_pairs(context, home, data, pairs=2, folder=tmp_path):
         for world in (pair.world0, pair.world1):
             assert world(images).sum(1).tolist() == [1] * 50  # one vote
     assert not list(tmp_path.iterdir())
@@ -125,7 +126,7 @@ def test_an_inherited_guarantee_is_audited_by_canaries_alone(tmp_path, monkeypat
         }
     )  # fmt: skip
     run = transcribe(config, out=tmp_path / "run")
-    report = audit(run, budget="fast")
+    report = audit(Attack(run, budget="fast"))
     assert set(report["levels"]) == {"one_run"}
     assert "itself random" in report["skipped"]["transcript"]
     assert "teacher's training" in report["skipped"]["mechanism"]

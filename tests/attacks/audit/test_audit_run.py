@@ -11,7 +11,9 @@ from products import contents, copy_of, tiny_run
 from dpsd.attacks.audit import attack as audit_run
 from dpsd.attacks.audit import pairs as audit_pairs
 from dpsd.attacks.audit.attack import AuditBudget, audit, farthest_worlds, mechanism_scores
-from dpsd.attacks.audit.report import card_section, report_of, report_text
+from dpsd.attacks.audit.report import audit_report
+from dpsd.attacks.audit.text import audit_card, audit_text
+from dpsd.attacks.context import Attack
 from dpsd.attacks.store import load_scores, save_scores
 from dpsd.cli import main
 from dpsd.config import parse_config
@@ -29,7 +31,7 @@ def audited(tmp_path_factory):
     before = contents(run.release), contents(run.teacher_folder)
     patch = pytest.MonkeyPatch()
     patch.setitem(audit_run.BUDGETS, "fast", TINY)
-    report = audit(run, budget="fast", seed=1)
+    report = audit(Attack(run, budget="fast", seed=1))
     patch.undo()
     return run, report, before
 
@@ -63,8 +65,8 @@ def test_a_single_teacher_claims_nothing_for_a_record(audited):
             assert pair["bound"]["value"] <= pair["exact_epsilon"]
     kinds = [p["kind"] for p in found["pairs"]]
     assert kinds == ["the same image with a wrong label", "another ordinary record"]
-    assert "not claimed" in report_text(report) and "NOT PRIVATE" in report_text(report)
-    card = card_section(report)
+    assert "not claimed" in audit_text(report) and "NOT PRIVATE" in audit_text(report)
+    card = audit_card(report)
     assert card.count("| epsilon per record |") == 4 and "| not claimed |" in card
 
 
@@ -76,7 +78,7 @@ def test_an_audit_that_was_stopped_in_its_student_goes_on_from_another_place(
     made = next((moved.private / "attacks" / "audit").glob("one-run-*")) / "run-1"
     (made / "private" / "report.json").unlink()
     monkeypatch.setitem(audit_run.BUDGETS, "fast", TINY)
-    again = audit(moved, budget="fast", seed=1)
+    again = audit(Attack(moved, budget="fast", seed=1))
     assert again["levels"]["one_run"] == report["levels"]["one_run"]
     (moved.private / "attacks" / "audit" / "scores.npz").write_bytes(b"")
     assert main(["audit", str(moved.path), "--analyse-only"]) == 2
@@ -107,7 +109,7 @@ def test_a_violated_claim_is_called_so(audited, tmp_path):
     arrays, facts = load_scores(run.private / "attacks" / "audit")
     facts["claim"]["mechanism_epsilon"] = 1.0
     save_scores(tmp_path, arrays, facts)
-    report = report_of(*load_scores(tmp_path))
+    report = audit_report(*load_scores(tmp_path))
     assert report["verdict"] == "violated"
     assert report["levels"]["mechanism"][0]["verdict"] == "violated"
 
@@ -118,7 +120,7 @@ def test_canaries_that_are_read_off_are_counted(audited):
     coins = arrays["canary_coins"]
     arrays["canary_student"] = np.where(coins, 1.0, -1.0)
     facts["claim"] |= {"record_epsilon": 1.0, "record_claimed": True}
-    bound = report_of(arrays, facts)["levels"]["one_run"]["bounds"][1]
+    bound = audit_report(arrays, facts)["levels"]["one_run"]["bounds"][1]
     assert bound["verdict"] == "violated" and bound["value"] == bound["ceiling"]
     assert len(coins) == 40 and 8 < coins.sum() < 32
 
@@ -128,17 +130,11 @@ def test_the_same_data_give_the_same_teacher(audited, tmp_path, monkeypatch):
     run, _, _ = audited
     monkeypatch.setattr(audit_pairs, "_changed", lambda c, data, row, **k: (data, "itself"))
     pairs = audit_pairs.teacher_pairs(
-        run.config, read_folder(run.teacher_folder), load_data(run.config.data), pairs=1, seed=0,
-        folder=tmp_path, say=lambda text: None,
+        Attack(run), read_folder(run.teacher_folder), load_data(run.config.data), pairs=1,
+        folder=tmp_path,
     )  # fmt: skip
-    parts = audit_run._transcript_losses(
-        run, make_plan(run.config).mechanism, *_worlds(next(pairs)), TINY
-    )
+    parts = audit_run._transcript_losses(run, make_plan(run.config).mechanism, next(pairs), TINY)
     assert sum(p.differing for p in parts) == 0 < sum(p.answers for p in parts)
-
-
-def _worlds(pair):
-    return pair.world0, pair.world1
 
 
 @pytest.mark.parametrize(
@@ -156,7 +152,7 @@ def test_the_mechanism_of_every_plan_is_consistent_and_not_idle(privacy):
     arrays = dict(zip(("mechanism0", "mechanism1"), mechanism_scores(plan, 20_000), strict=True))
     facts = {"claim": audit_run.claim(plan), "run": "", "budget": "", "spend": {}, "seed": 0,
              "skipped": {}, "seconds": {}}  # fmt: skip
-    bounds = report_of(arrays, facts)["levels"]["mechanism"]
+    bounds = audit_report(arrays, facts)["levels"]["mechanism"]
     assert {b["verdict"] for b in bounds} == {"consistent"}
     assert bounds[-1]["value"] > 0.5 * bounds[-1]["claimed"]
 
@@ -191,7 +187,7 @@ def test_bad_input(audited, capsys, tmp_path):
     other = Run(run.path)
     other.teacher = "somebody else"
     with pytest.raises(audit_run.UserError, match="is teacher"):
-        audit(other, budget="fast")
+        audit(Attack(other, budget="fast"))
     with pytest.raises(audit_run.UserError, match="budget: 'huge'"):
-        audit(run, budget="huge")
+        audit(Attack(run, budget="huge"))
     assert "dpsd.attacks.audit.attack" in sys.modules

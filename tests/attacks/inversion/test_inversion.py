@@ -11,18 +11,19 @@ import torch
 from products import contents, tiny_run
 from safetensors.torch import load_file
 
+from dpsd.attacks.context import Attack
 from dpsd.attacks.inversion import search as searching
 from dpsd.attacks.inversion import targets as targets_module
-from dpsd.attacks.inversion.attack import _key, attack
+from dpsd.attacks.inversion.attack import Setting, _key, attack
 from dpsd.attacks.inversion.gan import Critic, GanConfig, cached_gan, gradient_penalty
 from dpsd.attacks.inversion.kedmi import discriminator_loss, kedmi_prior
-from dpsd.attacks.inversion.lomma import helpers, logit_loss
-from dpsd.attacks.inversion.priors import Prior, released_prior, smooth_prior, total_variation
-from dpsd.attacks.inversion.report import advantage, analyse, report
-from dpsd.attacks.inversion.scores import load_scores, save_scores
+from dpsd.attacks.inversion.lomma import logit_loss, surrogates
+from dpsd.attacks.inversion.priors import ImagePrior, released_prior, smooth_prior, total_variation
+from dpsd.attacks.inversion.report import advantage, analyse, inversion_report
+from dpsd.attacks.inversion.scores import load_inversion_scores
 from dpsd.attacks.inversion.search import BUDGETS, Budget, search
 from dpsd.attacks.inversion.targets import _check_gradient, load_targets
-from dpsd.attacks.inversion.text import inversion_table
+from dpsd.attacks.inversion.text import inversion_text
 from dpsd.attacks.profiles import Profile, load_profile, load_public_classes
 from dpsd.cli import main
 from dpsd.config import parse_config
@@ -80,7 +81,7 @@ def test_everything_lies_under_private_and_the_teachers_ledger_is_as_it_was(atta
                      *(f"reconstructions-{a}.png" for a in TINY.attacks)}  # fmt: skip
 
 
-def test_report_names_targets_floors_budget_and_unit(attacked):
+def test_report_names_targets_baselines_budget_and_unit(attacked):
     found = json.loads((attacked[0].private / "attacks/inversion/report.json").read_text())
     assert (
         found["guarantee"]["unit"] == "answer" and found["guarantee"]["epsilon"] is None
@@ -105,30 +106,31 @@ def test_the_attack_that_finds_most_is_named_beside_the_headline(attacked):
     for headline, named in (("gmi", True), ("lomma", False)):
         found["headline_attack"] = headline
         found["headline"]["student"] = {"value": 0.1, "interval": [0.0, 0.2], "verdict": "leaks"}
-        assert ("Most is found by LOMMA: +0.90 [+0.00" in inversion_table(found)) == named
+        assert ("LOMMA finds most: +0.90 [+0.00" in inversion_text(found)) == named
 
 
 def test_scores_alone_suffice_for_the_analysis(attacked, tmp_path):
     old = attacked[0].private / "attacks/inversion"
     shutil.copy(old / "scores.npz", tmp_path)
     assert analyse(tmp_path) == json.loads((old / "report.json").read_text())
-    save_scores(tmp_path / "again.npz", load_scores(tmp_path / "scores.npz"))
-    assert report(load_scores(tmp_path / "again.npz")) == analyse(tmp_path)
+    (tmp_path / "again").mkdir()
+    load_inversion_scores(tmp_path).save(tmp_path / "again")
+    assert inversion_report(load_inversion_scores(tmp_path / "again")) == analyse(tmp_path)
 
 
 def test_a_stopped_attack_goes_on_and_gives_the_same(copy, monkeypatch):
     from dpsd.attacks.inversion import attack as inversion
 
     folder = copy.private / "attacks/inversion"
-    old = load_scores(folder / "scores.npz")
+    old = load_inversion_scores(folder)
     (folder / "cells/gmi-student.npz").unlink()
     (folder / "cells/released-teacher.npz").write_bytes(b"damaged")
     (folder / "models/control-0.safetensors").write_bytes(b"")
     done = []
     monkeypatch.setattr(inversion, "search", lambda *a: (done.append(1), search(*a))[1])
-    attack(copy, budget="fast")
+    attack(Attack(copy, budget="fast"))
     assert len(done) == 2 * TINY.seeds
-    new = load_scores(folder / "scores.npz")
+    new = load_inversion_scores(folder)
     for key, cell in old.cells.items():
         assert np.array_equal(cell.images, new.cells[key].images), key
 
@@ -138,9 +140,9 @@ def test_a_stopped_noise_free_student_is_made_anew_and_a_larger_one_beside_it(co
     monkeypatch.setitem(BUDGETS, "fast", small)
     models = copy.private / "attacks/inversion/models"
     (models / "noise_free-200/private/report.json").unlink()
-    attack(copy, budget="fast")
+    attack(Attack(copy, budget="fast"))
     monkeypatch.setitem(BUDGETS, "fast", replace(small, noise_free_answers=400))
-    attack(copy, budget="fast")
+    attack(Attack(copy, budget="fast"))
     for answers in (200, 400):
         report = json.loads((models / f"noise_free-{answers}/private/report.json").read_text())
         assert report["answers"] == answers
@@ -159,7 +161,7 @@ def test_students_of_other_runs_stand_in_the_same_table(attacked, tmp_path, monk
     assert name in capsys.readouterr().out and "another run" in found["targets"][name]["what"]
     rows = found["attacks"]["released"]["targets"]
     assert list(rows) == ["teacher", "student", name, "noise_free", "control"]
-    cells = load_scores(home / "private/attacks/inversion/scores.npz").cells
+    cells = load_inversion_scores(home / "private/attacks/inversion").cells
     assert (cells["released", name].images != cells["released", "student"].images).any()
     assert not (other.private / "attacks").exists()
 
@@ -167,7 +169,9 @@ def test_students_of_other_runs_stand_in_the_same_table(attacked, tmp_path, monk
 def test_another_judge_judges_every_cell_anew(attacked):
     """A run beside this one may be of J1's architecture; then J1 is another network."""
     run = attacked[0]
-    keys = [_key(run, load_profile(run), TINY, 0, "gmi", "teacher", used)
+    context = Attack(run)
+    setting = Setting(context, TINY, load_profile(context), None, None, set())
+    keys = [_key(replace(setting, architectures=used), "gmi", "teacher")
             for used in ({"cnn-small"}, {"cnn-small"}, {"cnn-small", "cnn-tiny"})]  # fmt: skip
     assert keys[0] == keys[1] != keys[2]
 
@@ -243,7 +247,7 @@ def test_other_profiles_are_refused(copy, capsys, profile, says):
 def test_analysis_without_scores_is_one_line(copy, capsys):
     (copy.private / "attacks/inversion/scores.npz").unlink()
     assert main(["attack", "inversion", str(copy.path), "--analyse-only"]) == 2
-    assert "no readable scores" in capsys.readouterr().err
+    assert "run the attack before its analysis" in capsys.readouterr().err
 
 
 def test_search_finds_the_class_of_a_linear_model():
@@ -263,7 +267,7 @@ def test_search_finds_the_class_of_a_linear_model():
 
 def test_search_starts_from_the_draw_that_the_model_likes_best():
     start = torch.tensor([[0.1], [0.9], [0.4], [0.2]])
-    prior = Prior("x", lambda n, rng: start[:n], lambda p: p[:, :, None, None].clamp(0, 1),
+    prior = ImagePrior("x", lambda n, rng: start[:n], lambda p: p[:, :, None, None].clamp(0, 1),
                   lambda s, p, x: p.sum(1) * 0, weight=1.0, lr=1e-9)  # fmt: skip
 
     def logits(x):
@@ -307,7 +311,7 @@ def test_priors_are_cached_by_images_and_configuration(tmp_path):
     assert not cached_gan(images, config, tmp_path)[2]
 
 
-def test_advantage_is_over_the_best_floor_and_its_interval_covers():
+def test_advantage_is_over_the_best_baseline_and_its_interval_covers():
     """Constant rates: no spread. Rates by class: the interval against a plain bootstrap."""
     ones, zero = np.ones((5, 3)), np.zeros((5, 3))
     found = advantage(ones, {"a": zero, "b": ones * 0.25})
@@ -320,7 +324,7 @@ def test_advantage_is_over_the_best_floor_and_its_interval_covers():
 
 
 def test_no_advantage_rarely_looks_like_one():
-    """Target and floors from one distribution: 'above 0' in few of 200 tries (20 classes)."""
+    """Target and baselines from one distribution: 'above 0' in few of 200 tries (20 classes)."""
     rng = np.random.default_rng(1)
     false = 0
     for i in range(200):
@@ -354,14 +358,14 @@ def faked(scores, teacher, student, accuracy=0.95):
     ],
 )
 def test_verdicts(attacked, teacher, student, accuracy, verdict):
-    scores = load_scores(attacked[0].private / "attacks/inversion/scores.npz")
-    found = report(faked(scores, teacher, student, accuracy))
+    scores = load_inversion_scores(attacked[0].private / "attacks/inversion")
+    found = inversion_report(faked(scores, teacher, student, accuracy))
     assert found["headline"]["student"]["verdict"] == verdict
 
 
-def test_a_gap_of_the_floors_too_speaks_of_no_record(attacked):
+def test_a_gap_of_the_baselines_too_speaks_of_no_record(attacked):
     """Training images that lie nearer to everything, as where pools were taken by date."""
-    scores = load_scores(attacked[0].private / "attacks/inversion/scores.npz")
+    scores = load_inversion_scores(attacked[0].private / "attacks/inversion")
     found = {}
     for shift in (0.0, -0.2):
         cells = {}
@@ -369,20 +373,20 @@ def test_a_gap_of_the_floors_too_speaks_of_no_record(attacked):
             d = np.random.default_rng(0).random(cell.distances.shape).astype(np.float32)
             d[:, : d.shape[1] // 2] += shift
             cells[name] = replace(cell, distances=d)
-        found[shift] = report(replace(scores, cells=cells))
+        found[shift] = inversion_report(replace(scores, cells=cells))
     assert all(not a["pools_alike"] for a in found[-0.2]["attacks"].values())
     assert any("speaks of records" in note for note in found[-0.2]["notes"])
     assert all(a["pools_alike"] for a in found[0.0]["attacks"].values())
     assert not any("speaks of records" in note for note in found[0.0]["notes"])
-    floor = found[-0.2]["attacks"]["gmi"]["floors"]["untrained"]["memorisation"]
-    assert floor["p_value"] < 0.01 and floor["gap"] < 0
-    assert "0.001" in inversion_table(found[-0.2]).split("floor: untrained")[1].splitlines()[0]
+    untrained = found[-0.2]["attacks"]["gmi"]["floors"]["untrained"]["memorisation"]
+    assert untrained["p_value"] < 0.01 and untrained["gap"] < 0
+    assert "0.001" in inversion_text(found[-0.2]).split("baseline: untrained")[1].splitlines()[0]
 
 
 def test_judges_below_twice_chance_can_judge_nothing(attacked):
-    scores = faked(load_scores(attacked[0].private / "attacks/inversion/scores.npz"), 1.0, 1.0)
+    scores = faked(load_inversion_scores(attacked[0].private / "attacks/inversion"), 1.0, 1.0)
     judges = scores.facts["judges"] | {"both": 0.3}
-    found = report(replace(scores, facts=scores.facts | {"judges": judges}))
+    found = inversion_report(replace(scores, facts=scores.facts | {"judges": judges}))
     assert found["headline"]["teacher"]["verdict"] == "no power"
 
 
@@ -395,7 +399,7 @@ def test_run_without_a_folder_is_one_line(tmp_path, capsys):
     assert main(["attack", "inversion", str(tmp_path / "none")]) == 2
     assert "no run folder" in capsys.readouterr().err
     with pytest.raises(UserError):
-        load_scores(tmp_path / "scores.npz")
+        load_inversion_scores(tmp_path)
 
 
 def test_logit_loss_by_hand_and_where_cross_entropy_is_flat():
@@ -408,7 +412,7 @@ def test_logit_loss_by_hand_and_where_cross_entropy_is_flat():
         assert abs(float(found[0, 0])) == pytest.approx(slope, abs=1e-6)
 
 
-def test_helpers_learn_what_the_model_says_of_public_images():
+def test_surrogates_learn_what_the_model_says_of_public_images():
     rng = torch.Generator().manual_seed(0)
     dark = torch.randint(0, 60, (100, 1, 16, 16), generator=rng)
     public = torch.cat([dark, dark + 180]).to(torch.uint8)
@@ -416,8 +420,8 @@ def test_helpers_learn_what_the_model_says_of_public_images():
     def logits(x):
         return torch.stack([x.mean((1, 2, 3)) * 20 - 10, torch.zeros(len(x))], 1)
 
-    (helper,) = helpers(logits, public, 2, count=1, steps=60, seed=0)
-    agree = helper(public / 255).argmax(1) == logits(public / 255).argmax(1)
+    (surrogate,) = surrogates(logits, public, 2, count=1, steps=60, seed=0)
+    agree = surrogate(public / 255).argmax(1) == logits(public / 255).argmax(1)
     assert float(agree.float().mean()) > 0.95
 
 
@@ -426,15 +430,15 @@ def test_without_an_undefended_teacher_one_is_trained_for_the_positive_control(t
     config["teacher"] |= {"model": "cnn-tiny", "shards": 3, "shard_steps": 2}
     config["privacy"] |= {"route": "ensemble", "unit": "record", "mechanism": "noisy_votes"}
     run = transcribe(parse_config(config), out=tmp_path / "run")
-    profile = load_profile(run)
-    targets = load_targets(run, profile, run.private / "models", answers=100, seed=0)
+    context = Attack(run)
+    targets = load_targets(context, load_profile(context), run.private / "models", answers=100)
     teacher = {t.name: t for t in targets}["teacher"]
     assert "undefended" in teacher.what and teacher.accuracy > 0.8
     assert not list(run.path.glob("teachers")) and (run.private / "models/teachers").is_dir()
 
 
 def test_a_model_without_gradient_is_one_line(attacked):
-    profile = load_profile(attacked[0])
+    profile = load_profile(Attack(attacked[0]))
     with pytest.raises(UserError, match="teacher: gives no gradient"):
         _check_gradient("teacher", lambda x: torch.zeros(len(x), 5), profile)
 
@@ -459,9 +463,9 @@ def test_kedmi_recovers_a_distribution_of_images():
     assert torch.allclose(prior.decode(p), prior.decode(p), atol=1e-6)
 
 
-def test_models_of_the_floors_repeat_themselves(attacked, tmp_path, monkeypatch):
+def test_models_of_the_baselines_repeat_themselves(attacked, tmp_path, monkeypatch):
     monkeypatch.setattr(targets_module, "_PERMUTED_STEPS", 3)
-    profile = load_profile(attacked[0])
+    profile = load_profile(Attack(attacked[0]))
     recipe = targets_module._recipe(profile, None)
     states = []
     for name, disturb in (("a", 1), ("b", 2)):

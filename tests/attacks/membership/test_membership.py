@@ -10,20 +10,17 @@ import torch
 from products import contents, copy_of, tiny_run
 from scipy.stats import beta, norm
 
+from dpsd.attacks.context import Attack
 from dpsd.attacks.membership import attack as membership
+from dpsd.attacks.membership import game as game_module
 from dpsd.attacks.membership import lira, rmia
 from dpsd.attacks.membership.attack import MembershipBudget, attack
-from dpsd.attacks.membership.game import ShadowDoor, make_game, train_teachers
-from dpsd.attacks.membership.report import (
-    auc,
-    card_section,
-    needed,
-    report_of,
-    report_text,
-    roc,
-    tpr_at,
-)
+from dpsd.attacks.membership.game import ShadowDoor, distil_student, make_game, train_teachers
+from dpsd.attacks.membership.report import membership_report, needed, tpr_at
+from dpsd.attacks.membership.text import membership_card, membership_text
+from dpsd.attacks.statistics import auc
 from dpsd.attacks.store import kept, load_scores
+from dpsd.config import parse_config
 from dpsd.data.load import PrivateData, Split
 from dpsd.errors import UserError
 from dpsd.privacy.plan import make_plan
@@ -95,30 +92,6 @@ def test_rmia_against_a_plain_loop():
         rmia.score(target, p, inside, z[:0], q[:, :0])
 
 
-def test_auc_is_the_chance_to_rank_a_member_higher():
-    scores = np.round(RNG.normal(size=60), 1)
-    member = RNG.random(60) < 0.4
-    pairs = [(a > b) + 0.5 * (a == b) for a in scores[member] for b in scores[~member]]
-    area, low, high = auc(scores, member)
-    assert area == pytest.approx(np.mean(pairs)) and low < area < high
-    wide = auc(scores, member, 0.999)
-    assert wide[1] < low and wide[2] > high
-    fpr, tpr = roc(scores, member)
-    assert np.trapezoid(tpr, fpr) == pytest.approx(area)
-    sure = auc(np.where(member, 1.0, 0.0), member)
-    assert sure[0] == 1.0 and 0.9 < sure[1] < 1.0
-
-
-def test_the_interval_of_auc_covers():
-    """Normal scores one deviation apart: AUC is Phi(1 / sqrt 2)."""
-    truth, covered = norm.cdf(1 / math.sqrt(2)), 0
-    member = np.arange(80) < 30
-    for _ in range(400):
-        _, low, high = auc(RNG.normal(size=80) + member, member)
-        covered += low <= truth <= high
-    assert 0.91 < covered / 400 < 0.99
-
-
 def test_tpr_has_clopper_pearson_and_says_what_it_needs():
     scores = np.concatenate([np.arange(500.0), np.full(40, 497.5), np.full(60, -1.0)])
     member = np.arange(600) >= 500
@@ -155,7 +128,7 @@ def test_a_few_that_are_betrayed_are_a_leak_that_auc_does_not_see():
         name: {"accuracy": 0.9} for name in ("profile teacher", "profile student", "run student")
     }
     arrays["profile teacher/rmia"] = rng.normal(size=n)
-    report = report_of(arrays, facts)
+    report = membership_report(arrays, facts)
     cells = {(c["target"], c["rows"], c["attack"]): c for c in report["cells"]}
     assert cells["profile student", "ordinary", "rmia"]["auc_low"] < 0.5
     assert cells["profile student", "ordinary", "rmia"]["verdict"] == "leaks"
@@ -211,6 +184,27 @@ def test_shadow_doors_charge_nobody(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("privacy", "soft"),
+    [
+        ({"mechanism": "none", "route": "none", "unit": "none"}, True),
+        ({"epsilon": 12.0, "ask": "graded"}, True),
+        ({"epsilon": 8.0}, False),
+    ],
+)
+def test_shadow_students_learn_by_the_rule_of_the_run(monkeypatch, privacy, soft):
+    """Graded answers stand for distributions, as open ones do."""
+    config = parse_config({"device": "cpu", "privacy": privacy | {"answers": 400}})
+    rules = []
+    monkeypatch.setattr(
+        game_module,
+        "distil",
+        lambda plan, synthesizer, door, bank, student, **k: rules.append(student.soft_targets),
+    )
+    distil_student(lambda images: torch.zeros(len(images), 10), config, 0)
+    assert rules == [soft] == [make_plan(config).mechanism.soft_targets]
+
+
 # ---------------------------------------------------------------- a whole attack
 
 
@@ -220,7 +214,7 @@ def attacked(tmp_path_factory):
     before = contents(run.release), contents(run.teacher_folder)
     patch = pytest.MonkeyPatch()
     patch.setitem(membership.BUDGETS, "fast", TINY)
-    report = attack(run, budget="fast")
+    report = attack(Attack(run, budget="fast"))
     patch.undo()
     return run, report, before
 
@@ -236,8 +230,8 @@ def test_every_target_has_figures_with_intervals(attacked):
     assert ("run teacher", "ordinary", "lira online") not in by
     assert ("run student", "canaries", "rmia") not in by
     assert by["profile teacher", "ordinary", "rmia"]["tpr_at"]["0.01"]["tpr"] >= 0
-    assert "NO POWER" in report_text(report) or report["control"]["power"]
-    assert card_section(report).count("\n| ") == len(report["cells"]) + 1
+    assert "NO POWER" in membership_text(report) or report["control"]["power"]
+    assert membership_card(report).count("\n| ") == len(report["cells"]) + 2
 
 
 def test_it_writes_under_private_alone(attacked):
@@ -253,10 +247,10 @@ def test_analysis_runs_alone(attacked, tmp_path):
     run, _, _ = attacked
     folder = run.private / "attacks" / "membership"
     (tmp_path / "scores.npz").write_bytes((folder / "scores.npz").read_bytes())
-    again = attack(run, out=tmp_path, analyse_only=True)
+    again = attack(Attack(run, out=tmp_path, analyse_only=True))
     assert json.loads(json.dumps(again)) == json.loads((folder / "report.json").read_text())
     with pytest.raises(UserError, match="run the attack before"):
-        attack(run, out=tmp_path / "empty", analyse_only=True)
+        attack(Attack(run, out=tmp_path / "empty", analyse_only=True))
 
 
 def test_verdicts_follow_the_control(attacked):
@@ -268,13 +262,15 @@ def test_verdicts_follow_the_control(attacked):
         target["accuracy"] = 0.9
     facts["targets"]["run student"]["accuracy"] = 0.15
     arrays["run teacher/rmia"] = np.where(arrays["run teacher/member"], 1.0, 0.0)
-    found = {(c["target"], c["attack"]): c["verdict"] for c in report_of(arrays, facts)["cells"]}
+    found = {
+        (c["target"], c["attack"]): c["verdict"] for c in membership_report(arrays, facts)["cells"]
+    }
     assert found["run teacher", "rmia"] == "leaks"
     assert found["run student", "rmia"] == "no claim"
     arrays["profile teacher/lira online"] = RNG.normal(size=len(member))
-    report = report_of(arrays, facts)
+    report = membership_report(arrays, facts)
     assert {c["verdict"] for c in report["cells"]} == {"no power"}
-    assert not report["control"]["power"] and "NO POWER" in report_text(report)
+    assert not report["control"]["power"] and "NO POWER" in membership_text(report)
 
 
 def test_rows_of_another_kind_are_no_membership(attacked):
@@ -292,7 +288,7 @@ def test_rows_of_another_kind_are_no_membership(attacked):
         scores = RNG.normal(size=len(member))
         scores[~arrays["profile teacher/canary"]] = shift * kind + 0.1 * RNG.normal(size=len(kind))
         arrays["profile teacher/rmia"] = scores
-        cells = {(c["target"], c["attack"]): c for c in report_of(arrays, facts)["cells"]}
+        cells = {(c["target"], c["attack"]): c for c in membership_report(arrays, facts)["cells"]}
         verdicts.append(cells["run teacher", "rmia"]["verdict"])
         assert cells["profile student", "rmia"]["placebo"] is None
     assert verdicts == ["leaks", "no leak shown"]
@@ -330,4 +326,4 @@ def test_a_stopped_attack_goes_on(tmp_path):
 @pytest.mark.parametrize(("budget", "message"), [("huge", "budget: 'huge'")])
 def test_bad_input(attacked, budget, message):
     with pytest.raises(UserError, match=message):
-        attack(attacked[0], budget=budget)
+        attack(Attack(attacked[0], budget=budget))

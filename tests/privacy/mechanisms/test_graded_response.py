@@ -6,9 +6,10 @@ import math
 import numpy as np
 import pytest
 import torch
+from bounds import epsilon_bound
 from oracles import plan
 
-from dpsd.attacks.audit.mechanism import audit_mechanism, lower_bound_epsilon
+from dpsd.attacks.audit.mechanism import audit_mechanism
 from dpsd.errors import UserError
 from dpsd.privacy.events import PureRelease
 from dpsd.privacy.mechanisms.base import Answers
@@ -80,7 +81,7 @@ def test_audit_keeps_epsilon_and_catches_a_doubled_one(factor):
     s = audit_mechanism(
         m, worlds[0], worlds[1], torch.full((3,), 1 / 3), draws=100_000, noise=NoiseSource(b"a")
     )
-    bound = lower_bound_epsilon(s.world0, s.world1, alpha=1e-6)
+    bound = epsilon_bound(s.world0, s.world1, alpha=1e-6)
     assert (bound <= claimed) == (factor == 1.0)
     assert m.event == PureRelease(claimed * factor)
 

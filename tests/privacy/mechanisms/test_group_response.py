@@ -5,8 +5,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from bounds import epsilon_bound
 
-from dpsd.attacks.audit.mechanism import audit_mechanism, lower_bound_epsilon
+from dpsd.attacks.audit.mechanism import audit_mechanism
 from dpsd.privacy.events import PureRelease
 from dpsd.privacy.mechanisms.group_response import GroupResponse
 from dpsd.privacy.noise import NoiseSource
@@ -67,6 +68,6 @@ def test_audit_keeps_epsilon_and_catches_a_doubled_one(factor):
     m = GroupResponse(K, factor)
     sure = torch.eye(K, dtype=torch.float64)
     s = audit_mechanism(m, sure[0], sure[1], PRIOR, draws=100_000, noise=NoiseSource(b"audit"))
-    bound = lower_bound_epsilon(s.world0, s.world1, alpha=1e-6)
+    bound = epsilon_bound(s.world0, s.world1, alpha=1e-6)
     assert (bound <= 1.0) == (factor == 1.0)
     assert m.event == PureRelease(factor)

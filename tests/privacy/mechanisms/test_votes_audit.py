@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 import torch
+from bounds import epsilon_bound, mu_bound
 
-from dpsd.attacks.audit.mechanism import lower_bound_epsilon, lower_bound_mu
 from dpsd.privacy.accounting import calibrate_votes
 from dpsd.privacy.mechanisms.votes import NoisyVotes
 from dpsd.privacy.noise import NoiseSource
@@ -46,16 +46,16 @@ def test_fifty_answers_stay_below_the_stated_epsilon(epsilon):
     world0, world1 = scores(sigma)
     spread = sigma * math.sqrt(2 * ANSWERS)
     for threshold in (-2 * spread, -spread, 0.0, spread, 2 * spread):
-        assert lower_bound_epsilon(world0, world1, threshold, DELTA, STRICT) <= epsilon
+        assert epsilon_bound(world0, world1, threshold, DELTA, STRICT) <= epsilon
     mu = math.sqrt(2 * ANSWERS) / sigma  # of the continuous Gaussian, which it nearly is
-    assert lower_bound_mu(world0, world1, alpha=STRICT) <= mu
-    assert lower_bound_mu(world0, world1, alpha=LOOSE) >= 0.7 * mu
+    assert mu_bound(world0, world1, alpha=STRICT) <= mu
+    assert mu_bound(world0, world1, alpha=LOOSE) >= 0.7 * mu
 
 
 @pytest.mark.parametrize("epsilon", [1.0, 3.0])
 def test_noise_for_one_answer_instead_of_fifty_is_caught(epsilon):
     leaking, _ = calibrate_votes(epsilon, DELTA, 1)
-    assert lower_bound_epsilon(*scores(leaking), delta=DELTA, alpha=STRICT) > epsilon
+    assert epsilon_bound(*scores(leaking), delta=DELTA, alpha=STRICT) > epsilon
 
 
 def test_the_worlds_differ_in_one_teachers_votes():
