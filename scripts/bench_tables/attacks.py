@@ -15,7 +15,7 @@ from bench_tables.cells import hashed_tree
 from bench_tables.jobs import RESULTS, ROOT, Job, chosen, digest
 from dpsd.attacks.audit.self_test import self_test, self_test_text
 from dpsd.attacks.audit.text import audit_text
-from dpsd.attacks.command import audit, inversion
+from dpsd.attacks.command import audit, inversion, membership
 from dpsd.attacks.inversion.text import inversion_text
 from dpsd.attacks.membership.text import membership_text
 from dpsd.config import Config
