@@ -197,9 +197,7 @@ def test_shadow_students_learn_by_the_rule_of_the_run(monkeypatch, privacy, soft
     config = parse_config({"device": "cpu", "privacy": privacy | {"answers": 400}})
     rules = []
     monkeypatch.setattr(
-        game_module,
-        "distil",
-        lambda plan, synthesizer, door, bank, student, **k: rules.append(student.soft_targets),
+        game_module, "distil", lambda session, **k: rules.append(session.student.soft_targets)
     )
     distil_student(lambda images: torch.zeros(len(images), 10), config, 0)
     assert rules == [soft] == [make_plan(config).mechanism.soft_targets]
