@@ -7,7 +7,6 @@ request gets the stored answer.
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from dpsd.config import Config
 from dpsd.errors import BudgetError, UserError
 from dpsd.federated.home import Home
 from dpsd.federated.messages import Request, digest
-from dpsd.files import locked, sync
+from dpsd.files import locked, sync, whole_file
 from dpsd.privacy.events import VotesRelease
 from dpsd.privacy.ledger import Ledger, charge_labels
 from dpsd.privacy.mechanisms.base import Answers
@@ -139,8 +138,8 @@ def noisy_labels(config: Config, home: Home, run: str) -> Tensor:
         noisy = home.labels
         if plan.mechanism.event.kind != "open":
             noisy = noisy + _labels_noise(config, home, plan, run)
-        save_file({"labels": noisy}, path.with_suffix(".partial"))
-        os.replace(path.with_suffix(".partial"), path)
+        with whole_file(path) as partial:
+            save_file({"labels": noisy}, partial)
         return noisy
 
 

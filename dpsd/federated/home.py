@@ -27,7 +27,7 @@ from dpsd.federated.partition import (
     partition,
     save_partition,
 )
-from dpsd.files import locked
+from dpsd.files import locked, whole_file
 from dpsd.randomness import draw_key
 from dpsd.teachers.members import KINDS, Members, Weights, chunks, member_choices, train_members
 from dpsd.teachers.teacher import ensure_teacher, load_teacher
@@ -221,8 +221,8 @@ def _members(
             parts.append(train_members(t, facts, members, device=device, dtype=dtype))
             say(f"clients {numbers[0]}-{numbers[-1]}: {chunk.stop} of {len(numbers)} trained")
         weights = {k: torch.cat([p[k] for p in parts]) for k in parts[0]}
-        save_file(weights, path.with_suffix(".partial"))
-        os.replace(path.with_suffix(".partial"), path)
+        with whole_file(path) as partial:
+            save_file(weights, partial)
     choose = member_choices(t.model, facts, load_file(path), device, dtype)
     return lambda images: choose(images).mT, path.parent
 

@@ -1,6 +1,5 @@
 """The door of a federated run: `answer` goes over Flower's grid to every client. Server side."""
 
-import os
 import time
 from dataclasses import replace
 from typing import Any
@@ -20,6 +19,7 @@ from dpsd.federated.roster import Roster
 from dpsd.federated.rounds import Collected, collect
 from dpsd.federated.table import Table, federation_facts
 from dpsd.federated.validate import read_answers, read_labels, read_votes
+from dpsd.files import whole_file
 from dpsd.generator.synthesizer import Synthesizer
 from dpsd.imports import brief
 from dpsd.privacy.events import VotesRelease
@@ -225,9 +225,8 @@ class FederatedOracle(Oracle):
             tensors["prior"] = request.prior
         seed = "" if request.seed is None else str(request.seed)
         facts = {"position": str(request.position), "round": str(request.round), "seed": seed}
-        partial = self._pending_path.with_suffix(".partial")
-        save_file({k: v.contiguous() for k, v in tensors.items()}, partial, facts)
-        os.replace(partial, self._pending_path)
+        with whole_file(self._pending_path) as partial:
+            save_file({k: v.contiguous() for k, v in tensors.items()}, partial, facts)
 
     def _read_pending(self) -> Request | None:
         if not self._pending_path.exists():

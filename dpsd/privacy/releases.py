@@ -1,13 +1,12 @@
 """Releases as a run keeps them: paid answers that survive a crash."""
 
-import os
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dpsd.errors import UserError
-from dpsd.files import sync
+from dpsd.files import sync, whole_file
 from dpsd.imports import brief
 from dpsd.privacy.mechanisms.base import Answers
 
@@ -17,10 +16,9 @@ def keep_release(folder: Path, position: int, images: Tensor, answers: Answers) 
     tensors = {"images": images, "values": answers.values, "support": answers.support,
                "size": answers.size, "prior": answers.prior}  # fmt: skip
     path = release_file(folder, position)
-    partial = path.with_suffix(".partial")
-    save_file({k: v.contiguous() for k, v in tensors.items() if v is not None}, partial)
-    sync(partial)
-    os.replace(partial, path)
+    with whole_file(path) as partial:
+        save_file({k: v.contiguous() for k, v in tensors.items() if v is not None}, partial)
+        sync(partial)
     sync(folder)
 
 
