@@ -20,9 +20,7 @@ from dpsd.generator.synthesizer import Synthesizer
 from dpsd.privacy.plan import Plan
 from dpsd.runs.folder import Run
 from dpsd.teachers.folder import TeacherFolder
-from dpsd.transcription.transcribe import transcribe
-
-Progress = Callable[[dict[str, Any]], None]
+from dpsd.transcription.transcribe import OnRound, transcribe
 
 
 def federate(
@@ -31,7 +29,7 @@ def federate(
     out: Path | str | None = None,
     resume: bool = False,
     data_is_public: bool = False,
-    progress: Progress | None = None,
+    progress: OnRound | None = None,
     say: Say = lambda text: None,
     wrap_grid: Callable[[Grid], Grid] = lambda grid: grid,
 ) -> Run:
@@ -86,7 +84,7 @@ def serve(
     out: Path | str | None = None,
     resume: bool = False,
     data_is_public: bool = False,
-    progress: Progress | None = None,
+    progress: OnRound | None = None,
     say: Say = lambda text: None,
 ) -> Run:
     """The server's side over any grid: in-process, simulation or deployment.

@@ -21,7 +21,8 @@ from dpsd.transcription.begin import enter_elsewhere, ledger_of, open_run_folder
 from dpsd.transcription.loop import distil
 from dpsd.transcription.session import Session, check_memory, new_session, prune_releases
 
-Progress = Callable[[dict[str, Any]], None]
+OnRound = Callable[[dict[str, Any]], None]
+"""Receives the public figures of a round."""
 OpenOracle = Callable[[Plan, Run, Synthesizer], Door]
 _CHECKPOINT_SECONDS = 10.0
 
@@ -32,7 +33,7 @@ def transcribe(
     out: Path | str | None = None,
     resume: bool = False,
     data_is_public: bool = False,
-    progress: Progress | None = None,
+    progress: OnRound | None = None,
     say: Callable[[str], None] = lambda text: None,
     open_oracle: OpenOracle | None = None,
     home: TeacherFolder | None = None,
@@ -85,7 +86,7 @@ def _lead(
     session: Session,
     run: Run,
     start: int,
-    progress: Progress | None,
+    progress: OnRound | None,
     say: Callable[[str], None],
 ) -> None:
     """The loop on the rank that asks, logs, saves checkpoints and finishes the run."""
