@@ -20,7 +20,7 @@ from dpsd.config import Config, parse_config
 from dpsd.data.load import PrivateData, load_data
 from dpsd.device import pick_device, pick_dtype
 from dpsd.generator.procedural import procedural
-from dpsd.models.augment import DRAWS, warp
+from dpsd.models.augment import DRAWS, augment
 from dpsd.models.networks import build_model
 from dpsd.randomness import stream
 from dpsd.teachers.members import Members, chunks, member_choices, train_members
@@ -166,7 +166,7 @@ def _one_after_another(
                 picked.append(shard[torch.randint(len(shard), (t.shard_batch,), generator=rng)])
                 changed.append(torch.rand(t.shard_batch, DRAWS, generator=rng))
             picked = torch.stack(picked)
-            images = warp(data.train.images[picked.flatten()], t.augment, torch.cat(changed))
+            images = augment(data.train.images[picked.flatten()], t.augment, torch.cat(changed))
             x = (images.float() / 255).unflatten(0, picked.shape)
             y = data.train.labels[picked]
             if how == "loop":

@@ -90,7 +90,6 @@ def _tree():
         ("privacy={mechanism: none, epsilon: 1}", ["privacy.epsilon: 1", "null"]),
         ("privacy.mechanism=laplace", ["privacy.mechanism: 'laplace'", "gaussian"]),
         ("privacy.answers=1", ["privacy.answers: 1", "too small for one round"]),
-        ("privacy.answers=401", ["privacy.answers: 401", "400 or 402"]),
         ("data.name=digitz", ["data.name: 'digitz'", "did you mean digits?"]),
         ("data.classes=12", ["data.classes: 12", "digits has 10"]),
         ("data.shape=[1,32,32]", ["data.shape: [1, 32, 32]", "[1, 28, 28]"]),

@@ -229,7 +229,7 @@ def test_every_target_has_figures_with_intervals(attacked):
     assert ("run student", "canaries", "rmia") not in by
     assert by["profile teacher", "ordinary", "rmia"]["tpr_at"]["0.01"]["tpr"] >= 0
     assert "NO POWER" in membership_text(report) or report["control"]["power"]
-    assert membership_card(report).count("\n| ") == len(report["cells"]) + 2
+    assert membership_card(report).count("\n| ") == len(report["cells"]) + 1
 
 
 def test_it_writes_under_private_alone(attacked):
