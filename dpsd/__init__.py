@@ -38,7 +38,7 @@ def load_config(path: "Path | str | None", overrides: Sequence[str] = ()) -> "Co
 
 
 def plan(config: "Config | Path | str | dict[str, Any]") -> "Plan":
-    """What a run of this configuration will release and guarantee; touches no data.
+    """What a run of this configuration will release and guarantee; reads no data.
 
     Args:
         config: a `Config`, a YAML file, or a tree of plain values.
@@ -71,7 +71,7 @@ def transcribe(
         config: a `Config`, a YAML file, or a tree of plain values.
         out: run folder, new; default `runs/<data>-<mechanism>-<time>`.
         resume: go on with a stopped run in `out`.
-        data_is_public: put figures measured on the data on the card too.
+        data_is_public: the card also shows figures measured on the data.
         evaluate: measure the student on the private holdout at the end, where there are data.
         progress: receives the public figures of each round.
         say: receives lines for the user.

@@ -10,12 +10,12 @@ Say = Callable[[str], None]
 
 
 class Progress:
-    """Public figures of each round: a bar on a terminal, else a line."""
+    """Shows the public figures of each round: as a bar on a terminal, else as a line."""
 
     def __init__(self, rounds: int, answers: int) -> None:
         self.rounds, self.answers = rounds, answers
         self.first: tuple[float, int] | None = None
-        self.terminal = sys.stdout.isatty()  # asked now: rich's bar stands in for stdout later
+        self.terminal = sys.stdout.isatty()  # asked now: rich's bar replaces stdout later
         self.bar: Any = None
 
     def __enter__(self) -> "Progress":
@@ -71,7 +71,7 @@ def say(text: str) -> None:
 
 
 def show_epsilon(x: float | None) -> str:
-    """An epsilon for people; None is infinite."""
+    """An epsilon as text; None is infinite."""
     return "infinite" if x is None else f"{x:,.6g}" if x < 1e6 else f"{x:,.0f}"
 
 

@@ -1,4 +1,4 @@
-"""The whole configuration: sections that agree with each other; frozen."""
+"""The whole configuration, frozen: sections that agree with each other."""
 
 from typing import Any, Literal
 
@@ -27,7 +27,7 @@ class Config(Section):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of forward passes; auto is bfloat16 where the processor or GPU computes in it."""
     threads: int | None = Field(default=None, ge=1)
-    """Of the processor, for this process. Null: as many as `OMP_NUM_THREADS` says, else all."""
+    """Processor threads of this process. Null: as many as `OMP_NUM_THREADS` says, else all."""
     data: DataConfig = DataConfig()
     teacher: TeacherConfig = TeacherConfig()
     student: StudentConfig = StudentConfig()

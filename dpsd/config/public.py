@@ -52,7 +52,7 @@ class PublicFacts:
 
 @functools.lru_cache
 def public_facts(config: DataConfig) -> PublicFacts:
-    """Shape, classes and pixel range from the configuration alone; no data are touched.
+    """Shape, classes and pixel range from the configuration alone; no data are read.
 
     Raises:
         UserError: an unknown name, a missing declaration, or one that contradicts a named set.
@@ -82,7 +82,7 @@ def public_facts(config: DataConfig) -> PublicFacts:
 
 
 def _private_facts(config: DataConfig, facts: PublicFacts) -> PublicFacts:
-    """The same with the private classes of `data.split` alone, renumbered from 0."""
+    """`facts` with the private classes of `data.split` alone, renumbered from 0."""
     split = config.split
     if split is None:
         return facts

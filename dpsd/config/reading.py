@@ -1,4 +1,4 @@
-"""From YAML and `a.b=c` overrides to a configuration; one clear line where that fails."""
+"""A configuration from YAML and `a.b=c` overrides, or one clear line on why it failed."""
 
 import difflib
 from collections.abc import Callable, Sequence
@@ -21,7 +21,7 @@ _PATHS = {
 
 
 def placed(config: Config) -> Config:
-    """The same configuration with absolute paths, which mean the same in any working directory."""
+    """The same configuration with absolute paths, valid in any working directory."""
     changed = {}
     for name, keys in _PATHS.items():
         section = getattr(config, name)
@@ -58,9 +58,9 @@ def read_tree(
     Args:
         path: of the file; None: an empty mapping.
         overrides: later ones win.
-        dropped: given, an override of `privacy.mechanism` also removes the file's keys that the new
-            mechanism does not read, unless another override sets them; `dropped` receives a line
-            that names them. None: they stay.
+        dropped: receives a line that names the removed keys. With it, an override of
+            `privacy.mechanism` removes the file's keys that the new mechanism does not read, unless
+            another override sets them. None: these keys stay.
 
     Raises:
         UserError: one line on what cannot be read.

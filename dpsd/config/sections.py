@@ -29,8 +29,8 @@ class DataConfig(Section):
     """Channels, height, width of an image, public. Named data sets know theirs."""
 
     rows: Path | None = None
-    """Manifest that numbers the rows of an image folder, from `dpsd manifest`: fixed before and
-    independently of content. A record claim on an image folder needs it."""
+    """Manifest from `dpsd manifest` that numbers the rows of an image folder, in advance and
+    independently of content. Unit `record` on an image folder needs it."""
     user_ids: Path | None = None
     """Which user each row belongs to, over a public roster. Unit `user` needs it."""
     split: SplitFile | None = None
@@ -65,18 +65,18 @@ class Normalize(Section):
 class DpConfig(Section):
     """Training of the teacher by DP-SGD. Unit: one record; relation: replace-one.
 
-    With an epsilon here `epochs`, `batch_size`, `lr` and `augment` of `teacher` are not read.
+    With an epsilon here, `epochs`, `batch_size`, `lr` and `augment` of `teacher` are not read.
     """
 
     epsilon: float | None = Field(default=None, gt=0)
     """For one record. Null trains the teacher without DP."""
     delta: float = Field(default=1e-5, gt=0, lt=1)
     noise_multiplier: float | None = Field(default=None, gt=0)
-    """Of the clipping norm; null: the least that keeps to epsilon. Given, epsilon is a cap."""
+    """In units of the clipping norm. Null: the least within epsilon. Otherwise epsilon is a cap."""
     max_grad_norm: float = Field(default=0.1, gt=0)
     """The gradient of each row is clipped to this L2 norm."""
     batch_size: int = Field(default=4096, ge=1)
-    """Expected; rows are drawn by Poisson sampling."""
+    """Expected size; rows are drawn by Poisson sampling."""
     epochs: float = Field(default=20, gt=0)
     """Expected number of times that a row is drawn."""
     lr: float = Field(default=4.0, gt=0)
@@ -103,17 +103,17 @@ class TeacherConfig(Section):
     lr: float = Field(default=0.01, gt=0)
     augment: Literal["none", "shift", "shift-flip", "affine"] = "shift"
     seed: int = Field(default=0, ge=0, lt=2**63)
-    """Of the teacher's training; the run's own `seed` leaves the teacher as it is."""
+    """Seed of the teacher's training. The run's own `seed` does not change the teacher."""
     dataset: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """The name under which all ensembles and DP-trained teachers of the same people's data share
-    one ledger. Without it a named data set is known by its name, any other by a fingerprint of its
-    content."""
+    one ledger. Without it, a named data set is known by its own name, and any other by a
+    fingerprint of its content."""
     shard_steps: int = Field(default=350, ge=1)
     """Updates of each teacher of an ensemble, whatever its shard's size."""
     shard_batch: int = Field(default=16, ge=1)
     """Records drawn, with replacement, for each of these updates."""
     copies: int = Field(default=5, ge=1)
-    """scatter-linear: versions of each record that a teacher sees, one plain, others augmented."""
+    """scatter-linear: versions of a record that a teacher sees, one plain, the others augmented."""
     ridge: float = Field(default=0.001, gt=0)
     """scatter-linear: penalty on the squared weights, for each of the `copies`."""
     dp: DpConfig = DpConfig()
@@ -150,18 +150,18 @@ class StudentConfig(Section):
     epochs_per_round: float = Field(default=1.0, gt=0)
     """Examples trained on in a round, in units of `queries_per_round`."""
     refit_epochs: int = Field(default=4, ge=0)
-    """Passes over the whole bank after the last round, by a fresh student, which is the one that is
-    released; 0 releases the student of the loop."""
+    """Passes of a fresh student over the whole bank after the last round. The fresh student is
+    released. With 0 passes, the student of the loop is released."""
     smoothing: float = Field(default=0.0, ge=0)
-    """Weight of the cross-entropy to the uniform distribution beside the loss, fading to 0 over the
-    first half of the steps. Where answers are few or noisy a class that the student gives up early
-    hardly gets a gradient any more and never comes back; this keeps all classes alive."""
+    """Weight of the cross-entropy to the uniform distribution, added to the loss. It falls to 0 in
+    the first half of the steps. Where answers are few or noisy, a class that the student gives up
+    early hardly gets a gradient and never comes back. This term keeps all classes alive."""
     augment: Literal["none", "shift", "shift-flip", "affine"] = "none"
-    """Of answered images in training, each time anew: where answers are few."""
+    """Augmentation of answered images, drawn anew at each use; for runs with few answers."""
     batch_size: int = Field(default=256, ge=1)
     lr: float = Field(default=0.01, gt=0)
     average: float = Field(default=0.99, ge=0, lt=1)
-    """Decay of the moving average of the weights, which is what is released."""
+    """Decay of the moving average of the weights. The average is released."""
 
 
 class GeneratorConfig(Section):
@@ -178,8 +178,8 @@ class GeneratorConfig(Section):
     select: int = Field(default=1, ge=1)
     """Candidates drawn for each image asked; doubtful ones and rare classes are preferred."""
     recombine: float = Field(default=0.5, ge=0, lt=1)
-    """Share of the candidates that are variants of earlier queries, evenly over the classes the
-    student sees in them; read with select above 1."""
+    """Share of the candidates that are variants of earlier queries, spread evenly over the classes
+    that the student predicts for them. Read with select above 1."""
     source: str | None = None
     """kind `images`: an image folder that you declare public, or `package.module:callable`."""
     steps: int = Field(default=50, ge=0)
@@ -198,7 +198,7 @@ class LoopConfig(Section):
     rounds: int = Field(default=20, ge=1)
     queries_per_round: int | None = Field(default=None, ge=1)
     window: int = Field(default=400_000, ge=1)
-    """Images that the bank keeps, the newest; the bound on its memory follows from it."""
+    """The bank keeps this many images, the newest. This bounds its memory."""
 
 
 class PrivacyConfig(Section):
@@ -206,7 +206,7 @@ class PrivacyConfig(Section):
 
     route: Literal["single", "ensemble", "inherited", "federated", "none"] = "single"
     """single: a checkpoint, unit answer. ensemble: votes of teachers on disjoint shards, unit
-    record or user. inherited: a teacher trained with DP, whose guarantee the student has.
+    record or user. inherited: a teacher trained with DP; the student inherits its guarantee.
     federated: clients that keep data and teachers, unit answer, record or client."""
     unit: Literal["answer", "record", "user", "client", "none"] = "answer"
     mechanism: Literal["gaussian", "randomized_response", "noisy_votes", "none"] = (
@@ -226,9 +226,9 @@ class PrivacyConfig(Section):
     """randomized_response: for the class itself; yes or no to a public group of classes (for a
     small epsilon); or the first class, the second and their distance (for a large one)."""
     explore: float = Field(default=0.3, ge=0, le=1)
-    """Share of images whose prior is uniform, so that randomised response draws over all classes.
-    It falls from 1 to this over the first half of the rounds; a student that trusts a wrong prior
-    would otherwise never be contradicted."""
+    """Share of images with a uniform prior: randomised response then draws over all classes. The
+    share falls from 1 to this over the first half of the rounds. Without it, no answer would
+    contradict a student that trusts a wrong prior."""
     insecure_seeded_noise: bool = False
 
 
@@ -238,16 +238,17 @@ class FederatedConfig(Section):
     clients: int = Field(default=5, ge=2)
     """Number of clients that take part."""
     partition: Literal["iid", "dirichlet", "classes", "users", "own"] = "dirichlet"
-    """Who holds which training rows: at random, Dirichlet(alpha) over labels, `client_classes`
-    classes each, all rows of a user together; own: each client's own `data`, whole."""
+    """Who holds which training rows. iid: at random. dirichlet: Dirichlet(alpha) over labels.
+    classes: `client_classes` classes each. users: all rows of a user together. own: each client's
+    own `data`, whole."""
     alpha: float = Field(default=0.5, gt=0)
     client_classes: int = Field(default=2, ge=1)
     least_rows: int = Field(default=10, ge=1)
     """Training rows that each client must get."""
     tries: int = Field(default=100, ge=1)
-    """Dirichlet draws at most, until each client has `least_rows`."""
+    """Most Dirichlet draws until each client has `least_rows`."""
     seed: int = Field(default=0, ge=0, lt=2**63)
-    """Of the partition."""
+    """Seed of the partition."""
     rounds: int | None = Field(default=None, ge=1)
     """Another name of loop.rounds; 1 is one-shot."""
     quorum: int | None = Field(default=None, ge=1)
@@ -256,22 +257,22 @@ class FederatedConfig(Section):
     """Seconds that clients have for a round; a client that is later counts as silent."""
     runtime: Literal["in-process", "simulation", "deployment"] = "in-process"
     aggregate: Literal["plain", "labels", "confidence", "learned", "logits"] = "plain"
-    """How one answer is made of the clients' (`dpsd.privacy.mechanisms.aggregate`)."""
+    """How the clients' answers become one answer (`dpsd.privacy.mechanisms.aggregate`)."""
     labels_share: float = Field(default=0.05, gt=0, lt=1)
-    """Of the budget (in zCDP), spent on each client's label histogram; aggregate labels."""
+    """Share of the budget (in zCDP) for each client's label histogram, with aggregate labels."""
     nodes: int | None = Field(default=None, ge=1)
-    """Processes or threads that host the clients, evenly; null: one each. Unit client alone."""
+    """Processes or threads that host the clients, evenly. Null: one each. For unit client alone."""
     runs: int | None = Field(default=None, ge=1)
-    """Runs at most that a client answers with its teacher, against a server that is not trusted.
-    Null: one with partition own, else any number; all compose in its ledger."""
+    """Most runs that a client answers with its teacher: a bound against an untrusted server. Null:
+    one with partition own, else any number. All runs compose in the client's ledger."""
 
 
 class AttacksConfig(Section):
     """Attacks on the finished run; their results are private."""
 
     profile: str | None = None
-    """The split that the run must have been made with (`data.split`), by name. Null: whatever the
-    run has."""
+    """Name of the split (`data.split`) that the run must have been made with. Null: the run's own
+    split, whichever it is."""
     budget: Literal["fast", "standard", "full"] = "standard"
     """Seeds, steps and attacks; the same for every target."""
     cache: Path | None = None

@@ -2,7 +2,7 @@
 
 An attack needs both: the private classes are the teacher's, the public ones are what the attacker
 may know. Rows are counted over the source's training rows and then its test rows, before classes
-are picked, so that a split can be written down without looking at content.
+are picked. So a split can be written down without looking at content.
 """
 
 from functools import cache
@@ -29,9 +29,9 @@ class SplitFile(BaseModel):
     train: Ranges
     """Half-open ranges of rows: private ones train the teacher, public ones the attacker."""
     holdout: Ranges
-    """Rows that no teacher sees: judges, non-members."""
+    """Rows that no teacher sees, for judges and as non-members."""
     test: Ranges = ()
-    """Rows for the final figures; none: there is no test split."""
+    """Rows for the final figures. Empty: there is no test split."""
 
     @model_validator(mode="after")
     def _apart(self) -> "SplitFile":
@@ -69,7 +69,7 @@ def named_splits() -> dict[str, SplitFile]:
 
 
 def resolve_split(value: Any) -> Any:
-    """A name as its split; anything else is left to validation.
+    """The split of a name; any other value unchanged, for validation.
 
     Raises:
         ValueError: an unknown name.

@@ -1,1 +1,1 @@
-"""Private data: reading, numbering, and whose they are."""
+"""Private data: readers, row numbers, and the users of the rows."""

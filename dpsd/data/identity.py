@@ -16,9 +16,9 @@ from dpsd.files import write_json
 
 
 def fingerprint(data: PrivateData) -> str:
-    """BLAKE2b of the training images, labels and shape, in hex. Private: it confirms a guess.
+    """BLAKE2b of the training images, labels and shape, in hex. Private.
 
-    The order of the rows counts.
+    Whoever guesses the data can confirm the guess with it. The order of the rows counts.
     """
     digest = hashlib.blake2b(repr(tuple(data.train.images.shape)).encode(), digest_size=32)
     for tensor in (data.train.images, data.train.labels):
@@ -27,7 +27,7 @@ def fingerprint(data: PrivateData) -> str:
 
 
 def rows_fingerprint(data: PrivateData) -> str:
-    """As `fingerprint`, of training and holdout rows together, 32 hex digits. Private."""
+    """`fingerprint` of training and holdout rows together, 32 hex digits. Private."""
     whole = (torch.cat([getattr(s, part) for s in (data.train, data.holdout)])
              for part in ("images", "labels"))  # fmt: skip
     return fingerprint(PrivateData(Split(*whole), data.holdout, None))[:32]
@@ -47,10 +47,10 @@ def dataset_fingerprint(data: PrivateData) -> str:
 def dataset_home(config: Config, data: PrivateData | None) -> dict[str, str]:
     """The home of the data set's ledger, made on first use: its `folder` and `uuid`.
 
-    The same people's data must always find the same ledger. `teacher.dataset` names it; a named
-    data set is known by its name wherever it lies; any other by a private fingerprint of all its
-    rows, which a single changed row changes: whoever corrects or extends data must name
-    them. `data` is read for those alone.
+    The same people's data must always find the same ledger. `teacher.dataset` names the data set.
+    Without it, a named data set has its own name, wherever it lies. Any other data set is known by
+    a private fingerprint of all its rows; `data` is read for this alone. A single changed row
+    changes the fingerprint, so whoever corrects or extends data must set `teacher.dataset`.
     """
     t = config.teacher
     name = t.dataset or (config.data.name if config.data.name in NAMED else None)
@@ -75,10 +75,10 @@ def dataset_home(config: Config, data: PrivateData | None) -> dict[str, str]:
 
 
 def read_dataset(folder: Path) -> dict[str, str]:
-    """The `name` and `uuid` of the data set whose home this is.
+    """The `name` and `uuid` of the data set whose home is this folder.
 
     Raises:
-        UserError: it holds no readable `dataset.json`.
+        UserError: the folder holds no readable `dataset.json`.
     """
     try:
         facts = json.loads((folder / "dataset.json").read_text())

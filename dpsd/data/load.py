@@ -27,9 +27,9 @@ class Split:
 
 @dataclass(frozen=True)
 class PrivateData:
-    """Training rows less their last tenth, that tenth, and the test rows (None if there are none).
+    """Training rows, holdout rows and test rows (None if there are none).
 
-    Everything in here is private: it never reaches the student's or the generator's side.
+    All of it is private. It never reaches the student's or the generator's side.
     """
 
     train: Split
@@ -40,10 +40,10 @@ class PrivateData:
 def load_data(config: DataConfig) -> PrivateData:
     """Read, check and split the private data.
 
-    The holdout is the last tenth of the training rows (at least one), or the rows of the last tenth
-    of the roster where `data.user_ids` is set. Rows keep the order of their
-    source, except where that order is by class: digits and image folders are shuffled with a fixed
-    key, AT&T faces are interleaved person by person.
+    The holdout is the last tenth of the training rows, at least one. With `data.user_ids` it is all
+    rows of the last tenth of the roster. Rows keep the order of their source, except where that
+    order is by class. Digits and image folders without a manifest are shuffled with a fixed key;
+    AT&T faces are interleaved person by person.
 
     Raises:
         UserError: one line with the field or file, what was found and what is accepted.
@@ -90,7 +90,7 @@ def load_data(config: DataConfig) -> PrivateData:
 
 
 def _load_parted(config: DataConfig) -> PrivateData:
-    """The private classes by the rows of `data.split`."""
+    """The rows of the private classes, split as `data.split` says."""
     public_facts(config)
     split = config.split
     assert split is not None
@@ -104,7 +104,7 @@ def _load_parted(config: DataConfig) -> PrivateData:
 
 
 def load_public_classes(config: DataConfig) -> Split:
-    """What an attacker knows: rows of the public classes of `data.split`, labels 0 to their number.
+    """The attacker's data: training rows of the public classes of `data.split`, labels from 0.
 
     Raises:
         UserError: no split, rows that the source does not have, or an image that is private too.
@@ -152,7 +152,7 @@ def _picked(
 
 
 def _held_out(config: DataConfig, rows: int) -> torch.Tensor:
-    """Bool [rows]: the last tenth of the rows; by user, the rows of the last tenth of the roster.
+    """The rows held out, bool [rows]: the last tenth, or all rows of the roster's last tenth.
 
     Which rows are held out may depend on the number of rows or on the roster, never on content.
     """

@@ -12,8 +12,8 @@ _HEAD = "# dpsd manifest: one record a line; never sort it, add new files at the
 def write_manifest(base: Path, files: list[Path], out: Path) -> None:
     """Write the files, relative to `base`, in a uniformly random order.
 
-    Row numbers must be fixed before and independently of content and class, so a list is never
-    overwritten: two lists of the same files would tell records apart.
+    Row numbers must be fixed in advance and independently of content and class. A list is never
+    overwritten, because two lists of the same files would tell records apart.
 
     Raises:
         UserError: no files, a name with a line break, or `out` exists.

@@ -1,6 +1,6 @@
 """Readers of data sets, folders and archives: files in, arrays out.
 
-They know formats alone; `dpsd.data.load` checks what they give and splits it.
+They know formats alone. `dpsd.data.load` checks and splits what they return.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from dpsd.imports import brief, import_object
 Array = NDArray[Any]
 Shape = tuple[int, int, int]
 Rows = tuple[Array, Array]
-"""Images and labels, as found."""
+"""Images and labels, as the source holds them."""
 Tables = tuple[Rows, Rows | None]
 """Training rows, and test rows if there are any."""
 
@@ -89,7 +89,7 @@ def read_cifar10_jpeg(path: Path) -> Tables:
 
 
 def read_att_faces(path: Path, shape: Shape) -> Tables:
-    """AT&T faces at a size, person by person in turn; the last three of ten are for tests."""
+    """AT&T faces, resized, one of each person in turn; the last three of ten are for tests."""
     arrays = read_npz(path)
     try:
         images, labels = arrays["images"], arrays["labels"]
@@ -112,9 +112,9 @@ def image_files(root: Path) -> tuple[Path, list[Path]]:
 
 
 def read_image_folder(root: Path, shape: Shape, classes: int, rows: Path | None) -> Tables:
-    """One folder a class, in `train` (and `test`) or at once.
+    """Images of one folder a class, directly in `root` or in its `train` (and `test`).
 
-    Training rows come in the order of the manifest `rows`, or are shuffled where there is none.
+    Training rows come in the order of the manifest `rows`. Without a manifest they are shuffled.
     """
     base = root / "train" if (root / "train").is_dir() else root
     if not base.is_dir():
@@ -174,7 +174,7 @@ def read_npz(path: Path) -> dict[str, Array]:
 
 
 def read_imported(name: str) -> Tables:
-    """What the callable at an import path gives."""
+    """Training and test rows from the callable at an import path."""
     function, keys = import_object(name), ("images", "labels", "test_images", "test_labels")
     try:
         found = function()
@@ -190,7 +190,7 @@ def read_imported(name: str) -> Tables:
 
 
 def as_tables(arrays: Mapping[str, Array], source: str) -> Tables:
-    """Arrays by name as training rows and, if there are any, test rows."""
+    """Training rows and, if there are any, test rows from arrays by name."""
     short = {"images": "x", "labels": "y", "test_images": "test_x", "test_labels": "test_y"}
     found = {name: arrays.get(name, arrays.get(x)) for name, x in short.items()}
     has_test = found["test_images"] is not None or found["test_labels"] is not None
@@ -203,7 +203,7 @@ def as_tables(arrays: Mapping[str, Array], source: str) -> Tables:
 
 
 def read_images(folder: Path, shape: Shape) -> Array:
-    """All images under a folder at a size, uint8 [N, C, H, W]."""
+    """All images under a folder, resized to `shape`, uint8 [N, C, H, W]."""
     files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in _SUFFIXES)
     if not files:
         accepted = ", ".join(sorted(_SUFFIXES))

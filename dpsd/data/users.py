@@ -19,10 +19,10 @@ def read_user_ids(path: Path, rows: int) -> tuple[Tensor, int]:
     """The users of the rows, from an npz with `user_ids` [rows] and the public `roster` [users].
 
     Rows are counted in the order of the source, before the holdout is cut off. The roster lists
-    each id once, also users without rows; its order is public and fixed.
+    each id once, also those of users without rows. Its order is public and fixed.
 
     Returns:
-        int64 [rows], places in the roster; the number of users on the roster.
+        The place of each row's user in the roster, int64 [rows]; the number of users on the roster.
 
     Raises:
         UserError: a file that cannot be read, or ids that do not fit.

@@ -30,22 +30,23 @@ def evaluate(
 ) -> dict[str, Any]:
     """Measure the released student and its teacher on private data.
 
-    Writes `private/evaluation.json` and fills in `private/report.json`. The release is left as it
-    is, unless the run's data were declared public: then its card shows the figures.
+    Writes `private/evaluation.json` and fills in `private/report.json`. If the run's data were
+    declared public, the card of the release shows the figures. Otherwise the release is unchanged.
 
     Args:
         run: a finished run.
         split: rows to measure on.
-        teacher: the teacher's folder (or its weights file, if it is the user's own) where it has
-            been moved.
+        teacher: the new place of a teacher that was moved: its folder, or the weights file if it
+            is the user's own.
         data: another `data.root`.
 
     Returns:
         `split`, `rows`, `agreement_with` (what the agreement is measured against), `teacher` with
         `accuracy` and `ece`, `student` with `accuracy`, `ece` and `agreement`, and `per_class`, a
         list of `class`, `rows`, `teacher` and `student` accuracy. All are shares from 0 to 1.
-        Without such rows, all figures but the agreement with held-out paid answers are None, and
-        `student.gain_nats_per_answer` says how much better than a uniform guess it predicts those.
+        Without such rows, the agreement is that with held-out paid answers.
+        `student.gain_nats_per_answer` then says how much better than a uniform guess the student
+        predicts those answers. All other figures are None.
 
     Raises:
         UserError: an unknown split, an unfinished run, another teacher, or missing data.
@@ -84,16 +85,16 @@ def _teacher(config: Config, run: Run, moved: Path | None) -> Callable[[Tensor],
 
 
 def find_teacher(config: Config, run: Run, moved: Path | None) -> tuple[Config, TeacherFolder]:
-    """The run's teacher, where it was or where it has been moved, and the configuration for it.
+    """The configuration that finds the run's teacher, moved or not, and the teacher's folder.
 
     Raises:
-        UserError: there is none, or it is another one.
+        UserError: no teacher is there, or it is another one.
     """
     home, weights = moved or run.teacher_folder, None
     if moved is not None and moved.is_file():
         home, weights = moved.with_name(moved.name + ".dpsd"), moved
     elif moved is not None and moved.suffix == ".dpsd" and moved.with_suffix("").is_file():
-        weights = moved.with_suffix("")  # the user's own, which lie beside their folder
+        weights = moved.with_suffix("")  # the user's own weights lie beside this folder
     update = {"path": home} | ({} if weights is None else {"weights": weights})
     config = config.model_copy(update={"teacher": config.teacher.model_copy(update=update)})
     folder = ensure_teacher(config, lambda text: None)

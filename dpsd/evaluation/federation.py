@@ -1,4 +1,4 @@
-"""Private figures of a federated run whose clients are all here: under `private/` alone."""
+"""The teachers of a federation whose clients are all here; figures on them stay private."""
 
 from collections.abc import Callable
 
@@ -14,11 +14,11 @@ def federation_teacher(config: Config) -> Callable[[Tensor], Tensor]:
     """The non-private ensemble of all clients' teachers, as an upper reference.
 
     Returns:
-        uint8 images [B, C, H, W] -> the mean of the clients' logits, float32 [B, K]; where clients
-        give votes, their sum, int64 [B, K].
+        A function of uint8 images [B, C, H, W]: the mean of the clients' log-probabilities,
+        float32 [B, K]. Where clients give votes, it returns the sum of the votes, int64 [B, K].
 
     Raises:
-        UserError: the clients live elsewhere.
+        UserError: the clients' teachers are not here.
     """
     f = config.federated
     if f.partition == "own":

@@ -69,7 +69,7 @@ def on_rows(
 
 
 def without_rows(run: Run, predict: Callable[[Tensor], Tensor]) -> dict[str, Any]:
-    """Agreement with the paid answers that were held out of training; it costs nothing more."""
+    """Agreement with the paid answers that were held out of training; no new answer is asked."""
     plan = make_plan(run.config)
     last, n = (plan.rounds - 1) * plan.queries_per_round, plan.held_out
     agreement = gain = None
@@ -101,7 +101,7 @@ def expected_calibration_error(probabilities: Tensor, labels: Tensor, bins: int 
     Args:
         probabilities: float [B, K].
         labels: int64 [B].
-        bins: the confidence c falls into bin ceil(c * bins).
+        bins: number of bins; a confidence c falls into bin ceil(c * bins).
 
     Returns:
         From 0 to 1.

@@ -7,7 +7,7 @@ from dpsd.tables import Table
 
 
 def evaluation_table(result: dict[str, Any]) -> str:
-    """What `evaluate` gives, as plain text for a terminal."""
+    """The result of `evaluate` as plain text for a terminal."""
     teacher, student = result["teacher"], result["student"]
     figures = [
         ("teacher", percent(teacher["accuracy"]), "-", _calibration(teacher["ece"])),

@@ -46,7 +46,7 @@ def write_card(run: Run, plan_facts: dict[str, Any], evaluation: dict[str, Any] 
     ]
     if evaluation is not None and run.data_is_public:
         parts.append(_measured(evaluation))
-    # Sections of attacks, which write them for public data alone.
+    # The attacks write these sections for public data alone.
     attacked = sorted((run.private / "attacks").glob("*/card.md"))
     parts += [section.read_text().rstrip("\n") for section in attacked]
     with whole_file(run.release / "README.md") as partial:
@@ -87,7 +87,7 @@ def _loading(name: str, facts: PublicFacts) -> str:
 
 
 def _plain_loading(name: str, facts: PublicFacts) -> str:
-    """Code that loads the weights without dpsd, or what to use where that takes an architecture."""
+    """Code that loads the weights without dpsd, or the place of the architecture it would need."""
     read = "from safetensors.torch import load_file\n"
     plain = ("cnn", "cnn-small")
     if ":" in name or (name in (*OWN, *DP_MODELS) and name not in plain):
@@ -123,7 +123,7 @@ def _layers(body: nn.Module) -> str:
 
 
 def _layer(layer: nn.Module) -> str:
-    # A default everywhere, and one that batch norm knows in recent versions of torch alone.
+    # bias=True is the default everywhere. Older versions of torch do not know it in batch norm.
     return repr(layer).replace(", bias=True", "")
 
 

@@ -27,21 +27,21 @@ def export(
 ) -> Path:
     """Write the student as a file that runs without dpsd, checked before it is handed over.
 
-    The file maps float32 images [B, C, H, W] in [0, 1] to logits float32 [B, K], for any B. It is
-    loaded again and compared with the student on random images, alone and in a batch.
+    The file maps float32 images [B, C, H, W] in [0, 1] to logits float32 [B, K], for any B. The
+    written file is loaded and compared with the student on random images, alone and in a batch.
 
     Args:
         run: a run, its folder, or a release folder by itself.
         format: `torch` (a `torch.export` program) or `onnx` (needs `pip install dpsd[onnx]`).
-        out: default `student.pt2` or `student.onnx` beside the release folder, whose sealed
-            contents stay as they are.
+        out: default `student.pt2` or `student.onnx` beside the release folder. The sealed
+            contents of that folder do not change.
 
     Returns:
         The file.
 
     Raises:
         UserError: an unknown format, a missing package, a model that cannot be exported, or a file
-            that does not give the student's logits. Nothing is left then.
+            that does not give the student's logits. No file is left then.
     """
     if format not in _SUFFIX:
         raise UserError(f"format: {format!r}; accepted: {', '.join(_SUFFIX)}")
@@ -66,7 +66,7 @@ def _need_onnx() -> None:
     for name in ("onnx", "onnxscript", "onnxruntime"):
         if importlib.util.find_spec(name) is None:
             raise UserError(f"export onnx: {name} is not installed; pip install dpsd[onnx]")
-    # Read when it is loaded: without this, its checks of the file report to its maker.
+    # onnxruntime reads this on import. Without it, its checks of the file report to its maker.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 

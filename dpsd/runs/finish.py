@@ -1,4 +1,4 @@
-"""What a finished run is made of: weights, statement, pictures, card, report; sealed by hashes."""
+"""The parts of a finished run: weights, statement, pictures, card, report; sealed by hashes."""
 
 import shutil
 import time
@@ -28,7 +28,7 @@ def finish(
     seconds: dict[str, float],
     began: float,
 ) -> None:
-    """Write everything that a finished run holds and seal its release, last.
+    """Write everything that a finished run holds, then seal its release.
 
     `federation`: what the statement says of clients, where there are any.
     """
@@ -53,8 +53,8 @@ def finish(
 def publish_attack(run: Run, name: str, section: str) -> None:
     """Put an attack's section on the card of a run whose data are public, and seal it again.
 
-    The section is kept as `private/attacks/<name>/card.md`, so that a card that is written anew
-    (by `dpsd evaluate`) has it too.
+    The section is kept as `private/attacks/<name>/card.md`. When `dpsd evaluate` writes the card
+    anew, the card has it too.
     """
     (run.private / "attacks" / name / "card.md").write_text(section + "\n")
     measured = run.private / "evaluation.json"
@@ -75,9 +75,9 @@ def state(run: Run, plan: Plan, federation: dict[str, Any] | None) -> dict[str, 
 
 
 def seal(run: Run) -> None:
-    """Enter the hashes of all released files in the statement. The last thing that is written."""
+    """Enter the hashes of all released files in the statement. This is the last write."""
     for unfinished in run.release.rglob("*.partial"):
-        unfinished.unlink()  # of a process that was stopped
+        unfinished.unlink()  # left by a process that was stopped
     path = run.release / "statement.json"
     facts = read_json(path)
     write_json(path, facts | {"files": file_hashes(run.release)})
@@ -86,7 +86,7 @@ def seal(run: Run) -> None:
 def report_of(
     run: Run, plan: Plan, statement: dict[str, Any], wall: float, seconds: dict[str, float]
 ) -> dict[str, Any]:
-    """`report.json`: the figures that scripts read. `evaluate` fills the accuracies."""
+    """`report.json`: the figures that scripts read. `evaluate` fills in the accuracies."""
     g = statement["guarantee"]
     return {
         "schema_version": statement["schema_version"],

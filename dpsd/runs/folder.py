@@ -32,8 +32,8 @@ class Run:
         id: the run's UUID, as the ledger knows it.
         started: UTC time of the start, ISO 8601.
         teacher, teacher_folder: the teacher's UUID and home.
-        ledger, ledger_folder: whom answers are charged to, and where: the teacher, or the data set
-            where the unit is a record or a user.
+        ledger, ledger_folder: what answers are charged to, and where its ledger lies. It is the
+            teacher, or the data set where the unit is a record or a user.
     """
 
     def __init__(self, path: Path) -> None:
@@ -130,10 +130,10 @@ def create_run(
     ledger: str | None = None,
     ledger_folder: Path | None = None,
 ) -> Run:
-    """Make a run folder; by default answers are charged to the teacher, in its folder.
+    """Make a run folder. By default answers are charged to the teacher, in its folder.
 
     Raises:
-        UserError: it exists.
+        UserError: the folder exists, or another process has just made it.
     """
     refuse_existing(path)
     for folder in (path / "release", path / "private" / "bank", path / "private" / "checkpoints"):
@@ -157,7 +157,7 @@ def create_run(
          "ledger_folder": str((ledger_folder or teacher_folder).absolute()),
          "data_is_public": data_is_public, "config": plain},
     )  # fmt: skip
-    try:  # last: what has run.json is a run folder, whole, and one process's
+    try:  # last: a folder with run.json is whole, and one process made it
         os.link(begun, path / "private" / "run.json")
     except FileExistsError as e:
         raise UserError(f"--out {path}: another process has just made it") from e
@@ -170,14 +170,14 @@ def refuse_existing(path: Path) -> None:
     """Refuse a folder that holds more than what a stopped start left behind.
 
     Raises:
-        UserError: the folder exists and is not empty.
+        UserError: the folder exists and holds anything else.
     """
     if path.exists() and not _left_behind(path):
         raise UserError(f"--out {path}: exists; go on with --resume or choose another folder")
 
 
 def _left_behind(path: Path) -> bool:
-    """Whether nothing is there but what is written before `run.json`."""
+    """Whether the folder holds nothing but what `create_run` writes before `run.json`."""
     if not path.is_dir() or {p.name for p in path.iterdir()} - {"release", "private"}:
         return False
     names = (p.name.lstrip(".").removesuffix(".partial") for p in path.rglob("*") if not p.is_dir())
@@ -190,11 +190,11 @@ _MAY_CHANGE = ("federated.quorum", "federated.deadline_s", "threads")
 def resume_run(path: Path, config: Config) -> Run:
     """Open a run that was stopped.
 
-    How many clients must answer, how long they have and how many threads compute may change: no
-    answer and no noise depends on them, and a federation may have lost a client for good.
+    The quorum, the deadline and the number of threads may change, because no answer and no noise
+    depends on them. A federation may have lost a client for good.
 
     Raises:
-        UserError: no run there, or one with another configuration; says which keys differ.
+        UserError: no run is there, or its configuration differs; the message names the keys.
     """
     run = open_run(path)
     old, new = (flatten(placed(c).model_dump(mode="json")) for c in (run.config, config))
@@ -208,7 +208,7 @@ def resume_run(path: Path, config: Config) -> Run:
 
 
 def _reconfigured(run: Run, config: Config) -> Run:
-    """The run with what may change as in another configuration; whole or not at all."""
+    """The run with quorum, deadline and threads of `config`; each file is written whole."""
     f = config.federated
     changed = {"quorum": f.quorum, "deadline_s": f.deadline_s}
     released = run.release / "config.yaml"
@@ -235,7 +235,7 @@ def open_run(path: Path | str) -> Run:
     """Open an existing run folder.
 
     Raises:
-        UserError: it is none.
+        UserError: no run folder is there.
     """
     path = Path(path)
     if not (path / "private" / "run.json").is_file():

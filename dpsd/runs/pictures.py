@@ -1,4 +1,4 @@
-"""Pictures of a run, from public things alone: synthetic images, curves, TensorBoard."""
+"""Pictures of a run, from public data alone: synthetic images, curves, TensorBoard."""
 
 import time
 from pathlib import Path
@@ -29,8 +29,8 @@ def synthetic_grid(images: Tensor, path: Path) -> None:
     """Write a PNG of 10 x 10 images.
 
     Args:
-        images: uint8 [n, 1 or 3, H, W]; the first 100 are shown. Other numbers of channels are
-            shown by their first.
+        images: uint8 [n, 1 or 3, H, W]; the first 100 are shown. With another number of
+            channels, the first channel is shown.
         path: of the PNG, written whole or not at all.
     """
     pixels = grid(images, _SIDE).permute(1, 2, 0).numpy()
@@ -75,12 +75,12 @@ def curves(metrics: list[dict[str, Any]], path: Path) -> None:
 class Board:
     """TensorBoard records of a run in `release/tb`: scalars, images, and predicted classes.
 
-    Events are written by this class and not by `SummaryWriter`, which puts the machine's host name
-    into the file name and flushes from a thread.
+    This class writes the events itself. `SummaryWriter` would put the machine's host name into the
+    file name and flush from a thread.
 
     Args:
         run: whose release is written.
-        start: first round to come; what an interrupted run wrote from there on is dropped.
+        start: first round to come. Events of an interrupted run from this round on are dropped.
     """
 
     def __init__(self, run: Run, start: int = 0) -> None:

@@ -1,4 +1,4 @@
-"""What a release is good for without its private part: the student, samples, exports."""
+"""What a release gives without the private part of its run: the student, labels, samples."""
 
 import json
 from pathlib import Path
@@ -24,8 +24,8 @@ _PREDICT_BATCH = 512
 def load_student(run: Path | str | Run) -> nn.Module:
     """The released student, on the CPU and in evaluation mode.
 
-    Reads `student.safetensors` of the release alone. A student whose model is an import path is
-    imported, so load those only from people whom you would let run code.
+    Reads `student.safetensors` of the release alone. A model that is named by an import path is
+    imported: load such a student only from people whom you would let run code.
 
     Args:
         run: a run, its folder, or a release folder by itself.
@@ -94,7 +94,7 @@ def release_folder(run: Path | str | Run) -> Path:
     """The release folder of a run, of a run's folder, or of itself.
 
     Raises:
-        UserError: none there, or the run has not finished.
+        UserError: no release is there, or the run has not finished.
     """
     path = run.release if isinstance(run, Run) else Path(run)
     for folder in (path, path / "release"):
@@ -104,7 +104,7 @@ def release_folder(run: Path | str | Run) -> Path:
 
 
 class Labeller:
-    """A released student as the synthesizer wants one: probabilities of uint8 images."""
+    """A released student in the form that the synthesizer needs: probabilities of uint8 images."""
 
     def __init__(self, model: nn.Module, device: torch.device) -> None:
         self.model, self.device = model.to(device), device

@@ -41,7 +41,7 @@ class Bank:
         """Places to train on: the `new` newest once each, the rest drawn from the whole window.
 
         Returns:
-            int64 [draws] in random order; fewer draws than new ones give a random part of them.
+            int64 [draws] in random order. With fewer draws than new images, a random part of those.
         """
         window = len(self.images)
         newest = (self.added - 1 - torch.arange(min(new, len(self)))) % window

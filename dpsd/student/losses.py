@@ -39,8 +39,8 @@ def dkd_loss(
     """Decoupled knowledge distillation: T^2 (alpha TCKD + beta NCKD), mean over the batch.
 
     Zhao et al. 2022 (CVPR, arXiv 2203.08679, equation 7). TCKD is the divergence of the two-way
-    split "target class or not", NCKD that of the distribution among the other classes; the target
-    class is the target's most probable one.
+    split "target class or not". NCKD is the divergence of the distribution among the other classes.
+    The target class is the target's most probable one.
 
     Args:
         logits: the student's, float [B, K].
@@ -82,8 +82,8 @@ def kd_loss(logits: Tensor, target: Tensor, *, alpha: float, temperature: float)
 def likelihood_loss(logits: Tensor, log_likelihood: Tensor) -> Tensor:
     """-log sum_c p_student(c) exp(log_likelihood(c)), mean over the batch.
 
-    The exact negative log-likelihood of the answers under the student; its gradient is that of the
-    cross-entropy to the posterior with the student itself as prior.
+    This is the exact negative log-likelihood of the answers under the student. Its gradient is that
+    of the cross-entropy to the posterior with the student itself as prior.
 
     Args:
         logits: the student's, float [B, K].

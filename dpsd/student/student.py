@@ -69,7 +69,7 @@ class Student:
         self.steps, self.steps_total = 0, steps
 
     def fit(self, bank: Bank, new: int) -> dict[str, float]:
-        """One round on the bank: the `new` newest images once, the rest from the whole window.
+        """Train a round on the bank: the `new` newest images once, the rest from the whole window.
 
         Returns:
             Public figures: `loss`, the mean; `gain_nats_per_answer`, how much better than a uniform
@@ -81,8 +81,8 @@ class Student:
     def refit(self, bank: Bank) -> dict[str, float]:
         """Train a fresh student on the whole bank: `refit_epochs` passes under one schedule.
 
-        The student of the loop learned from answers as they came. The early ones were to poor
-        questions and met a high learning rate. A fresh student that sees all answers in random
+        The student of the loop learned from answers as they came. The early answers were to
+        poor questions and met a high learning rate. A fresh student that sees all answers in random
         order learns far more from them.
 
         Returns:
@@ -119,7 +119,7 @@ class Student:
         return figures | ({"agreement_with_answers": hits / named} if named else {})
 
     def _augmented(self, images: Tensor, batch: int) -> Tensor:
-        """This rank's part of a batch, augmented; the answers are taken to hold for it too."""
+        """This rank's part of a batch, augmented; the answers are assumed to hold for it."""
         if self.config.augment == "none":
             return images
         draws = torch.rand(batch, DRAWS, generator=self._rng)

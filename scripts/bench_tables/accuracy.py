@@ -50,7 +50,7 @@ def _jobs(cells: dict[str, dict], args: Namespace) -> Iterator[Job]:
 
 
 def _measure_once(facts: dict, config: Config, control: str | None, again: bool) -> dict:
-    """The result of the same configuration and seed under another name, or a new one."""
+    """The kept result of the same configuration and seed, else a new one."""
     for path in [] if again else sorted(RESULTS.glob("*-seed*.json")):
         result = json.loads(path.read_text())
         if all(result.get(key) == facts[key] for key in ("config_hash", "seed")):
@@ -91,7 +91,7 @@ def measure(config: Config, control: str | None) -> dict:
 def measure_curve(config: Config) -> dict:
     """Run one cell and measure the student on the holdout rows after each round and the refit.
 
-    The library's public metrics know no accuracy: this stands on the private side, in the script.
+    The library's public metrics hold no accuracy. This script measures it, on the private side.
     """
     holdout, accuracies, fit = load_data(config.data).holdout, [], Student._train
 

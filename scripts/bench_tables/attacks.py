@@ -40,7 +40,7 @@ CELLS = {
                                              "mnist-inherited-eps3"]},
     "mnist-alone": {"budget": "full", "runs": ["mnist-eps1"]},  # hours
 }  # fmt: skip
-"""Budget, the run that is attacked, and those whose students stand beside its own."""
+"""Budget; the run that is attacked, then the runs whose students stand beside its own."""
 
 
 def audit_jobs(args: Namespace) -> Iterator[Job]:
@@ -73,7 +73,7 @@ def _run_jobs(
 
 
 def config_hash(config: Config) -> str:
-    """Of everything but the places of the teacher and the data."""
+    """The hash of a configuration, without the places of the teacher and the data."""
     tree = hashed_tree(config)
     for key in ("path", "weights"):
         tree["teacher"].pop(key)
@@ -107,14 +107,14 @@ def self_test_jobs(args: Namespace) -> Iterator[Job]:
 
 
 def inversion_jobs(args: Namespace) -> Iterator[Job]:
-    """Inversion attacks; they and the runs that they need go on where they were stopped."""
+    """Inversion attacks; stopped attacks, and stopped runs that they need, are resumed."""
     for name, cell, _ in chosen(CELLS, args):
         work = partial(measure_inversion, name, cell["runs"], args.budget or cell["budget"], args)
         yield Job(INVERSION / f"{name}.json", {"cell": name, "runs": cell["runs"]}, work)
 
 
 def measure_inversion(cell: str, runs: list[str], budget: str, args: Namespace) -> dict[str, Any]:
-    """Make the runs of a cell and attack the first, the students of the others beside it."""
+    """Make the runs of a cell; attack the first, and beside it the students of the others."""
     run, *others = (attacked_run(name, args.runs) for name in runs)
     report = inversion(run, budget=budget, beside=others, say=partial(print, flush=True))
     print(inversion_text(report))
@@ -127,7 +127,7 @@ def measure_inversion(cell: str, runs: list[str], budget: str, args: Namespace) 
 
 
 def attacked_run(name: str, runs: Path) -> Run:
-    """The run of this name, made or finished where it is not there."""
+    """The finished run of this name; made, or resumed, where it is missing."""
     path = runs / name
     if (path / "private" / "report.json").is_file():
         return open_run(path)

@@ -26,7 +26,7 @@ def ablation_groups() -> dict[str, str]:
 
 
 def ablations() -> dict[str, dict]:
-    """Name -> cell that stands on a base among the main cells, with its own overrides behind."""
+    """Name -> cell: a base among the main cells, then the overrides of its group and its own."""
     main, cells = main_cells(), {}
     for name, group in _read("ablations.yaml").items():
         shared = {k: v for k, v in group.items() if k not in ("cells", "heading", "set")}
@@ -63,11 +63,11 @@ def configure(cell: dict, seed: int, teachers: Path, shrink: int = 1) -> Config:
 
 
 GONE = {"threshold": None, "threshold_share": 0.1, "threshold_answers": None}
-"""Keys of `privacy` that are gone: hashes go on holding what they were in every cell."""
+"""Removed keys of `privacy` with the value that every cell had; hashes still cover them."""
 
 
 def hashed_tree(config: Config) -> dict:
-    """What a configuration's hash covers: all but places and the number of threads."""
+    """What a configuration's hash covers: all but both root folders and the number of threads."""
     tree = config.model_dump(mode="json")
     tree["teacher"].pop("root"), tree["data"].pop("root"), tree.pop("threads")
     tree["privacy"] |= GONE
@@ -75,13 +75,13 @@ def hashed_tree(config: Config) -> dict:
 
 
 def stated_epsilon(run: Run) -> float | None:
-    """The epsilon of the statement's figures, also where seeded noise makes them void."""
+    """The epsilon in the statement's figures, also where seeded noise makes them void."""
     statement = json.loads((run.release / "statement.json").read_text())
     return statement["guarantee"]["epsilon"]
 
 
 def config_hash(config: Config, control: str | None = None) -> str:
-    """Of everything but the place of the teachers and the data."""
+    """The hash of a configuration, without the place of the teachers and the data."""
     tree = hashed_tree(config)
     tree.pop("attacks")
     if config.data.user_ids is not None:
@@ -100,7 +100,7 @@ def current_hash(cell: dict, seed: int) -> str:
 
 
 def _users_file(folder: Path, records: int, rows: int = 60_000) -> Path:
-    """Made-up users of MNIST's training rows, so many records each, by row number."""
+    """The file of made-up users of MNIST's training rows: `records` rows each, by row number."""
     path = folder.resolve() / f"users-{rows}-{records}.npz"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
 """The two controls of an honest benchmark: teachers that must lead the student elsewhere.
 
 A student that reaches the plain teacher's accuracy with either of them has learned from something
-else than the answers. They go through the same oracle, plan and ledger as any teacher.
+else than the answers. The controls go through the same oracle, plan and ledger as any teacher.
 """
 
 from collections.abc import Callable
@@ -42,7 +42,7 @@ def controlled(ask: Ask, control: str, classes: int, seed: int) -> Ask:
 
 
 def transcribe_control(config: Config, control: str, out: Path) -> Run:
-    """A run whose teacher is replaced by the control; charged to the teacher's ledger as usual."""
+    """A run whose teacher is the control; answers are charged to the teacher's ledger as usual."""
     home = ensure_teacher(config, print)
     ask = load_teacher(config, home)
 

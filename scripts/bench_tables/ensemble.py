@@ -1,7 +1,7 @@
 """Ensembles of teachers: how decided those on small shards are, and how fast they train together.
 
 The shards' figures are the assumption table of `dpsd plan --route auto`. All figures come from
-public benchmarks, which stand in for private data; they say nothing of a user's teachers.
+public benchmarks, which stand in for private data. They say nothing about a user's teachers.
 """
 
 import time
@@ -28,9 +28,9 @@ from dpsd.teachers.sharding import shard_rows
 
 HOLDOUT, ASKED = 2000, 2000  # real and synthetic images
 BINS = 10
-KEY = bytes(range(16))  # benchmarks repeat themselves; a real key is secret and random
+KEY = bytes(range(16))  # fixed, so that benchmarks repeat; a real key is secret and random
 SAMPLES = {250: 96, 500: 128, 1000: 256, 2000: 256, 4000: 256, 8000: 256}
-"""Number of teachers: how many of them are trained."""
+"""Number of teachers -> how many of them are trained."""
 SHARDS = {
     f"{data}-{n}": {"data": data, "model": "scatter-linear", "n": n, "sample": sample}
     for data in ("mnist", "fashion_mnist")

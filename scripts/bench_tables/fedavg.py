@@ -45,7 +45,7 @@ def fedavg(
         epochs: local passes in a round.
 
     Returns:
-        The averaged model, and the bytes of its weights, which each client gets and sends a round.
+        The averaged model; the bytes of its weights, which a client gets and sends in a round.
     """
     app = ClientApp()
     small = sum(map(len, rows)) < SMALL * len(rows)
@@ -78,7 +78,7 @@ def fit(
     config: Config, model: torch.nn.Module, images: Tensor, labels: Tensor, passes: float,
     batch: int, lr: float, rng: torch.Generator,
 ) -> None:  # fmt: skip
-    """SGD with momentum, one learning rate a round."""
+    """Train by SGD with momentum, at one learning rate."""
     device = pick_device(config.device)
     dtype = pick_dtype(config.precision, device)
     model.to(device).to(memory_format=torch.channels_last).train()

@@ -141,7 +141,7 @@ def baseline_jobs(args: Namespace) -> Iterator[Job]:
 def _added(
     path: Path, facts: dict, stated: dict, key: str, work: Callable[[], dict]
 ) -> dict[str, Any]:
-    """What the file keeps of this partition, and one more baseline."""
+    """What the file keeps of this partition, with one more baseline."""
     start = time.perf_counter()
     figures = work() | {"seconds": time.perf_counter() - start}
     return stated | Job(path, facts, work).kept() | {key: figures}

@@ -36,7 +36,7 @@ mean nothing. Every eps is for the unit that the heading names.
 
 
 def answer_table(cells: dict[str, dict], results: Results) -> list[str]:
-    """Unit answer, with the notes of the cells; what the page begins with."""
+    """The table for unit answer with the notes of its cells; it begins the page."""
     return [
         ANSWER,
         *table(
@@ -51,7 +51,7 @@ def answer_table(cells: dict[str, dict], results: Results) -> list[str]:
 
 
 def record_table(cells: dict[str, dict], results: Results) -> list[str]:
-    """Units record and user, with the seconds of the teachers beside those of the transcription."""
+    """The table for units record and user, with the seconds of teachers and transcription."""
     rows = [_record_row(cell, results[name]) for name, cell in cells.items() if name in results]
     if not rows:
         return []
@@ -70,7 +70,7 @@ def record_table(cells: dict[str, dict], results: Results) -> list[str]:
 
 
 def ablation_tables(results: Results) -> list[str]:
-    """One table a group; cells that were not measured yet are named below."""
+    """One table a group; cells that were not measured yet are counted below."""
     cells, lines = ablations(), []
     for group, heading in ablation_groups().items():
         rows = [_ablation_row(cell, results[name]) for name, cell in cells.items()
@@ -131,7 +131,7 @@ def _seconds(runs: list[dict], key: str = "seconds") -> float:
 
 
 def _notes(cells: dict[str, dict], results: Results) -> list[str]:
-    """What the cells' own notes say: what a missed figure was tried with, or how one was got."""
+    """The cells' own notes: what was tried for a missed figure, or how a figure was reached."""
     lines = [f"- {cell['title']} per {cell.get('unit', 'answer')}: {' '.join(cell['note'].split())}"
              for name, cell in cells.items() if "note" in cell and name in results]  # fmt: skip
     return ["", *lines] if lines else []

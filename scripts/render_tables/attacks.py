@@ -61,7 +61,7 @@ def _audit(report: dict) -> list[str]:
 
 
 def _bounds(levels: dict) -> Iterator[tuple[str, dict]]:
-    """What each bound is on, and the bound."""
+    """The level of each bound, and the bound."""
     for bound in levels.get("mechanism", []):
         yield "mechanism", bound
     for p in levels.get("transcript", {}).get("pairs", []):
@@ -108,7 +108,7 @@ def _tpr(t: dict) -> str:
 
 
 def _verdict(c: dict) -> str:
-    """The run's own models have a placebo beside the verdict."""
+    """The verdict; for the run's own models, with the placebo beside it."""
     if not c["target"].startswith("run"):
         return c["verdict"]
     placebo = c.get("placebo")

@@ -34,7 +34,7 @@ def read(path: Path) -> dict:
 def sift(
     paths: Iterable[Path], cells: dict[str, dict], hash_of: Callable[[dict, int], str]
 ) -> tuple[dict[str, list[dict]], list[str]]:
-    """Cell -> its results, one a seed, and the names of files with another configuration's."""
+    """Cell -> its results, one a seed, and the names of files of another configuration."""
     current: dict[str, list[dict]] = {}
     stale = []
     for path in sorted(paths):

@@ -73,7 +73,7 @@ def _row(cell: dict, runs: list[dict], results: Path) -> list[str]:
 
 
 def _baselines(config: Config, results: Path) -> dict:
-    """Those of the cell's partition, teachers and student as they are configured now, if any."""
+    """Baselines of the cell's partition, teachers and student; empty if outdated or missing."""
     kept = read(results / f"{baseline_name(config)}.json")
     same = kept.get("config_hash") == baseline_facts(config)["config_hash"]
     return kept if same else {}

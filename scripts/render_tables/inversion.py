@@ -37,7 +37,7 @@ def inversion(folder: Path) -> list[str]:
 
 
 def _cell(cell: dict) -> list[str]:
-    """One attacked run: how, how long, what was found."""
+    """One attacked run: its setting, its seconds, its findings."""
     r = cell["report"]
     g, j, b, held = r["guarantee"], r["judges"], r["budget"], r["held_out_likeness"]
     eps = "no guarantee" if g["epsilon"] is None else f"eps {g['epsilon']:g} per {g['unit']}"
@@ -71,7 +71,7 @@ def _cell(cell: dict) -> list[str]:
 
 
 def _rows(attack: str, found: dict, targets: dict) -> list[list[str]]:
-    """The models under one attack, then its floors."""
+    """The rows of one attack: the models, then the baselines."""
     rows = []
     for target, row in found["targets"].items():
         advantage, knows, likeness = row["advantage"]["both"], row["knowledge"], row["likeness"]
@@ -98,7 +98,7 @@ def _judged(rates: dict) -> list[str]:
 
 
 def _wall(report: dict) -> str:
-    """Seconds of an attack; of one that was stopped and gone on with, those of its parts."""
+    """Seconds of an attack; of an attack that was resumed, the seconds of its parts."""
     costs = [a["cost"] for a in report["attacks"].values()]
     parts = sum(c["prior_seconds"] + c["search_seconds"] for c in costs)
     whole = report["seconds"]["all"]
