@@ -1,7 +1,7 @@
-"""Exact accounting for Gaussian and pure-epsilon releases and any mix of them; votes and DP-SGD.
+"""Epsilon and delta of releases: exact for Gaussian and pure ones and mixes, bounds for others.
 
-Every function speaks of one pair of neighbouring worlds. The *unit* (answer, record, ...) is the
-caller's: it decides how many releases differ between the two worlds.
+Every function is about one pair of neighbouring worlds. The caller chooses the *unit* (answer,
+record, ...). The unit decides how many releases differ between the two worlds.
 
 Sources: Balle and Wang 2018 (arXiv 1805.06530, theorem 8) and Dong, Roth and Su 2022 (JRSS-B 84,
 Gaussian DP) for the Gaussian; Kairouz, Oh and Viswanath 2017 (IEEE Trans. Inf. Theory 63) for the
@@ -67,15 +67,15 @@ def compose_delta(
 ) -> float:
     """delta(eps) of the composition of releases, each with its count.
 
-    Gaussians add as mu squared. Pure mechanisms are dominated by binary randomised response, whose
-    composed loss is eps (2 Bin(n, e^eps / (1 + e^eps)) - n); several different epsilons are added
-    on a grid with losses rounded up. Then delta(eps) = E_loss[delta_gauss(eps - loss)].
+    Gaussians add as mu squared. Binary randomised response dominates pure mechanisms. Its
+    composed loss is eps (2 Bin(n, e^eps / (1 + e^eps)) - n). Losses of different epsilons are
+    rounded up to a grid and added there. Then delta(eps) = E_loss[delta_gauss(eps - loss)].
 
     Args:
         epsilon: from 0.
         releases: what is released, each with how often.
-        relation: read by `DpSgdRelease`, whose guarantee depends on it; all others are what their
-            own parameters say, for the relation that their sensitivity was computed for.
+        relation: read by `DpSgdRelease`, whose guarantee depends on it. All others hold for the
+            relation for which their sensitivity was computed.
     """
     counts = _count(releases)
     if _needs_distributions(counts):
@@ -213,7 +213,7 @@ def calibrate_votes(
             counts[VotesRelease(labels)] += 1
         return distributions.epsilon(counts, delta, "replace_one") - epsilon
 
-    start = math.log(gaussian_mu(epsilon, delta))  # right but for the grid, and for small sigma
+    start = math.log(gaussian_mu(epsilon, delta))  # exact except for the grid and for small sigma
     low, high = start - 0.02, start + 0.02
     while excess(low) > 0:
         low -= 4 * (high - low)

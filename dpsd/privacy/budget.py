@@ -27,13 +27,13 @@ class Budget:
             self._asked.add(ledger.hashes(run))
 
     def fresh(self, images: Tensor) -> Tensor:
-        """Which images may still be asked in this run, bool [B]. Depends on public images only."""
+        """Which images may still be asked in this run, bool [B]. Depends on public images alone."""
         hashes = image_hashes(images)
         asks = self._asked.counts(hashes) + copies_before(hashes)
         return torch.from_numpy(asks < self._plan.asks_per_image)
 
     def check_images(self, images: Tensor) -> None:
-        """Refuse what is no batch of images.
+        """Refuse what is not a batch of images.
 
         Raises:
             UserError: wrong shape or type.
@@ -81,8 +81,8 @@ class Budget:
 class Asked:
     """Counts how often images were asked, by the first 8 bytes of their hash.
 
-    A random collision counts an image once too often, never too rarely. Sorted runs of doubling
-    size keep both insertion and look-up cheap at millions of images.
+    A random collision can only count an image too often. Sorted runs of doubling size keep
+    insertion and look-up cheap at millions of images.
     """
 
     def __init__(self) -> None:

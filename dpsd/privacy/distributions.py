@@ -1,9 +1,9 @@
-"""Privacy-loss distributions from dp-accounting, for what has no closed form: votes and DP-SGD.
+"""Upper bounds for what has no closed form (votes and DP-SGD), by privacy-loss distributions.
 
-The discrete Gaussian is discretised by connecting the dots (Doroshenko et al. 2022, arXiv
-2207.04380): dp-accounting's default for it, privacy buckets, is far from tight under composition.
-Every figure is an upper bound; the zero-concentrated bound (Canonne, Kamath and Steinke 2020, arXiv
-2004.00010, proposition 12) caps it where there is one.
+dp-accounting composes the distributions. The discrete Gaussian is discretised by connecting the
+dots (Doroshenko et al. 2022, arXiv 2207.04380), because dp-accounting's default, privacy buckets,
+is far from tight under composition. Where a zero-concentrated bound is known (Canonne, Kamath and
+Steinke 2020, arXiv 2004.00010, proposition 12), it caps epsilon.
 """
 
 import functools
@@ -24,12 +24,12 @@ from dpsd.privacy.events import (
 )
 
 _INTERVAL = 1e-4  # of the discretised loss, while the composed loss stays near 100
-_LARGEST = 5000.0  # of the expected loss, above which the zero-concentrated bound is all we give
-_WIDEST = 1e5  # likewise of a sigma, in votes
+_LARGEST = 5000.0  # expected loss above which we give the zero-concentrated bound alone
+_WIDEST = 1e5  # the same for a sigma, in votes
 
 
 def delta(counts: Mapping[Release, int], epsilon: float, relation: Relation) -> float:
-    """An upper bound of delta at epsilon, of a composition.
+    """An upper bound on a composition's delta at epsilon.
 
     Args:
         counts: what is released, each with how often.
@@ -42,7 +42,7 @@ def delta(counts: Mapping[Release, int], epsilon: float, relation: Relation) -> 
 
 
 def epsilon(counts: Mapping[Release, int], delta: float, relation: Relation) -> float:
-    """The smallest eps that is known at which a composition is (eps, delta)-DP.
+    """The smallest known eps at which a composition is (eps, delta)-DP.
 
     Args:
         counts: what is released, each with how often.

@@ -12,11 +12,11 @@ Relation = Literal["replace_one", "add_or_remove_one"]
 
 @dataclass(frozen=True)
 class Release:
-    """One release, as the accountant sees it. Two are the same release if their facts are.
+    """One release, as the accountant sees it. Releases with equal facts are equal.
 
     Attributes:
         kind: its name in a ledger.
-        closed_form: whether compositions have an exact formula; others need loss distributions.
+        closed_form: whether compositions have an exact formula. Others need loss distributions.
     """
 
     kind: ClassVar[str]
@@ -24,7 +24,7 @@ class Release:
 
     @property
     def mu(self) -> float:
-        """The release is mu-GDP; 0 for what is no Gaussian."""
+        """The release is mu-GDP; 0 if it is not Gaussian."""
         return 0.0
 
     @property
@@ -76,8 +76,8 @@ class OpenRelease(Release):
 class VotesRelease(Release):
     """Integers with exact discrete Gaussian noise of parameter sigma, relation replace-one.
 
-    `cells` of them differ by one between the two worlds: two for a histogram of which one vote or
-    record moves.
+    `cells` of them differ by one between the two worlds. A histogram in which one vote or record
+    moves has two.
     """
 
     sigma: float
@@ -97,7 +97,7 @@ class DpSgdRelease(Release):
 
     Args:
         noise_multiplier: standard deviation of the noise in units of the clipping norm.
-        sample_rate: probability of a row to be in a batch.
+        sample_rate: probability that a row is in a batch.
         steps: batches.
     """
 

@@ -6,11 +6,11 @@ from dpsd.console import show_epsilon as show
 from dpsd.privacy.ledger import is_labels_run
 from dpsd.privacy.wording import guarantee_line, mechanism_lines, whom_it_protects
 
-_LISTED = 20  # clients; of more the text gives a summary, the facts all
+_LISTED = 20  # clients; for more the text gives a summary, and the facts list all
 
 
 def federated_lines(facts: dict[str, Any]) -> list[str]:
-    """The statement's body: what one client has, and what the federation has."""
+    """The statement's body: the guarantees of one client and of the federation."""
     g, unit, f = facts["guarantee"], facts["unit"], facts["federation"]
     total = facts["scope"] == "total"
     lines = [
@@ -49,7 +49,7 @@ def federated_lines(facts: dict[str, Any]) -> list[str]:
 
 
 def labels_lines(mechanism: dict[str, Any], unit: str) -> list[str]:
-    """The sentence on the clients' label histograms, where there are any: plan and statement."""
+    """The sentence on the clients' label histograms, if any, for plan and statement."""
     if mechanism.get("aggregate") != "labels":
         return []
     if unit == "none":

@@ -1,7 +1,7 @@
 """The DP ledger that a teacher trained by DP-SGD keeps beside its weights: `dp.json`.
 
-Whatever is made from such a teacher alone is post-processing and has the teacher's own guarantee.
-Unit: one record.
+Whatever is made from such a teacher alone is post-processing. It has the teacher's own guarantee
+for one record.
 """
 
 import hashlib
@@ -25,12 +25,12 @@ class DpTraining:
     Args:
         teacher_uuid: of the teacher that was trained.
         noise_multiplier: standard deviation of the noise in units of the clipping norm.
-        sample_rate: probability of a row to be in a batch (Poisson sampling).
+        sample_rate: probability that a row is in a batch (Poisson sampling).
         steps: batches.
         max_grad_norm: the clipping norm C of a row's gradient.
         rows: of the training data, public.
-        delta: that the training aimed at.
-        seeded_noise: the noise can be predicted, so that nothing is guaranteed.
+        delta: the one at which the training aimed.
+        seeded_noise: the noise can be predicted. Nothing is guaranteed then.
     """
 
     teacher_uuid: str
@@ -49,7 +49,7 @@ class DpTraining:
 
 
 def write_dp_ledger(folder: Path, training: DpTraining) -> None:
-    """Write `dp.json` in a teacher's folder, whole or not at all, with a checksum.
+    """Write `dp.json` with a checksum in a teacher's folder, whole or not at all.
 
     Raises:
         UserError: parameters that no training can have.
@@ -66,7 +66,8 @@ def read_dp_ledger(folder: Path, uuid: str) -> DpTraining:
     """The training of the teacher with this UUID.
 
     Raises:
-        UserError: missing, damaged (checksum), or of another teacher. Nothing may be claimed then.
+        UserError: the ledger is missing, damaged (checksum) or of another teacher. Nothing may be
+            claimed then.
     """
     path = folder / DP_LEDGER
     try:

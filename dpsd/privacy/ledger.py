@@ -1,8 +1,8 @@
 """The append-only record of every release, kept with the teacher.
 
-`ledger.jsonl` holds one JSON object a line, each with a checksum over itself and the line before;
-`ledger.hashes` holds 16 bytes for each image asked, in the same order. Both are appended, flushed
-and synced under a file lock before an answer is returned. Both are private.
+`ledger.jsonl` holds one JSON object a line. Each has a checksum over itself and the line before.
+`ledger.hashes` holds 16 bytes for each image asked, in the same order. The ledger appends to both,
+flushes and syncs them under a file lock before an answer is returned. Both are private.
 """
 
 import fcntl
@@ -34,12 +34,12 @@ def image_hashes(images: Tensor) -> Hashes:
 
 
 def labels_run(run: str) -> str:
-    """The ledger's name for the label histogram of a run: a line of its own."""
+    """The name under which the ledger holds a run's label histogram, in a line of its own."""
     return f"{run} labels"
 
 
 def is_labels_run(name: str) -> bool:
-    """Whether a name in the ledger is a label histogram's; a run's own holds no blank."""
+    """Whether a name in the ledger is a label histogram's. A run's own name holds no blank."""
     return " " in name
 
 
@@ -49,13 +49,14 @@ class RunRecord:
 
     Attributes:
         run: its id.
-        event: one answer; for `dp_sgd` the whole training, once for all runs of one teacher.
+        event: one answer; for `dp_sgd` the whole training, which counts once for all runs of one
+            teacher.
         cap: answers at most.
         asks_per_image: at most.
-        seeded_noise: the noise can be predicted, so that nothing is guaranteed.
+        seeded_noise: the noise can be predicted. Nothing is guaranteed then.
         started: when, as text.
-        unit: that the run's noise was made for.
-        teacher: whose training by DP-SGD the event is; None for all others.
+        unit: the one for which the run's noise was made.
+        teacher: the one whose training by DP-SGD is the event; None for all other events.
         answers: released so far.
     """
 
@@ -75,7 +76,7 @@ class Ledger:
 
     Args:
         folder: the teacher's folder; created files are `ledger.jsonl` and `ledger.hashes`.
-        teacher: the teacher's UUID; a ledger of another teacher is refused.
+        teacher: the teacher's UUID.
 
     Raises:
         UserError: damaged (checksum) or of another teacher.
@@ -86,7 +87,7 @@ class Ledger:
         self._hashes = folder / "ledger.hashes"
         self.teacher = teacher
         self._entries: list[dict[str, Any]] = []
-        self._read, self._chain = 0, ""  # what of the file is parsed and verified already
+        self._read, self._chain = 0, ""  # the part of the file that is parsed and verified
         folder.mkdir(parents=True, exist_ok=True)
         with self._locked():
             self._cut_torn_line()
@@ -121,7 +122,7 @@ class Ledger:
 
         Args:
             run: the run's id, entered by `open_run`.
-            position: answers charged to the run before, which guards against a rewound stream.
+            position: answers charged to the run before. It guards against a rewound stream.
             hashes: of the images.
 
         Returns:
@@ -167,8 +168,8 @@ class Ledger:
         return [self._record(e) for e in self.entries() if e["kind"] == "run"]
 
     def _record(self, e: dict[str, Any]) -> RunRecord:
-        # A run that tested its votes against a threshold, which no run does any more, counts as
-        # open: never as cheaper than it was.
+        # Older runs could test their votes against a threshold. They count as open, so never as
+        # cheaper than they were.
         event = OpenRelease() if "test" in e else event_from_facts(e["event"])
         return RunRecord(
             e["run"], event, e["cap"], e["asks_per_image"], e["seeded_noise"], e["started"],
@@ -176,7 +177,7 @@ class Ledger:
         )  # fmt: skip
 
     def entries(self) -> list[dict[str, Any]]:
-        """All entries, oldest first, their checksums verified.
+        """All entries, oldest first. Their checksums are verified.
 
         Raises:
             UserError: a line was changed, removed or is unreadable.
@@ -211,7 +212,7 @@ class Ledger:
         _append_synced(self.path, line.encode())
 
     def _cut_torn_line(self) -> None:
-        """Drop an unfinished last line: its answers were never given."""
+        """Drop an unfinished last line. Its answers were never given."""
         if not self.path.exists():
             return
         raw = self.path.read_bytes()

@@ -19,9 +19,9 @@ class NoiseSource:
     """A ChaCha20 key stream, read as integers, standard normals or discrete Gaussians.
 
     Args:
-        insecure_seed: for tests and benchmarks alone. With it the stream can be predicted by
-            anybody who knows the seed, and nothing that it protects is private. Without it the
-            key comes from `os.urandom`.
+        insecure_seed: for tests and benchmarks alone. Anybody who knows the seed can predict the
+            stream, so nothing that it protects is private. Without a seed the key comes from
+            `os.urandom`.
     """
 
     def __init__(self, insecure_seed: bytes | None = None) -> None:
@@ -45,9 +45,9 @@ class NoiseSource:
     def discrete_gaussians(self, shape: tuple[int, ...], sigma: float) -> NDArray[np.int64]:
         """Integers x with probability proportional to exp(-x^2 / 2 sigma^2), int64.
 
-        From OpenDP's exact sampler, which takes its bits from the operating system (Canonne, Kamath
-        and Steinke 2020, algorithm 3). With an insecure seed: the same distribution up to 2^-53, by
-        inversion of this stream.
+        OpenDP's exact sampler draws them with bits from the operating system (Canonne, Kamath and
+        Steinke 2020, algorithm 3). With an insecure seed this stream is inverted instead, to the
+        same distribution up to 2^-53.
         """
         size = int(np.prod(shape))
         if not self.seeded:

@@ -1,7 +1,7 @@
 """The one door: the only object that may call a teacher.
 
-It refuses what the plan does not cover before it answers, charges the ledger, privatises, keeps the
-release, and returns it. What it does on the outside depends on public things alone.
+It refuses what the plan does not cover before it answers. Then it charges the ledger, privatises,
+keeps the release and returns it. Its outward behaviour depends on public things alone.
 """
 
 import time
@@ -41,10 +41,10 @@ class Door(Protocol):
         """Charge, privatise, return."""
 
     def recall(self, position: int) -> tuple[Tensor, Answers] | None:
-        """Images and answers that were paid before a stop, or None if they were lost."""
+        """Images and answers that were paid before a stop; None if they were lost."""
 
     def federation(self) -> dict[str, Any] | None:
-        """What the statement says of clients; None where there are none."""
+        """What the statement says about clients; None if there are none."""
 
 
 class Oracle:
@@ -52,7 +52,7 @@ class Oracle:
 
     Args:
         teacher: uint8 images [B, C, H, W] -> what the plan's mechanism reads: logits, float32
-            [B, K], or counts of votes, int64 [B, K]. Nothing else holds it.
+            [B, K], or counts of votes, int64 [B, K]. Only the oracle holds it.
         plan: mechanism, noise and cap.
         ledger: the teacher's.
         run: the run's id.
@@ -108,10 +108,10 @@ class Oracle:
     def answer_charged(
         self, images: Tensor, position: int, prior: Prior | None = None
     ) -> Answers | None:
-        """Answers that were charged at a position and never given: the caller vouches for that.
+        """Answers that were charged at a position and never given. The caller vouches for that.
 
         Returns:
-            None where the ledger holds other images there.
+            The answers; None if the ledger holds other images there.
         """
         self._budget.check_images(images)
         paid = self._ledger.hashes(self._run)[position : position + len(images)]
@@ -124,7 +124,7 @@ class Oracle:
         return recall_release(self._keep, position)
 
     def federation(self) -> dict[str, Any] | None:
-        """None: one teacher or ensemble answers, and no clients."""
+        """None: one teacher or ensemble answers, not clients."""
         return None
 
     def _give(self, images: Tensor, believed: Tensor | None, position: int) -> Answers:
@@ -145,7 +145,7 @@ class Oracle:
         return believed
 
     def _ask(self, images: Tensor) -> Tensor:
-        """What the mechanism releases of: probabilities, float32 [B, K], or votes, int64."""
+        """What the mechanism privatises: probabilities, float32 [B, K], or votes, int64 [B, K]."""
         start = time.perf_counter()
         with torch.inference_mode():
             said = torch.cat([self._teacher(part).cpu() for part in images.split(self._batch)])
@@ -160,7 +160,7 @@ class Oracle:
 
 
 class ReplayOracle:
-    """Gives the kept releases of an earlier run again, without any teacher.
+    """Gives the kept releases of an earlier run again, without a teacher.
 
     Args:
         keep: the run's `private/bank` folder.
@@ -181,7 +181,7 @@ class ReplayOracle:
         """The release that was kept at this position.
 
         Raises:
-            UserError: the images are not those that were asked.
+            UserError: the images are not those that the run asked at this position.
         """
         asked, answers = load_release(self._keep, self.position)
         if not torch.equal(asked, images):
@@ -190,9 +190,9 @@ class ReplayOracle:
         return answers
 
     def recall(self, position: int) -> tuple[Tensor, Answers] | None:
-        """As the oracle whose releases these are."""
+        """Images and answers kept at a position; None if none were kept."""
         return recall_release(self._keep, position)
 
     def federation(self) -> dict[str, Any] | None:
-        """None."""
+        """None: a replay knows no clients."""
         return None

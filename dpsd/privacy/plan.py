@@ -1,7 +1,7 @@
-"""One object that holds mechanism, sensitivity, relation, noise and cap together.
+"""The plan: mechanism, sensitivity, relation, noise and cap in one object.
 
-No part of it can be configured into breaking another's guarantee: the noise is computed from the
-sensitivity, epsilon, delta and the number of asks, never given.
+No setting of one part can break another's guarantee. The noise is computed from the sensitivity,
+epsilon, delta and the number of asks. It is never given.
 """
 
 import math
@@ -32,9 +32,10 @@ _MOST_HELD_OUT = 1000
 class Plan:
     """What a run will release and guarantee.
 
-    `epsilon` and `delta` are for the unit: one answer, all `asks_per_image` asks of an image
-    together; or one record or user, all answers together. `answers` is the cap on the whole run.
-    With route `inherited` epsilon is the teacher's own, infinite until `inherit` has read it.
+    `epsilon` and `delta` are for the unit. For one answer they cover all `asks_per_image` asks of
+    an image together; for one record, user or client, all answers together. `answers` is the cap
+    on the whole run. With route `inherited` epsilon is the teacher's own, infinite until `inherit`
+    sets it.
     """
 
     unit: str
@@ -65,19 +66,19 @@ class Plan:
     def held_out(self) -> int:
         """How many answers the student is never trained on: the first of the last round.
 
-        They are paid like all others and measure the student where there are no test rows. The
-        first, because randomised response asks them with a uniform prior (`asking_prior`): their
-        answers do not lean to what the student believes.
+        They are paid like all others. They measure the student where there are no test rows. They
+        are the first because randomised response asks those with a uniform prior
+        (`asking_prior`). Such answers do not lean towards the student's prediction.
         """
         return min(_MOST_HELD_OUT, self.queries_per_round // 10)
 
     def trained_on(self, round: int) -> slice:
-        """The answers of one round that reach the bank, also when a run is resumed."""
+        """The answers of one round that enter the bank, in a resumed run too."""
         return slice(self.held_out if round + 1 == self.rounds else 0, None)
 
     @property
     def private(self) -> bool:
-        """False: epsilon is infinite, or the noise can be predicted."""
+        """Whether epsilon is finite and the noise cannot be predicted."""
         return math.isfinite(self.epsilon) and not self.seeded_noise
 
     @property
@@ -87,7 +88,7 @@ class Plan:
 
     @property
     def event(self) -> Release:
-        """What the ledger holds: one answer, or the training whose post-processing answers are."""
+        """What the ledger holds: one answer, or the training that answers post-process."""
         return self.mechanism.event if self.training is None else self.training.event
 
     def record(self, run: str, started: str = "") -> RunRecord:
@@ -98,7 +99,7 @@ class Plan:
         )  # fmt: skip
 
     def releases(self) -> list[tuple[Release, int]]:
-        """All that may change together in the worst case, each with its cap."""
+        """All releases that may change together in the worst case, each with its cap."""
         if self.training is not None:
             return [(self.training.event, 1)]
         return [(self.mechanism.event, self.answers), *self.mechanism.beside()]
@@ -112,21 +113,21 @@ class Plan:
         return sorted({1e-5, 1e-6, max(2, n) ** -1.1, self.delta}, reverse=True)
 
     def unit_epsilon(self, delta: float) -> float:
-        """Epsilon of the unit: one answer (all asks of one image), or one record or user."""
+        """Epsilon of the unit: one answer (all asks of one image), record, user or client."""
         if self.scope == "total":
             return self.worst_case_epsilon(delta)
         return accounting.compose_epsilon([(self.mechanism.event, self.asks_per_image)], delta)
 
     def worst_case_epsilon(self, delta: float) -> float:
-        """Epsilon if all answers change at once, as one changed record may make them."""
+        """Epsilon if one changed record changes all answers at once."""
         return accounting.compose_epsilon(self.releases(), delta)
 
 
 def make_plan(config: Config) -> Plan:
-    """The plan of a configuration, without touching data.
+    """The plan of a configuration. Reads no data.
 
     Raises:
-        UserError: top_k above the number of classes.
+        UserError: top_k is above the number of classes, or there are fewer than 2 classes.
     """
     facts = config.facts
     p = config.privacy

@@ -1,4 +1,4 @@
-"""Releases as a run keeps them: paid answers that survive a crash."""
+"""The releases that a run keeps: paid answers that survive a crash."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from dpsd.privacy.mechanisms.base import Answers
 
 
 def keep_release(folder: Path, position: int, images: Tensor, answers: Answers) -> None:
-    """Write a release and its images, whole or not at all, and so that a power cut leaves it."""
+    """Write a release and its images whole or not at all. A power cut does not lose them."""
     tensors = {"images": images, "values": answers.values, "support": answers.support,
                "size": answers.size, "prior": answers.prior}  # fmt: skip
     path = release_file(folder, position)
@@ -26,7 +26,7 @@ def load_release(folder: Path, position: int) -> tuple[Tensor, Answers]:
     """Images and answers kept at a position of the run.
 
     Raises:
-        UserError: none was kept there, or it is damaged.
+        UserError: no release was kept there, or it is damaged.
     """
     path = release_file(folder, position)
     if not path.exists():
@@ -42,7 +42,7 @@ def load_release(folder: Path, position: int) -> tuple[Tensor, Answers]:
 
 
 def recall_release(folder: Path | None, position: int) -> tuple[Tensor, Answers] | None:
-    """Images and answers kept at a position of the run; None where none are."""
+    """Images and answers kept at a position of the run; None if none were kept."""
     if folder is None or not release_file(folder, position).exists():
         return None
     return load_release(folder, position)

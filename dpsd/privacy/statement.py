@@ -1,4 +1,4 @@
-"""What is guaranteed, for which unit and relation, and what is not: facts and verification."""
+"""The facts of a statement: what is guaranteed, for which unit and relation, and what is not."""
 
 import hashlib
 import math
@@ -36,26 +36,27 @@ def statement_facts(
     public: dict[str, Any],
     federation: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """All that is needed to recompute the guarantee, as plain values.
+    """All facts that are needed to recompute the guarantee, as plain values.
 
     Args:
         plan: of this run.
         run: this run's id.
         teacher: the teacher's UUID.
-        runs: all runs in the teacher's ledger, this one included. All others compose with it.
+        runs: all runs in the teacher's ledger, this one included. All others compose with this one.
         public: what was declared public (shape, classes, source of images).
         federation: what `dpsd.privacy.federated_wording` adds where clients answered.
 
     Raises:
-        UserError: the run is not in the ledger; nothing is claimed that the ledger does not hold.
-            Route inherited without the teacher's training (`dpsd.privacy.inherited`).
+        UserError: the ledger does not hold the run, or holds it as another release than its
+            teacher's; or the route is inherited and the teacher's training was not read
+            (`dpsd.privacy.inherited`).
     """
     if plan.route == "inherited" and plan.training is None:
         raise UserError("DP ledger: not read, so that no guarantee is inherited")
     mine = [r for r in runs if r.run == run]
     if not mine:
         raise UserError(f"ledger: holds no run {run}, so nothing can be claimed for it")
-    # A run that began before this one may still go on, and one that began later may have ended.
+    # All other runs count: an older one may still go on, and a newer one may have ended.
     record, earlier = mine[0], [r for r in runs if r.run not in (run, labels_run(run))]
     if plan.training is not None and record.event != plan.training.event:
         raise UserError(f"ledger: run {run} was entered as another release than its teacher's")
@@ -90,14 +91,15 @@ def statement_facts(
 
 
 def guarantee(facts: dict[str, Any]) -> dict[str, Any]:
-    """The figures that follow from the facts; infinite ones are None.
+    """The figures that follow from the facts. Infinite ones are None.
 
     Returns:
-        `epsilon` of the unit at the stated delta, per answer or for all answers together as `scope`
-        says; `epsilon_at` and `worst_case_epsilon_at`, one a delta; `composed_epsilon` with all
-        earlier runs on the teacher (for records and users: on the data), which holds whatever
-        images the runs chose; `mu` of mu-GDP or None; for votes `rho` of zero-concentrated DP; for
-        inherited guarantees, whose epsilon is replace-one's, `add_or_remove_epsilon` and its `_at`.
+        `epsilon` of the unit at the stated delta: per answer or for all answers together, as
+        `scope` says. `epsilon_at` and `worst_case_epsilon_at` hold one figure for each delta.
+        `composed_epsilon` composes all earlier runs on the teacher (for records and users: on the
+        data), whatever images the runs chose. `mu` is of mu-GDP, or None. Votes also have `rho` of
+        zero-concentrated DP. For inherited guarantees epsilon is replace-one's;
+        `add_or_remove_epsilon` and its `_at` stand beside it.
     """
     delta = float(facts["delta"])
     once, everything, others, composed_all = _releases(facts)
@@ -126,7 +128,7 @@ def guarantee(facts: dict[str, Any]) -> dict[str, Any]:
 
 
 def _releases(facts: dict[str, Any]) -> tuple[_Releases, _Releases, _Releases, _Releases]:
-    """What the unit's epsilon covers, the whole run, the same of earlier runs, all runs whole."""
+    """Releases of the unit, of the whole run, of earlier runs' units, and of all runs whole."""
     everything = _whole(facts)
     if facts["scope"] == "total":
         others: _Releases = []
@@ -142,7 +144,7 @@ def _releases(facts: dict[str, Any]) -> tuple[_Releases, _Releases, _Releases, _
     earlier: _Releases = []
     whole = list(everything)
     for r in facts["earlier_runs"]:
-        seeded = bool(r["seeded_noise"])  # who knows the seed takes the noise away
+        seeded = bool(r["seeded_noise"])  # whoever knows the seed can subtract the noise
         whole += [_OPEN] if seeded else _whole(r)
         asked = event_from_facts(r["release"]), int(r["asks_per_image"])
         earlier.append(_OPEN if seeded or _training_of(r) else asked)
@@ -150,7 +152,7 @@ def _releases(facts: dict[str, Any]) -> tuple[_Releases, _Releases, _Releases, _
 
 
 def _training_of(run: dict[str, Any]) -> tuple[Any, Any] | None:
-    """Teacher and release of a run on a training by DP-SGD, None of any other run."""
+    """Teacher and release of a run on a training by DP-SGD; None for any other run."""
     trained = run["release"]["kind"] == "dp_sgd"
     return (run.get("teacher"), run["release"]) if trained else None
 

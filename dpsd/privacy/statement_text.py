@@ -43,7 +43,7 @@ def _stamp(facts: dict[str, Any]) -> list[str]:
 
 
 def _single(facts: dict[str, Any]) -> list[str]:
-    """One teacher: the unit is an answer, and the worst case for a record stands beside it."""
+    """One teacher: the unit is an answer; the worst case for a record stands beside it."""
     g, per = facts["guarantee"], "per answer"
     lines = [
         f"Unit of privacy: one {facts['unit']}; neighbouring worlds: {facts['relation']}."
@@ -103,7 +103,7 @@ def _ensemble(facts: dict[str, Any]) -> list[str]:
 
 
 def _earlier_on_the_data(facts: dict[str, Any]) -> list[str]:
-    """All that the data set's ledger holds beside this run."""
+    """What the data set's ledger holds besides this run."""
     g, unit, earlier = facts["guarantee"], facts["unit"], facts["earlier_runs"]
     if not earlier:
         return ["Earlier runs on the same data: none in its ledger."]

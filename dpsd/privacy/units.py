@@ -1,4 +1,4 @@
-"""Units of privacy: relations, scope, trust, and which release can protect which unit."""
+"""Units of privacy: relations, scope, trust, and the units that each release can protect."""
 
 RELATION = (
     "two teachers that agree on every image but one, where an image is the exact uint8 tensor that "
@@ -46,7 +46,7 @@ UNITS = {
     ("inherited", "dp_sgd"): ("record",),
     ("federated", "votes"): ("record", "client"),
 }
-"""Route (of a release that all routes may make: single) and kind of release: units."""
+"""(Route, kind of release) -> units. Releases that all routes may make stand under `single`."""
 
 
 def scope_of(unit: str) -> str:

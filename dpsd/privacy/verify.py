@@ -20,8 +20,8 @@ def verify_release(release: Path) -> dict[str, Any]:
         The statement's facts.
 
     Raises:
-        UserError: unreadable, a figure that does not follow from the facts, a text that does not
-            say them, or a file that was changed, removed or added.
+        UserError: the statement is unreadable, a figure does not follow from the facts, the text
+            does not say them, or a file was changed, removed or added.
     """
     path = release / "statement.json"
     try:
@@ -51,7 +51,7 @@ def verify_release(release: Path) -> dict[str, Any]:
 
 
 def _contradictions(facts: dict[str, Any]) -> list[str]:
-    """What one part of the facts says against another."""
+    """Where one part of the facts contradicts another."""
     release, mechanism, training = facts["release"], facts["mechanism"], facts["training"] or {}
     expected: dict[str, Any] = {
         "gaussian": {"sensitivity": release.get("sensitivity"), "sigma": release.get("sigma")},

@@ -29,12 +29,12 @@ _LEFT_OUT = {
 
 
 def not_covered(route: str) -> str:
-    """What the guarantee of a route does not speak of."""
+    """What the guarantee of a route does not cover."""
     return _NOT_COVERED + _LEFT_OUT[route]
 
 
 def mechanism_lines(facts: dict[str, Any]) -> list[str]:
-    """Mechanism, sensitivity and how it follows, noise: for plan and statement."""
+    """Mechanism, noise, sensitivity and its derivation, for plan and statement."""
     m = facts["mechanism"]
     if facts["route"] == "inherited":
         return _training_lines(facts.get("training"))
