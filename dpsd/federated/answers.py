@@ -1,8 +1,7 @@
-"""What a client gives: charged first, kept, and given again to who asks the same again.
+"""A client's answers: charged, stored, then given. A repeated request gets the stored answer.
 
-Nothing in here believes the server: the plan is the node's own configuration's, each answer is
-charged to the client's ledger before it is given, and no image is answered twice. A repeated
-request gets the stored answer.
+Nothing in here believes the server. The plan comes from the node's own configuration. Each answer
+is charged to the client's ledger before it is given. No image is answered twice.
 """
 
 import hashlib
@@ -34,7 +33,7 @@ def answer(config: Config, home: Home, request: Request) -> Answers:
 
     Raises:
         BudgetError: the client's budget or its no-image-twice rule does not allow it.
-        UserError: another question at a position that was answered before.
+        UserError: another question was answered at this position before.
     """
     plan, name = home_plan(make_plan(config)), digest(request.images)
     with locked(home.ledger_folder):  # clients may share a teacher
@@ -60,12 +59,12 @@ def _given(prior: Tensor | None) -> Prior | None:
 
 
 def _cut_off(oracle: Oracle, home: Home, request: Request, prior: Prior | None) -> Answers | None:
-    """Answers that a stop cut off after their charge, before they were kept: made, not charged.
+    """Answers that a stop left charged but not kept, made without a charge; None if there are none.
 
-    Nothing is given that is not kept first, so that nobody has seen others. The mark is written
-    before each charge, beside the ledger, and goes when the answers are kept, before they are
-    given: it must name this very request, and its images must be the last that were charged.
-    Without it nothing is made twice, so that losing it is safe.
+    A client keeps its answers before it gives them, so nobody has seen other ones. `answer` writes
+    the mark beside the ledger before each charge. It drops the mark when the answers are kept,
+    before they are given. The mark must name this very request, and its images must be the last
+    that were charged. Without the mark nothing is made twice, so losing it is safe.
     """
     charged = oracle.position - len(request)
     if charged < 0 or _read_mark(home, request.run) != _mark(request, charged):
@@ -81,7 +80,7 @@ def _read_mark(home: Home, run: str) -> dict[str, Any] | None:
     try:
         mark: dict[str, Any] = json.loads(_begun(home, run).read_text())
         return mark
-    except (OSError, ValueError):  # none, or a stop cut it off
+    except (OSError, ValueError):  # no mark, or a stop cut off its writing
         return None
 
 
@@ -98,16 +97,16 @@ def _mark(request: Request, charged: int) -> dict[str, Any]:
 
 
 def stored(home: Home, run: str, position: int, name: bytes) -> Answers | None:
-    """The answer that was given at a position of a run, None if there was none.
+    """The stored answer at a position of a run; None if there is none.
 
     Args:
         home: the node's.
-        run: its id.
-        position: of the server's request.
+        run: the run's id.
+        position: that of the server's request.
         name: `digest` of the images.
 
     Raises:
-        UserError: it was given to other images.
+        UserError: the stored answer belongs to other images.
     """
     keep = run_folder(home, run)
     if not (keep / f"{position:012d}.safetensors").exists():
@@ -120,9 +119,10 @@ def stored(home: Home, run: str, position: int, name: bytes) -> Answers | None:
 
 
 def noisy_labels(config: Config, home: Home, run: str) -> Tensor:
-    """The label histogram with noise, int64 [K]: charged once, then the stored one.
+    """The label histogram with noise, int64 [K].
 
-    Unit: one record. L2 sensitivity sqrt(2): a replaced record leaves a count and enters another.
+    It is charged once; later calls return the stored one. Unit: one record. L2 sensitivity
+    sqrt(2): a replaced record leaves one count and enters another.
     Without a privacy claim (mechanism none) there is no noise.
 
     Raises:
@@ -144,7 +144,7 @@ def noisy_labels(config: Config, home: Home, run: str) -> Tensor:
 
 
 def run_folder(home: Home, run: str) -> Path:
-    """Where a client keeps what it has answered in a run. Private."""
+    """The private folder where a client keeps its answers in a run."""
     if not run.replace("-", "").isalnum():
         raise UserError(f"request: run {run!r:.40}; accepted: letters, digits and dashes")
     folder = home.folder / "runs" / run
@@ -164,7 +164,7 @@ def _labels_noise(config: Config, home: Home, plan: Plan, run: str) -> Tensor:
 
 
 def _check_runs(config: Config, ledger: Ledger, run: str) -> None:
-    """Refuse one run more than the client wants to take part in."""
+    """Refuse a run beyond the number that the client takes part in."""
     f = config.federated
     most = f.runs or (1 if f.partition == "own" else None)
     others = {r.run.split()[0] for r in ledger.runs()} - {run}
@@ -173,6 +173,6 @@ def _check_runs(config: Config, ledger: Ledger, run: str) -> None:
 
 
 def _seed(config: Config, home: Home) -> int:
-    """Of a client's noise where it is seeded, which is never private."""
+    """The seed of a client's noise where the noise is seeded. Seeded noise is never private."""
     text = f"{config.seed} client {home.clients[0]}".encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=7).digest(), "little")

@@ -1,18 +1,18 @@
-"""The Flower app: `client_app` answers at home, `server_app` runs the loop.
+"""The Flower app: `client_app` answers at the client, `server_app` runs the loop.
 
-`context.run_config` (of the run; `flwr run --run-config`), read by both:
+`context.run_config` (set by `flwr run --run-config`), read by both:
     config: path of a dpsd YAML file with privacy.route federated.
-    set: overrides of it, as on the command line, separated by blanks; may be missing.
+    set: overrides of that file, as on the command line, separated by blanks; may be missing.
     out: the server's run folder; may be missing (then `runs/...`).
-    resume: true to go on with the stopped run in `out`.
+    resume: true to resume the stopped run in `out`.
     data_is_public: true to put figures measured on the data on the card too.
-`context.node_config` (of a node; `flower-supernode --node-config`), read by the client:
+`context.node_config` (set by `flower-supernode --node-config`), read by the client:
     client: the client's number, from 0. Flower's simulation gives `partition-id` instead.
     config: the client's own YAML file, in place of the run's. A client that does not trust the
-        server sets it: its budget, data and teacher are then its own words.
-    set: overrides of it; the run's do not count then.
+        server sets it. The client itself then decides its budget, data and teacher.
+    set: overrides of the client's own file; the run's overrides do not count then.
 
-Each node trains its client's teacher on the first message if it is not there yet.
+Each node trains its client's teacher on the first message if there is none yet.
 """
 
 from pathlib import Path
@@ -29,7 +29,7 @@ from dpsd.federated.federate import serve
 
 
 def config_of(context: Context) -> Config:
-    """The configuration that a node goes by: its own, else the run's.
+    """A node's own configuration if it names one, else the run's.
 
     Raises:
         UserError: no readable YAML file is named.
@@ -46,7 +46,7 @@ server_app = ServerApp()
 
 @server_app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Run, or go on with, a federated transcription over the grid."""
+    """Run or resume a federated transcription over the grid."""
     given, config = context.run_config, config_of(context)
     say(use_threads(config.threads))
     out = given.get("out")

@@ -36,13 +36,13 @@ LOOPBACK = "127.0.0.1"
 
 @dataclass(frozen=True)
 class Credentials:
-    """A folder of credentials, as the module's page lists it."""
+    """A folder of credentials with the files that the module's docstring lists."""
 
     folder: Path
 
     @property
     def authority(self) -> Path:
-        """Certificate that signs the server's."""
+        """The authority's certificate; the authority signed the server's."""
         return self.folder / "authority.pem"
 
     @property
@@ -60,7 +60,7 @@ class Credentials:
         return self.folder / f"node-{node}"
 
     def registered(self) -> list[Path]:
-        """Public keys that are to be registered with the SuperLink, by name."""
+        """Public keys to register with the SuperLink, sorted by name."""
         return sorted(self.folder.glob("*.pub"))
 
 
@@ -70,10 +70,10 @@ def make_credentials(
     """Write new credentials for one server and `nodes` clients; all keys are on the curve P-384.
 
     Args:
-        folder: made with mode 0700; has to be absent or empty.
+        folder: must be absent or empty; a new one gets mode 0700.
         nodes: number of SuperNodes.
         hosts: names and addresses under which the SuperLink is reached.
-        days: for how long the certificates are valid.
+        days: how long the certificates are valid.
 
     Raises:
         UserError: the folder is not empty.
@@ -97,11 +97,11 @@ def make_credentials(
 
 
 def check_credentials(credentials: Credentials, nodes: int, host: str = LOOPBACK) -> None:
-    """Try the certificates in a handshake in memory, before any process is started.
+    """Test the certificates by a TLS handshake in memory, before any process starts.
 
     Raises:
-        UserError: a file is missing or unreadable, the key is not the certificate's, or a client
-            that trusts the authority alone would refuse the certificate for `host`.
+        UserError: a file is missing or unreadable, the key does not fit the certificate, or a
+            client that trusts the authority alone would refuse the certificate for `host`.
     """
     wanted = [credentials.authority, credentials.certificate, credentials.key]
     for path in (*wanted, *(credentials.node_key(node) for node in range(nodes))):

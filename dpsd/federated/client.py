@@ -36,8 +36,8 @@ class Node:
     """One node's clients behind the messages that it understands.
 
     Args:
-        config: the node's own.
-        number: of the node.
+        config: the node's own configuration.
+        number: the node's number.
         say: receives progress.
         home: its private side, if it is open already.
     """
@@ -50,7 +50,7 @@ class Node:
         self.home = home or open_home(config, number, say)
 
     def hello(self, content: RecordDict) -> RecordDict:
-        """Who answers here, and under which public settings."""
+        """The node's clients, classes and image shape, and a hash of its public settings."""
         messages.check_fields(content, messages.HELLO, "down")
         facts = self.config.facts
         return messages.reply(
@@ -59,7 +59,7 @@ class Node:
         )  # fmt: skip
 
     def answer(self, content: RecordDict) -> RecordDict:
-        """Privatised answers to a round's images, or a public word for why there are none."""
+        """Privatised answers to a round's images, or the public reason why there are none."""
         facts = messages.facts_of(content)
         position = int(facts.get("position", 0))
         try:
@@ -90,10 +90,10 @@ class Node:
         return messages.reply(self.home.clients, {"labels": noisy.numpy()})
 
     def _request(self, content: RecordDict) -> Request | None:
-        """The request with its images, or None where they cannot be made here as they were there.
+        """The request; None if the images here do not have the digest that the server sent.
 
         Raises:
-            UserError: images of another shape or number than was said.
+            UserError: the prior has another shape, or a value outside [0, 1].
         """
         facts, arrays = messages.facts_of(content), messages.arrays_of(content)
         sent = arrays.get("images")
@@ -114,7 +114,7 @@ class Node:
         )  # fmt: skip
 
     def _made(self, content: RecordDict) -> Tensor:
-        """Images from a seed; clients of one process make them once."""
+        """A request's images, made from its seed. Clients of one process make them once."""
         facts = messages.facts_of(content)
         with _MAKING:
             found = _MADE.get(facts["digest"])
@@ -125,7 +125,7 @@ class Node:
                 if synthesizer.adversarial is not None:
                     state = {k: torch.from_numpy(w) for k, w in weights.items()}
                     synthesizer.adversarial.model.load_state_dict(state)
-                # What the server drops because it was asked before is dropped here too.
+                # The server drops images that were asked before; the client must drop the same.
                 ledger = Ledger(self.home.ledger_folder, self.home.ledger_uuid)
                 found = synthesizer.sample(
                     int(facts["count"]), _Nobody(),
@@ -137,13 +137,13 @@ class Node:
             return found
 
     def _arrays(self, answers: Answers) -> dict[str, NDArray[Any]]:
-        """What travels of the answers: values, and the group where it was drawn at random.
+        """The arrays that travel: values, and the group where it was drawn at random.
 
-        All else follows from the student's prediction, which the server knows.
+        The server knows the student's prediction, and all else follows from it.
         """
         mechanism, values = server_mechanism(make_plan(self.config).mechanism), answers.values
         if mechanism.sums_votes:
-            # Votes that the server will add noise to: not even their type may depend on them.
+            # The server will add noise to these votes: not even their type may depend on them.
             kind = np.min_scalar_type(mechanism.classes - 1)
             return {"values": np.ascontiguousarray(values.mT.numpy().astype(kind))}
         arrays = {"values": messages.smallest(values.numpy())}
@@ -154,7 +154,7 @@ class Node:
 
 
 class _Nobody:
-    """Stands for the student where no image is chosen by it."""
+    """Takes the student's place where the student chooses no images."""
 
     def predict(self, images: Tensor) -> Tensor:
         """Never called: images that a student chooses travel as they are."""
@@ -165,7 +165,7 @@ def node_number(context: Context) -> int:
     """The number of a node, from 0.
 
     Raises:
-        UserError: it is not in the node config.
+        UserError: the node config does not name it.
     """
     found = context.node_config.get("client", context.node_config.get("partition-id"))
     if found is None:
@@ -174,9 +174,9 @@ def node_number(context: Context) -> int:
 
 
 def make_client_app(open_node: Callable[[Context], Node]) -> ClientApp:
-    """A ClientApp whose nodes are opened by a function, once each.
+    """A ClientApp that opens each of its nodes once, by `open_node`.
 
-    Whatever goes wrong at home, all that the server learns is one of `messages.REFUSALS`.
+    Whatever fails at the client, the server learns only one of `messages.REFUSALS`.
     """
     app, nodes = ClientApp(), dict[int, Node]()
 

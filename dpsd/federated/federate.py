@@ -38,12 +38,12 @@ def federate(
     Args:
         config: with privacy.route federated.
         out: run folder, new; default `runs/<data>-<mechanism>-<time>`.
-        resume: go on with a stopped run in `out`.
+        resume: resume the stopped run in `out`.
         data_is_public: put figures measured on the data on the card too.
-        progress: receives the public figures of each round; in-process alone.
+        progress: receives the public figures of each round; only in-process.
         say: receives lines for the user.
-        wrap_grid: between server and grid; tests watch and disturb messages there; in-process
-            alone.
+        wrap_grid: wraps the server's grid; tests watch and disturb messages there; only
+            in-process.
 
     Returns:
         The finished run.
@@ -87,9 +87,9 @@ def serve(
     progress: OnRound | None = None,
     say: Say = lambda text: None,
 ) -> Run:
-    """The server's side over any grid: in-process, simulation or deployment.
+    """Run the server's side over any grid (in-process, simulation or deployment).
 
-    Arguments and errors as of `federate`.
+    Arguments, result and errors are those of `federate`.
     """
     check_route(config)
 
@@ -106,10 +106,10 @@ def server_home(config: Config) -> TeacherFolder:
     """Where the server keeps the federation's ledger; it holds no teacher.
 
     Where the rows of one data set are dealt to clients, releases about records are charged to the
-    ledger of that data set, so that they compose with those of other partitions and of ensembles.
+    ledger of that data set. There they compose with those of other partitions and of ensembles.
 
     Raises:
-        UserError: the data set has no name and cannot be read to know it by its content.
+        UserError: the data set has no name, and its content cannot be read to identify it.
     """
     folder = federation_folder(config)
     folder.mkdir(parents=True, exist_ok=True)
@@ -122,10 +122,10 @@ def server_home(config: Config) -> TeacherFolder:
 
 
 def check_route(config: Config) -> None:
-    """Refuse configurations that are not for clients.
+    """Refuse configurations of another route.
 
     Raises:
-        UserError: another route.
+        UserError: privacy.route is not federated.
     """
     if config.privacy.route != "federated":
         raise UserError(f"privacy.route: {config.privacy.route}; accepted by federate: federated")
@@ -134,7 +134,7 @@ def check_route(config: Config) -> None:
 def _simulate(
     config: Config, out: Path | str | None, resume: bool, data_is_public: bool, say: Say
 ) -> Run:
-    """Flower's own simulation: every node in an actor of ray."""
+    """Run in Flower's own simulation, every node in an actor of ray."""
     if importlib.util.find_spec("ray") is None:
         raise UserError(
             "federated.runtime: simulation needs ray; install dpsd[simulation], or set in-process"
@@ -142,7 +142,7 @@ def _simulate(
     from flwr.serverapp import ServerApp
     from flwr.simulation import run_simulation
 
-    open_nodes(config, say)  # teachers are trained before actors meet in their folders
+    open_nodes(config, say)  # actors share folders: train the teachers before they start
     found: list[Run] = []
     server = ServerApp()
 

@@ -1,7 +1,7 @@
-"""Flower's grid in one process: no ray, no sockets; a thread for each client, replies in order.
+"""Flower's grid in one process: no ray, no sockets; a thread for each message, replies by node.
 
-It uses the public `flwr.serverapp.Grid` and one private piece of Flower: `TaskIdentity`, from which
-`Message` takes the sender of a new message (a test fails loudly when that has moved).
+It uses the public `flwr.serverapp.Grid` and one private piece of Flower, `TaskIdentity`. `Message`
+takes the sender of a new message from it. A test fails loudly when that has moved.
 """
 
 import threading
@@ -21,7 +21,7 @@ _RAISED = 2  # flwr.common.constant.ErrorCode.CLIENT_APP_RAISED_EXCEPTION
 
 
 class InProcessGrid(Grid):
-    """Runs one ClientApp for each node in a thread of its own.
+    """Runs one ClientApp for all nodes, each message in a thread of its own.
 
     Args:
         app: handles every message.
@@ -49,7 +49,7 @@ class InProcessGrid(Grid):
         self._arrived = threading.Condition()
 
     def set_run(self, run: Run) -> None:
-        """There is one run, and it is this one."""
+        """Do nothing: there is only one run."""
 
     @property
     def run(self) -> Run:
@@ -68,7 +68,7 @@ class InProcessGrid(Grid):
         return list(self._contexts)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Start a thread for each message; returns the messages' ids."""
+        """Start a thread for each message and return the messages' ids."""
         ids = []
         for message in messages:
             message.metadata.__dict__["_message_id"] = str(uuid4())
@@ -77,7 +77,7 @@ class InProcessGrid(Grid):
         return ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """The replies that have come to these messages, by node; each is given once."""
+        """The replies to these messages so far, ordered by node. Each is given once."""
         with self._arrived:
             found = [m for i in message_ids for m in self._replies.pop(i, [])]
         return sorted(found, key=lambda m: m.metadata.src_node_id)
@@ -85,7 +85,7 @@ class InProcessGrid(Grid):
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterable[Message]:
-        """Push, wait until all have replied or the time is over, pull."""
+        """Push the messages, wait until all have a reply or time is over, and pull the replies."""
         ids = list(self.push_messages(messages))
         end = None if timeout is None else time.monotonic() + timeout
         with self._arrived:
@@ -98,7 +98,7 @@ class InProcessGrid(Grid):
 
     def _handle(self, message: Message) -> None:
         node = message.metadata.dst_node_id
-        with self._busy[node]:  # a node that is late does one thing after another
+        with self._busy[node]:  # a node handles one message at a time, even when it is late
             try:
                 answer = self._app(message, self._contexts[node])
             except Exception as e:

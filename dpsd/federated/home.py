@@ -38,15 +38,15 @@ _LOCK = threading.Lock()
 
 @dataclass(frozen=True)
 class Home:
-    """One node: mostly one client; with unit client it may host many.
+    """One node. It mostly hosts one client; with unit client it may host many.
 
     Attributes:
         clients: their numbers.
         folder: private; holds ledger or teachers, and `runs/`.
-        teacher: uint8 images -> what the client's mechanism takes; where votes are given to the
-            server, the class that each hosted client names, int64 [B, clients].
+        teacher: maps uint8 images to the input of the client's mechanism. Where the server gets
+            votes, that is the class that each hosted client names, int64 [B, clients].
         ledger_folder, ledger_uuid: where answers are charged.
-        labels: rows of each class, int64 [K]; released with noise alone.
+        labels: number of rows of each class, int64 [K]; released only with noise.
     """
 
     clients: list[int]
@@ -58,20 +58,20 @@ class Home:
 
 
 def federation_folder(config: Config) -> Path:
-    """The home of a federation in process: partition, picture, ledger and `clients/`.
+    """The folder of a federation in process: partition, picture, ledger and `clients/`.
 
-    With partition own it depends on the data's name alone: a client that takes part in another
-    federation, under the same number, has the same teacher and the same ledger there.
+    With partition own it depends on the data's name alone. A client that takes part in another
+    federation under the same number has the same teacher and the same ledger there.
     """
     f, d = config.federated.model_dump(), config.data
     facts = {k: f[k] for k in _PARTITION} | {"data": d.name}
     if config.federated.partition == "own":
         facts = {"partition": "own", "data": d.name}
-    else:  # whose rows are dealt; a data set with a name is the same wherever it lies
+    else:  # one data set is dealt; a data set with a name is the same wherever it lies
         unnamed = d.root is not None and d.name not in NAMED
         facts |= {"root": str(d.root.absolute())} if unnamed and d.root is not None else {}
         facts |= {"split": d.split.model_dump_json()} if d.split is not None else {}
-        for key in ("rows", "user_ids"):  # whose content decides who has which rows
+        for key in ("rows", "user_ids"):  # their content decides who has which rows
             if (file := getattr(d, key)) is not None:
                 facts[key] = hashlib.blake2b(_content(file, key), digest_size=16).hexdigest()
     name = hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=8).hexdigest()
@@ -89,7 +89,7 @@ def dealt_dataset(config: Config) -> dict[str, str]:
     """The home of the data set whose rows are dealt: `folder` under teacher.root, and `uuid`.
 
     Raises:
-        UserError: it has no name and cannot be read.
+        UserError: the data set has no name and cannot be read.
     """
     if config.teacher.dataset or config.data.name in NAMED:
         return dataset_home(config, None)
@@ -115,7 +115,7 @@ def hosted(config: Config, node: int) -> list[int]:
 
 
 def client_rows(config: Config, data: PrivateData) -> list[Tensor]:
-    """Row numbers of each client, from the federation's index file, which is made on first use.
+    """Row numbers of each client, from the federation's index file. The first call makes the file.
 
     Raises:
         UserError: the file was made for other data.
@@ -138,11 +138,11 @@ def open_home(config: Config, node: int, say: Say = lambda text: None) -> Home:
 
     Args:
         config: the node's own.
-        node: its number; the client's where each node hosts one.
+        node: the node's number; the client's number where each node hosts one client.
         say: receives progress.
 
     Raises:
-        UserError: data or partition that do not fit.
+        UserError: the data or the partition do not fit.
     """
     clients = hosted(config, node)
     data = _cached_data(config)
@@ -153,7 +153,7 @@ def open_home(config: Config, node: int, say: Say = lambda text: None) -> Home:
     folder = federation_folder(config) / "clients" / name
     folder.mkdir(parents=True, exist_ok=True)
     os.chmod(folder, 0o700)
-    with locked(folder):  # a server that asks again starts a second process
+    with locked(folder):  # a repeated request starts a second process
         return _open(config, clients, folder, data, rows, say)
 
 
@@ -181,12 +181,12 @@ def _open(
 
 
 def _of(data: PrivateData, rows: Tensor) -> PrivateData:
-    """A client's data. The holdout is common: it measures and trains nobody."""
+    """A client's data. All clients share the holdout, which measures teachers and trains none."""
     return PrivateData(Split(data.train.images[rows], data.train.labels[rows]), data.holdout, None)
 
 
 def chosen(ask: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """One client's vote, int64 [B, 1]; class 0 where its logits are not all finite."""
+    """A function that gives a client's votes, int64 [B, 1]; class 0 where a logit is not finite."""
 
     def choose(images: Tensor) -> Tensor:
         logits = ask(images).cpu()
@@ -199,7 +199,7 @@ def chosen(ask: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
 def _members(
     config: Config, folder: Path, data: PrivateData, rows: dict[int, Tensor], say: Say
 ) -> tuple[Callable[[Tensor], Tensor], Path]:
-    """Teachers of many clients on one node, trained a stack at a time, and their folder."""
+    """The votes of many clients' teachers, trained a stack at a time, and the teachers' folder."""
     t, facts, device = config.teacher, config.facts, pick_device(config.device)
     if t.model not in KINDS:
         raise UserError(
@@ -228,7 +228,7 @@ def _members(
 
 
 def folder_uuid(folder: Path) -> str:
-    """The name under which a folder's ledger is known, made on first use."""
+    """The id of a folder's ledger. The first call makes it."""
     from uuid import uuid4
 
     path = folder / "uuid"

@@ -1,9 +1,9 @@
-"""What travels between server and clients, and nothing else: the one list of allowed fields.
+"""The messages between server and clients, with the one list of fields that may travel.
 
-Down: synthetic images (as uint8, or as a seed and the generator's weights where that is smaller)
-and the student's prediction where the mechanism needs it. Up: answers. A teacher's weights, losses,
-accuracies or label counts have no field here; the label histogram of aggregate `labels` is a
-release with noise and a charge of its own.
+Down: synthetic images, and the student's prediction where the mechanism needs it. Images travel as
+uint8, or as a seed and the generator's weights where that is smaller. Up: answers. A teacher's
+weights, losses, accuracies or label counts have no field here. The label histogram of aggregate
+`labels` is a release with noise and a charge of its own.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ HELLO, ANSWER, LABELS = "query.hello", "query.answer", "query.labels"
 FACTS, ARRAYS, WEIGHTS = "facts", "arrays", "weights"
 """Names of the records in a message."""
 REFUSALS = ("budget", "images", "request", "failed")
-"""All that a client says of why it gave no answer: public words, never an exception's text."""
+"""All reasons that a client gives for no answer. They are public, never an exception's text."""
 ALLOWED: dict[tuple[str, str], dict[str, frozenset[str]]] = {
     (HELLO, "down"): {FACTS: frozenset({"run"})},
     (HELLO, "up"): {FACTS: frozenset({"clients", "classes", "shape", "settings", "refused"})},
@@ -45,8 +45,8 @@ ALLOWED: dict[tuple[str, str], dict[str, frozenset[str]]] = {
         ARRAYS: frozenset({"labels"}),
     },
 }
-"""(message type, direction) -> record -> fields. The record `weights` may stand in requests for
-answers; it holds the public generator's weights under its own parameter names."""
+"""(message type, direction) -> record -> fields. Requests for answers may also hold the record
+`weights`: the public generator's weights under its own parameter names."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ class Request:
 
     Attributes:
         run: the run's id.
-        position: images that the server asked before in this run; names the request.
-        round: of the loop; selects the synthesizer's random stream.
+        position: number of images that the server asked before in this run; names the request.
+        round: number of the loop's round; selects the synthesizer's random stream.
         images: uint8 [B, C, H, W].
         prior: float32 [B, K] with values that float16 holds, or None.
         weights: of the trainable generator, empty without one.
@@ -81,12 +81,12 @@ def digest(images: Tensor) -> bytes:
 
 
 def as_travelled(prior: Tensor) -> Tensor:
-    """The prior as it is after the way down in float16, float32 [B, K]."""
+    """The prior as a client receives it, float32 [B, K]: it travels in float16."""
     return prior.half().float()
 
 
 def encode_request(request: Request, *, raw: bool = False) -> RecordDict:
-    """The request as records: from a seed where that is smaller, unless `raw`."""
+    """The request as records. A seed replaces the images where that is smaller, unless `raw`."""
     facts: dict[str, Any] = {
         "run": request.run, "position": request.position, "round": request.round,
         "count": len(request), "digest": digest(request.images),
@@ -113,7 +113,7 @@ def decode_prior(records: RecordDict) -> Tensor | None:
 
 
 def reply(clients: list[int], arrays: Mapping[str, NDArray[Any]], **facts: Any) -> RecordDict:
-    """Records on the way up."""
+    """A client's reply as records."""
     records = RecordDict({FACTS: ConfigRecord({"clients": clients} | facts)})
     if arrays:
         records[ARRAYS] = _arrays(arrays)
@@ -121,7 +121,7 @@ def reply(clients: list[int], arrays: Mapping[str, NDArray[Any]], **facts: Any) 
 
 
 def refusal(clients: list[int], reason: str, **facts: Any) -> RecordDict:
-    """A client's public word for why it gives no answer, one of `REFUSALS`."""
+    """A reply without an answer; its public reason is one of `REFUSALS`."""
     assert reason in REFUSALS
     return reply(clients, {}, refused=reason, **facts)
 
@@ -130,7 +130,7 @@ def check_fields(records: RecordDict, kind: str, direction: str) -> None:
     """Refuse a message that holds anything but the allowed fields.
 
     Raises:
-        UserError: names the first field that is not allowed.
+        UserError: a field is not allowed; the message names the first.
     """
     allowed = ALLOWED.get((kind, direction), {})
     weights_too = (kind, direction) == (ANSWER, "down")
@@ -147,21 +147,21 @@ def check_fields(records: RecordDict, kind: str, direction: str) -> None:
 
 
 def facts_of(records: RecordDict) -> dict[str, Any]:
-    """The record of plain values."""
+    """The plain values of a message."""
     found = records.get(FACTS)
     return dict(found) if isinstance(found, ConfigRecord) else {}
 
 
 def arrays_of(records: RecordDict, name: str = ARRAYS) -> dict[str, NDArray[Any]]:
-    """A record of arrays; own copies.
+    """The arrays of one record, as copies.
 
     Raises:
-        ValueError: an array that cannot be read.
+        ValueError: an array cannot be read.
     """
     found = records.get(name)
     arrays = {k: a.numpy() for k, a in found.items()} if isinstance(found, ArrayRecord) else {}
     for key, array in arrays.items():
-        if not isinstance(array, np.ndarray):  # numpy also reads archives
+        if not isinstance(array, np.ndarray):  # numpy's reader also opens archives
             raise ValueError(f"{key} is no array")
     return arrays
 
@@ -172,7 +172,7 @@ def size_of(records: RecordDict) -> int:
 
 
 def smallest(values: NDArray[Any]) -> NDArray[Any]:
-    """Integers in the narrowest type that holds them all; floats as they are."""
+    """Integers in the narrowest type that holds them all; floats unchanged."""
     if values.dtype.kind not in "iu" or not values.size:
         return values
     low, high = int(values.min()), int(values.max())

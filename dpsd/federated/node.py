@@ -42,10 +42,10 @@ def start_node(
     """Start a SuperNode and its task runner; `wait_for_node` waits for them.
 
     Args:
-        running: where they are started; its folder has the subfolder `commands`.
-        name: of the node's process and of its home in that folder.
+        running: starts both; its folder has the subfolder `commands`.
+        name: name of the node's process and of its home in that folder.
         superlink: host:port.
-        authority: certificate that the SuperLink's has to be signed with.
+        authority: certificate of the authority that signed the SuperLink's.
         key: the node's private key.
         settings: what the client finds in `context.node_config`.
         port: where the task runner finds the SuperNode, on the loopback.
@@ -67,17 +67,17 @@ def wait_for_node(running: Processes, name: str) -> None:
     """Wait until the SuperLink has let the node in.
 
     Raises:
-        UserError: a process ended, as after a refusal, or the time is over.
+        UserError: a process ended, for example after a refusal, or the time is over.
     """
     one = running.named(name)
     wait_until(running, name, lambda: "SuperNode ID:" in one.log.read_text())
 
 
 def wait_until(running: Processes, what: str, ready: Callable[[], bool]) -> None:
-    """Wait for something that processes are to bring about.
+    """Wait until `ready` returns true; the running processes bring that about.
 
     Raises:
-        UserError: one of them ended, or the time is over.
+        UserError: a process ended, or the time is over.
     """
     deadline = time.monotonic() + READY_S
     while not ready():
@@ -90,7 +90,7 @@ def wait_until(running: Processes, what: str, ready: Callable[[], bool]) -> None
 
 
 def last_words(one: Started) -> str:
-    """What a process said before it ended, in a line."""
+    """What a process said before it ended, in one line."""
     text = ANSI.sub("", one.log.read_text(errors="replace"))
     if "[code: 2004]" in text:
         return f"{one.name}: the SuperLink refused its key, not registered or in use ({one.log})"
@@ -100,7 +100,7 @@ def last_words(one: Started) -> str:
 
 
 def task_runner(running: Processes, port: int, secret: str) -> list[str]:
-    """Command of a SuperExec, which starts the processes of the app and ends with dpsd."""
+    """The command of a SuperExec. It starts the processes of the app and ends with dpsd."""
     allowed = running.environment["FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION"] != "1"
     install = ["--allow-runtime-dependency-installation"] if allowed else []
     return ["flower-superexec", "--runtime-api-address", f"{LOOPBACK}:{port}", "--parent-pid",
@@ -108,7 +108,7 @@ def task_runner(running: Processes, port: int, secret: str) -> list[str]:
 
 
 def secret_file(folder: Path, name: str) -> str:
-    """A new secret that a server shares with its task runner; returns the file."""
+    """The file of a new secret that a server shares with its task runner."""
     path = folder / f"{name}.secret"
     path.unlink(missing_ok=True)
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
@@ -117,10 +117,10 @@ def secret_file(folder: Path, name: str) -> str:
 
 
 def free_ports(wanted: int | None, more: int) -> list[int]:
-    """The wanted port, or one that the kernel finds, and more of those; all free a moment ago.
+    """The wanted port, or one that the kernel finds, and `more` others. All were free just now.
 
     Raises:
-        UserError: the wanted port is in use, or none.
+        UserError: the wanted port is in use, or is no port.
     """
     with contextlib.ExitStack() as held:
         found = []
@@ -154,9 +154,9 @@ def run_node(
 
     Args:
         superlink: host:port.
-        authority: certificate that the SuperLink's has to be signed with.
+        authority: certificate of the authority that signed the SuperLink's.
         key: the node's private key, registered with the SuperLink.
-        settings: for the client app, `client` and `config` (`dpsd.federated.app`).
+        settings: `client` and `config` for the client app (`dpsd.federated.app`).
         say: receives lines for the user.
 
     Raises:
@@ -177,12 +177,12 @@ def run_node(
             raise UserError(next(last_words(o) for o in running.started if o.code is not None))
     except BaseException as e:
         if not isinstance(e, UserError):
-            shutil.rmtree(folder)  # an error names the log in it; an interrupt has none to tell
+            shutil.rmtree(folder)  # an error names the log in it, an interrupt names none
         raise
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """`python -m dpsd.federated.node HOST:PORT ...`: be a client."""
+    """`python -m dpsd.federated.node HOST:PORT ...`: take part as a client."""
     parser = argparse.ArgumentParser(prog="dpsd.federated.node", description=__doc__)
     parser.add_argument("superlink", metavar="HOST:PORT")
     parser.add_argument("--authority", type=Path, required=True, metavar="PEM",

@@ -1,6 +1,6 @@
-"""Who holds which training rows: seeded, saved as an index file, drawn as a picture.
+"""Which client holds which training rows: seeded, saved as an index file, drawn as a picture.
 
-Everything here stands on the private side: a partition by labels says what labels there are.
+Everything here stays on the private side: a partition by labels reveals labels.
 """
 
 from pathlib import Path
@@ -25,8 +25,8 @@ def partition(config: Config, data: PrivateData) -> list[Tensor]:
     """Row numbers of the training split for each client, int64, increasing.
 
     Raises:
-        UserError: a client would stay empty or below `federated.least_rows`, or one of the fields
-            does not fit the data.
+        UserError: a client would stay empty or below `federated.least_rows`, or a field does
+            not fit the data.
     """
     f, labels = config.federated, data.train.labels.numpy()
     rng = np.random.Generator(np.random.Philox(f.seed))
@@ -51,7 +51,7 @@ def partition(config: Config, data: PrivateData) -> list[Tensor]:
 
 
 def iid(rows: int, clients: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """The owner of each row, int64 [rows]: at random, sizes differ by one at most."""
+    """The owner of each row, int64 [rows], at random. Clients' sizes differ by at most one."""
     owner = np.empty(rows, dtype=np.int64)
     owner[rng.permutation(rows)] = np.arange(rows) % clients
     return owner
@@ -60,7 +60,7 @@ def iid(rows: int, clients: int, rng: np.random.Generator) -> NDArray[np.int64]:
 def dirichlet(
     labels: NDArray[np.int64], clients: int, alpha: float, rng: np.random.Generator
 ) -> NDArray[np.int64]:
-    """The owner of each row: of every class the clients get shares from Dirichlet(alpha).
+    """The owner of each row. The clients' shares of each class are drawn from Dirichlet(alpha).
 
     Hsu, Qi and Brown 2019 (arXiv 1909.06335), in the form of Yurochkin et al. 2019 (arXiv
     1905.12022): one draw of shares over the clients for each class.
@@ -77,10 +77,10 @@ def dirichlet(
 def by_classes(
     labels: NDArray[np.int64], clients: int, each: int, rng: np.random.Generator
 ) -> NDArray[np.int64]:
-    """The owner of each row: every client holds `each` classes, a class is shared evenly.
+    """The owner of each row. Every client holds `each` classes; its holders share a class evenly.
 
-    Classes are dealt round after round in a random order, so that every class has a holder where
-    clients times `each` reaches the number of classes (McMahan et al. 2017, arXiv 1602.05629).
+    Classes are dealt round after round in a random order. Every class has a holder if clients times
+    `each` reaches the number of classes (McMahan et al. 2017, arXiv 1602.05629).
     """
     classes = np.unique(labels)
     if each > len(classes) or clients * each < len(classes):
@@ -120,7 +120,7 @@ def _enough(
 def _by_user(
     config: Config, train: int, holdout: int, rng: np.random.Generator
 ) -> NDArray[np.int64]:
-    """All rows of a user go to one client; users are dealt in a random order."""
+    """The owner of each row. A user's rows go to one client; users are dealt in random order."""
     assert config.data.user_ids is not None
     user_of, roster = read_user_ids(config.data.user_ids, train + holdout)
     kept = roster - held_users(roster)
@@ -135,7 +135,7 @@ def save_partition(path: Path, rows: list[Tensor], dealt: str) -> None:
     Args:
         path: of the file.
         rows: of each client.
-        dealt: private fingerprint of the data whose rows they are.
+        dealt: private fingerprint of the data that the rows belong to.
     """
     sizes = np.array([len(r) for r in rows])
     np.savez_compressed(path, rows=torch.cat(rows).numpy(), sizes=sizes, dealt=np.array(dealt))
@@ -145,7 +145,7 @@ def load_partition(path: Path, dealt: str) -> list[Tensor]:
     """The inverse of `save_partition`.
 
     Raises:
-        UserError: missing, damaged, or made for other data.
+        UserError: the file is missing, damaged, or made for other data.
     """
     try:
         with np.load(path, allow_pickle=False) as archive:
@@ -164,7 +164,7 @@ def histograms(rows: list[Tensor], labels: Tensor, classes: int) -> Tensor:
 
 
 def draw_partition(path: Path, counts: Tensor) -> None:
-    """A PNG of the label distributions, one bar a client (the first 60 of them).
+    """Write a PNG of the label distributions, one bar for each of the first 60 clients.
 
     Args:
         path: of the PNG.

@@ -1,4 +1,4 @@
-"""Which node hosts which clients: asked with `hello`, before anything private is touched."""
+"""Which node hosts which clients. `hello` asks before anything private is touched."""
 
 import time
 from collections.abc import Iterable
@@ -33,11 +33,11 @@ class Roster:
         self._groups = {tuple(hosted(config, i)) for i in range(f.nodes or f.clients)}
 
     def meet(self) -> None:
-        """Ask new nodes who they are; at first wait until all are there or time is over.
+        """Ask new nodes who they are. While none is known, first wait for all or for the deadline.
 
         Raises:
-            UserError: a node whose classes, image shape or settings differ, or two nodes for one
-                client; named.
+            UserError: a node's classes, image shape or settings differ, or two nodes claim one
+                client. The message names the client.
         """
         f = self._config.federated
         expected, end = f.nodes or f.clients, time.monotonic() + f.deadline_s
@@ -69,7 +69,7 @@ class Roster:
         self.clients = dict(sorted(self.clients.items(), key=lambda item: item[1]))
 
     def name(self, node: int) -> str:
-        """A node by its clients."""
+        """A node's name, made of its clients' numbers."""
         clients = self.clients[node]
         return f"client {clients[0]}" + (f"-{clients[-1]}" if len(clients) > 1 else "")
 
@@ -90,7 +90,7 @@ class Roster:
             known = (int(said["classes"]), [int(x) for x in said["shape"]])
         except (KeyError, TypeError, ValueError, OverflowError) as e:
             raise UserError("hello without clients, classes and shape") from e
-        if tuple(clients) not in self._groups:  # nobody twice either: that would be votes twice
+        if tuple(clients) not in self._groups:  # a client listed twice would vote twice
             what = f"each of clients 0 to {f.clients - 1}" if f.nodes is None else (
                 f"the clients of one of {f.nodes} nodes"
             )  # fmt: skip

@@ -1,4 +1,4 @@
-"""One round over the grid: who answered, who did not and why. Rules on public events alone."""
+"""One round over the grid: who answered, who did not and why. Rules use public events alone."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -21,11 +21,11 @@ class Collected(Generic[T]):
     """What came back for one kind of message.
 
     Attributes:
-        found: by node, what `read` made of a good reply.
-        failures: by node, why there is none.
-        twice: nodes of which a second reply was dropped.
-        up: bytes of the replies by node.
-        seconds: until the reply, by node.
+        found: by node, what `read` returned for a good reply.
+        failures: by node, why there is no good reply.
+        twice: nodes whose second reply was dropped.
+        up: by node, bytes of the reply.
+        seconds: by node, seconds until the reply.
     """
 
     found: dict[int, T] = field(default_factory=dict)
@@ -47,10 +47,10 @@ def collect(
 
     Args:
         grid: Flower's.
-        contents: by node id.
+        contents: by node id, the message's content.
         kind: the message type.
-        deadline: seconds.
-        read: node and reply -> what is kept. A UserError of it rejects the reply.
+        deadline: seconds to wait.
+        read: takes node and reply, returns what is kept. Its UserError rejects the reply.
     """
     out: Collected[T] = Collected()
     sent = [
@@ -105,10 +105,10 @@ def _take(
         out.found[node] = read(node, content)
     except UserError as e:
         out.failures[node] = one_line(str(e))
-    except Exception as e:  # of a reply that a client made up to stop the server
+    except Exception as e:  # a client may send a reply made to stop the server
         out.failures[node] = f"malformed ({type(e).__name__})"
 
 
 def one_line(text: str) -> str:
-    """Printable, and short: it goes into tables and statements, and a client chose part of it."""
+    """The text, printable and short. It goes into statements, and a client chose part of it."""
     return "".join(c if c.isprintable() else " " for c in text)[:_WORDS]

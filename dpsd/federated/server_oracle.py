@@ -1,4 +1,4 @@
-"""The door of a federated run: `answer` goes over Flower's grid to every client. Server side."""
+"""The oracle of a federated run: `answer` goes over Flower's grid to every client. Server side."""
 
 import time
 from dataclasses import replace
@@ -37,11 +37,13 @@ from dpsd.transcription.begin import ledger_of
 class FederatedOracle(Oracle):
     """An oracle without a teacher: clients answer, the server combines.
 
-    With unit answer or record each client's own oracle charges its own ledger; the server's ledger
-    repeats it for the statement. With unit client the server's is the one that counts.
+    With unit answer or record each client's own oracle charges its own ledger. The server's ledger
+    repeats the charge for the statement. With unit client the server's ledger is the one that
+    counts.
 
-    A request is written down before it is sent and dropped when its release is kept. A server that
-    was stopped in between sends the same request again, and the clients give their stored answers.
+    The server writes a request down before it sends it, and drops it when its release is kept. A
+    server that was stopped in between sends the same request again. The clients then give their
+    stored answers.
 
     Args:
         grid: Flower's.
@@ -67,17 +69,17 @@ class FederatedOracle(Oracle):
 
     @property
     def position(self) -> int:
-        """Answers charged so far, those of a pending request included: they are asked again."""
+        """Answers charged so far, with those of an uncharged pending request: it is asked again."""
         charged = self._budget.position
         again = self._pending is not None and self._pending.position == charged
         return charged + (len(self._pending) if again and self._pending is not None else 0)
 
     def answer(self, images: Tensor, prior: Prior | None = None) -> Answers:
-        """Ask every client, combine, charge, keep, return.
+        """Ask every client, charge, combine the answers, keep and return them.
 
         Raises:
             BudgetError: the cap on answers or on asks of one image would be exceeded.
-            UserError: wrong shape or type, or fewer clients than the quorum answered; nothing was
+            UserError: wrong shape or type, or fewer clients than the quorum answered. Nothing was
                 released then, and a resumed run asks the same again.
         """
         self._budget.admit(images)
@@ -89,7 +91,7 @@ class FederatedOracle(Oracle):
         return self._finish(request)
 
     def recall(self, position: int) -> tuple[Tensor, Answers] | None:
-        """Kept answers; those that a stop interrupted are asked for again."""
+        """Kept answers. Answers that a stop interrupted are asked for again."""
         kept = super().recall(position)
         if kept is None and self._pending is not None and self._pending.position == position:
             return self._pending.images, self._finish(self._pending)
@@ -141,7 +143,7 @@ class FederatedOracle(Oracle):
         return answers
 
     def _ask_everybody(self, request: Request, read: Any) -> Collected[Any]:
-        """Ask; nodes whose images from the seed differ get the images themselves."""
+        """Ask every node. A node whose images from the seed differ gets the images themselves."""
         f = self._config.federated
         prior = request.prior if self._mechanism.client.uses_prior else None
         request = replace(request, prior=prior)
@@ -193,7 +195,7 @@ class FederatedOracle(Oracle):
         return self._mechanism.combine(replies, known, request.prior, noise)
 
     def _all_labels(self) -> dict[int, Tensor]:
-        """Each node's released label histogram, asked once a run; kind `labels` alone."""
+        """Each node's released label histogram, asked once a run; aggregate `labels` alone."""
         if self._mechanism.aggregate != "labels":
             return {}
         new = [n for n in self._roster.clients if n not in self._labels]
@@ -250,7 +252,7 @@ def _nobody(images: Tensor) -> Tensor:
 
 
 def _frame(mechanism: Mechanism, request: Request) -> Answers | None:
-    """What is public of every client's answers to a request: support, size and prior."""
+    """The public part of every client's answers to a request: support, size and prior."""
     if request.prior is None or not mechanism.uses_prior:
         return None
     nothing = mechanism.read(torch.zeros((len(request), mechanism.classes)))

@@ -1,6 +1,6 @@
-"""Tables of a federated run: bytes, seconds, answers and failures, for each round and client.
+"""Tables of a federated run: bytes, seconds, answers and failures for each round and node.
 
-Public events alone: what the server sees on the wire. No figure on private data stands here.
+They hold public events alone: what the server sees on the wire. No figure on private data is here.
 """
 
 import csv
@@ -23,7 +23,7 @@ _COLUMNS = ("round", "node", "clients", "answers", "bytes_down", "bytes_up", "se
 class Table:
     """`release/clients.csv`, a line for each round and node, and `release/rounds.csv`.
 
-    All attempts stand in `private/rounds.jsonl`.
+    `private/rounds.jsonl` holds all attempts.
     """
 
     def __init__(self, run: Run) -> None:
@@ -59,7 +59,7 @@ class Table:
         self._write()
 
     def rows(self) -> list[dict[str, Any]]:
-        """One line for each round and node, of the last attempt where a round was asked again."""
+        """One line for each round and node. For a round asked again it is the last attempt's."""
         found = read_lines(self._lines)
         return list({(r["round"], r["node"]): r for r in found}.values())
 
@@ -100,12 +100,13 @@ def totals(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def federation_facts(run: Run, plan: Plan) -> dict[str, Any]:
-    """What the statement of a federated run holds besides the facts of any run.
+    """The facts that the statement of a federated run adds to those of any run.
 
     Returns:
-        `trust`; `labels`, the release of each client's label histogram or None; `federation` with
-        `clients` planned, `rounds`, `partition`, `quorum`, `aggregate`, `fewest`, the least
-        number of clients that answered in a round, and `answered`, by node what it gave.
+        `trust`, `labels` and `federation`. `labels` is the release of each client's label
+        histogram, or None. `federation` holds `clients` (planned), `rounds`, `partition`, `quorum`,
+        `aggregate`, `fewest` (the least number of clients that answered in a round) and `answered`
+        (by node, what it gave).
     """
     pass
 

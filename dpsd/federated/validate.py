@@ -1,8 +1,8 @@
-"""What an honest client's reply can look like; everything else is refused by name.
+"""Checks of replies: what no honest client can send is refused by name.
 
-No rule here depends on which of the values that an honest client can send it did send: noise of
-bounded reach never leaves the ranges below. No message says a value of a reply that is refused: a
-client with a defect may have sent what was never privatised, and messages are published.
+No rule here depends on which of its possible values an honest client sent: noise of bounded reach
+never leaves the ranges below. No message says a value of a refused reply. A client with a defect
+may have sent what was never privatised, and messages are published.
 """
 
 from typing import Any
@@ -26,7 +26,7 @@ def read_votes(content: RecordDict, mechanism: Mechanism, clients: int, rows: in
     """Votes of a node's clients, `values` int64 [B, clients].
 
     Raises:
-        Malformed: wrong fields, shape or type, or no class.
+        Malformed: wrong fields, shape or type, or a vote for no class.
     """
     votes = _array(content, "values", "iu", (clients, rows)).astype(np.int64)
     answers = Answers(torch.from_numpy(np.ascontiguousarray(votes.T)))
@@ -42,11 +42,11 @@ def read_answers(
     Args:
         content: of the reply.
         mechanism: the client's.
-        rows: images asked.
+        rows: number of images asked.
         frame: an answer to the same images, whose support, size and prior are public.
 
     Raises:
-        Malformed: wrong fields, shape or type, not finite, or outside of the mechanism's range.
+        Malformed: wrong fields, shape or type, not finite, or outside the mechanism's range.
     """
     support, size, prior = (None, None, None) if frame is None else (
         frame.support, frame.size, frame.prior

@@ -1,8 +1,8 @@
-"""What a client puts in the place of `flwr-clientapp`, so that it runs no code of the server's.
+"""A client's replacement for `flwr-clientapp`: it runs no code of the server's.
 
-Flower's clients run whatever app the SuperLink sends, and an app may be any code: noise and budget
-at the client would then be the server's to skip. Here an app is one configuration file that names
-dpsd's own client; a task of another kind, or an app with anything else in it, is refused.
+Flower's clients run whatever app the SuperLink sends, and an app may be any code. The server could
+then skip the noise and the budget at the client. Here an app is one configuration file that names
+dpsd's own client. A task of another kind, or an app with anything else in it, is refused.
 """
 
 import importlib
@@ -44,7 +44,7 @@ def write_commands(folder: Path, client: str) -> None:
     """Write the commands that a client's task runner finds first: one checks, the others refuse.
 
     Args:
-        folder: of the commands, for the front of PATH.
+        folder: where the commands go; it is put at the front of PATH.
         client: as in `refuse_code`.
     """
     from flwr.supercore.constant import TASK_TYPE_TO_COMMAND
@@ -58,7 +58,7 @@ def write_commands(folder: Path, client: str) -> None:
 
 
 def main(client: str) -> None:
-    """Flower's own `flwr-clientapp`, with the app checked before it is unpacked."""
+    """Run Flower's own `flwr-clientapp`, but check the app before it is unpacked."""
     flower: Any = importlib.import_module("flwr.supernode.runtime.run_clientapp")
     cli: Any = importlib.import_module("flwr.supernode.cli.flwr_clientapp")
     install = flower.install_from_fab

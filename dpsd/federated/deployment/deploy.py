@@ -2,12 +2,12 @@
 
 Who may do what. The server shows a certificate that the clients check, and takes part only with
 registered node keys. Each SuperLink and SuperNode has its own task runner (SuperExec), which proves
-that it knows a secret: in Flower's default isolation anyone who reaches the port could take a task.
-Flower's Control API (submit a run, register a key) knows no accounts here, so that the port must be
-open to nobody but the clients; dpsd binds it to the loopback.
+that it knows a secret. In Flower's default isolation anyone who reaches the port could take a task.
+Flower's Control API (submit a run, register a key) knows no accounts here. The port must therefore
+be open to nobody but the clients; dpsd binds it to the loopback.
 
-The app that travels has no code in it: it names `dpsd.federated.app`, which every client runs from
-its own installation (`dpsd.federated.deployment.clientapp` refuses any other).
+The app that travels has no code in it. It names `dpsd.federated.app`, and every client runs that
+from its own installation (`dpsd.federated.deployment.clientapp` refuses any other).
 """
 
 import json
@@ -75,13 +75,13 @@ def deploy(
     """Start a SuperLink and SuperNodes on the loopback, run the app once, and stop them all.
 
     Args:
-        folder: logs, secrets and Flower's home; made with mode 0700.
+        folder: for logs, secrets and Flower's home; a new one gets mode 0700.
         credentials: node i uses `node_key(i)`; every public key in the folder is registered.
-        nodes: what each client finds in `context.node_config`.
-        run_config: what all find in `context.run_config`.
+        nodes: `context.node_config` of each client.
+        run_config: `context.run_config` of the server and all clients.
         app: what to run (default: FedDPSD).
         port: of the SuperLink (default: one that the kernel finds free).
-        say: gets the server's log line by line.
+        say: receives the server's log line by line.
 
     Raises:
         UserError: credentials, port or a node key are not accepted, or the run failed.
@@ -136,7 +136,7 @@ def _start_link(running: Processes, credentials: Credentials, port: int) -> None
 
 
 def _healthy(url: str, trust: ssl.SSLContext) -> bool:
-    """Whether the SuperLink answers, asked past any proxy."""
+    """Whether the SuperLink answers; the request bypasses any proxy."""
     opener = urllib.request.build_opener(
         urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=trust)
     )
@@ -163,9 +163,9 @@ def _flwr(running: Processes, *words: str) -> dict[str, Any]:
 
 
 def _run(running: Processes, app: Path, say: Callable[[str], None]) -> dict[str, Any]:
-    """Run the app to its end and return Flower's facts on it.
+    """Run the app to its end and return Flower's facts on the run.
 
-    A node that ends meanwhile is for the app to handle: it has a quorum and a deadline.
+    The app handles a node that ends meanwhile: it has a quorum and a deadline.
     """
     run = _flwr(running, "run", str(app), CONNECTION)["run-id"]
     needed = [running.named("superlink"), running.named("superlink-tasks")]
@@ -188,7 +188,7 @@ def _run(running: Processes, app: Path, say: Callable[[str], None]) -> dict[str,
 
 
 def _tell(log: Path, told: int, say: Callable[[str], None]) -> int:
-    """Pass on what the app printed since byte `told`, without Flower's own lines."""
+    """Pass on the app's lines since byte `told`, without Flower's own; return the new `told`."""
     with log.open("rb") as file:
         file.seek(told)
         whole = file.read().rpartition(b"\n")

@@ -27,13 +27,13 @@ def federate_deployed(
 ) -> Run:
     """Run the server and every node in processes of their own, and return the finished run.
 
-    Each node trains its own teacher and keeps its own ledger; the logs of all are moved to
-    `private/deployment` of the run when it is complete.
+    Each node trains its own teacher and keeps its own ledger. When the run is complete, all logs
+    are moved to its `private/deployment`.
 
     Args:
         config: with privacy.route federated.
         out: run folder, new; default `runs/<data>-<mechanism>-<time>`.
-        resume: go on with the stopped run in `out`.
+        resume: resume the stopped run in `out`.
         data_is_public: put figures measured on the data on the card too.
         say: receives lines for the user.
         credentials: a folder as `dpsd.federated.certificates` writes it (default: new ones, for
@@ -48,7 +48,7 @@ def federate_deployed(
         refuse_existing(out)
     nodes = config.federated.nodes or config.federated.clients
     if config.federated.partition != "own":
-        client_rows(config, load_data(config.data))  # one index file, before nodes meet in it
+        client_rows(config, load_data(config.data))  # nodes share one file: make it first
     folder = Path(tempfile.mkdtemp(prefix="dpsd-deployment-"))
     try:
         mine = make_credentials(folder / "credentials", nodes) if credentials is None else None
@@ -65,7 +65,7 @@ def federate_deployed(
         _keep_logs(folder, out / "private" / "deployment")
     except BaseException as e:
         if not isinstance(e, Exception) or not any(folder.glob("*.log")):
-            shutil.rmtree(folder)  # an error names the logs in it; an interrupt has none to tell
+            shutil.rmtree(folder)  # an error names the logs in it, an interrupt names none
         raise
     shutil.rmtree(folder)
     return open_run(out)

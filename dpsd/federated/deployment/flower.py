@@ -1,4 +1,4 @@
-"""What Flower's processes find: their environment, their configuration, and an app to run."""
+"""The environment and configuration of Flower's processes, and the app that they run."""
 
 import json
 import os
@@ -27,7 +27,7 @@ class App:
 def flower_environment(home: Path) -> dict[str, str]:
     """The environment of Flower's processes: `home` instead of ~/.flwr, and nothing calls home.
 
-    What the user set in the environment is kept, so that each switch in `OFF` can be turned on.
+    Variables that the user set are kept, so the user can turn on each switch in `OFF`.
     """
     environment = OFF | os.environ
     scripts = sysconfig.get_path("scripts")
@@ -59,7 +59,7 @@ def write_app(folder: Path, app: App, run_config: Settings) -> None:
 
 
 def write_connection(home: Path, credentials: Credentials, port: int) -> None:
-    """Tell Flower's commands where the SuperLink is and whom to trust."""
+    """Write for Flower's commands where the SuperLink is and which authority to trust."""
     home.mkdir(exist_ok=True, mode=0o700)
     lines = [
         "[superlink]",

@@ -13,7 +13,7 @@ from pathlib import Path
 
 _GRACE_S = 6.0  # longer than Flower's own forced exit after five seconds
 _ORPHAN_GRACE_S = 1.0  # short: where nobody reaps orphans, a group of zombies looks alive
-# PR_SET_PDEATHSIG is 1: the kernel ends the process when dpsd dies, be it by SIGKILL (Linux only).
+# PR_SET_PDEATHSIG is 1: the kernel ends the process when dpsd dies, even by SIGKILL (Linux only).
 _LAUNCH = """
 import os, signal, sys
 if sys.platform == "linux":
@@ -26,7 +26,7 @@ if os.getppid() == int(sys.argv[1]):
 
 @dataclass(frozen=True)
 class Started:
-    """One process: leader of its own session and group, output in its own file."""
+    """One process. It leads its own session and group; its output goes to its own file."""
 
     name: str
     popen: "subprocess.Popen[bytes]"
@@ -40,7 +40,7 @@ class Started:
 
 @dataclass(frozen=True)
 class Processes:
-    """What was started in one `processes` block, in order."""
+    """The processes started in one `processes` block, in order."""
 
     folder: Path
     environment: Mapping[str, str]
@@ -49,8 +49,8 @@ class Processes:
     def start(self, name: str, command: Sequence[str], **environment: str) -> Started:
         """Start `command`, with `environment` added; its output goes to `folder/name.log`.
 
-        The command's first word is looked up in the environment's PATH. It gets a session of its
-        own, so that a Ctrl-C in the terminal reaches dpsd alone, which then stops them in order.
+        The command's first word is looked up in the environment's PATH. The process gets a session
+        of its own. A Ctrl-C in the terminal thus reaches dpsd alone, and dpsd stops all in order.
         """
         log = self.folder / f"{name}.log"
         launch = [sys.executable, "-I", "-S", "-c", _LAUNCH, str(os.getpid()), *command]
@@ -73,13 +73,13 @@ class Processes:
 
 @contextlib.contextmanager
 def processes(folder: Path, environment: Mapping[str, str]) -> Iterator[Processes]:
-    """Start processes inside; afterwards, or upon any exception, they and their children are gone.
+    """A block to start processes in; however it ends, they and their children are gone after it.
 
-    They are stopped by process id in the order of their start reversed: SIGTERM to the group of
-    each, and SIGKILL to the groups that are still there some seconds later.
+    They are stopped by process id, the last started first. The group of each gets SIGTERM. Groups
+    that are still there some seconds later get SIGKILL.
 
     Raises:
-        KeyboardInterrupt: inside, upon SIGTERM (in the main thread), as upon Ctrl-C.
+        KeyboardInterrupt: inside the block, on SIGTERM (in the main thread) as on Ctrl-C.
     """
     mine = Processes(folder, environment)
     with _terminate_as_interrupt():
@@ -111,14 +111,14 @@ def _wait_while(condition: Callable[[], bool], seconds: float) -> None:
 def _signal(one: Started, number: int) -> bool:
     try:
         os.killpg(one.popen.pid, number)
-    except (ProcessLookupError, PermissionError):  # the second: macOS, a group of zombies
+    except (ProcessLookupError, PermissionError):  # PermissionError: a group of zombies on macOS
         return False
     return True
 
 
 @contextlib.contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """A second Ctrl-C must not keep the processes from being stopped."""
+    """Ignore Ctrl-C: a second one must not keep the processes from being stopped."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
