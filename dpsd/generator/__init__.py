@@ -1,1 +1,1 @@
-"""Synthesizers: query images from public knowledge alone, and the bank of answered images."""
+"""Synthetic images: procedural families, a trainable generator, and mixes of both."""
