@@ -1,8 +1,8 @@
-"""New candidates from earlier queries: variants of what the student takes for each class.
+"""New candidates from earlier queries, evenly over the classes that the student sees in them.
 
-Random pictures look like a few classes and hardly ever like others. Queries that the student takes
-for a rare class are varied and blended in pairs, so that each class gets its share of candidates,
-and what is chosen of them breeds the next ones. All of it is post-processing of released answers.
+Random pictures look like a few classes and hardly ever like others. Queries that the student
+assigns to a rare class are varied and blended in pairs. So each class gets its share of candidates.
+Those that are asked serve as parents of the next ones. All of it post-processes released answers.
 """
 
 import torch

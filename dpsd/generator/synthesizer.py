@@ -136,10 +136,10 @@ class Synthesizer:
         return torch.cat(parts)
 
     def _select(self, images: Tensor, n: int, student: Predicts, rng: torch.Generator) -> Tensor:
-        """N of the images, rather those where the student is unsure or that look like rare classes.
+        """N of the images; unsure ones and rare classes are likelier to be drawn.
 
-        An image's weight is (1.2 - max p) sum_c p(c) / mean p(c); drawn without replacement by the
-        Gumbel trick.
+        An image's weight is (1.2 - max p) sum_c p(c) / mean p(c). The Gumbel trick draws without
+        replacement.
         """
         if len(images) <= n:
             return images

@@ -81,8 +81,9 @@ def ledger_of(run: Run) -> Ledger:
 def enter_elsewhere(run: Run, plan: Plan, home: TeacherFolder) -> None:
     """Enter a run on a teacher that was trained by DP-SGD in the other ledger too.
 
-    Its answers are entries of that teacher's table, whoever asks next for the unit answer; and they
-    are post-processing of a training that every later claim about the data set's records counts.
+    The teacher's own ledger needs the answers: later runs for the unit answer compose with them.
+    The data set's ledger needs the training, which the answers post-process: later claims about its
+    records count it.
     """
     if home.facts.get("dataset") is None or home.kind == "ensemble":
         return

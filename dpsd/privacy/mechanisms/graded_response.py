@@ -23,9 +23,9 @@ class GradedResponse(PureResponse):
     """Releases the first class, the second and a grade of their distance, pure epsilon.
 
     K-ary randomised response (Warner 1965; Kairouz et al. 2016, arXiv 1602.07387) over the alphabet
-    of (first, second, grade): at a large epsilon a class alone leaves most of what may be told
-    untold. An answer stands for a vector of probabilities; whoever learns from it has the expected
-    one.
+    of (first, second, grade): at a large epsilon per answer a class alone would release far
+    less than the budget allows. An answer stands for a vector of probabilities. The student learns
+    from the expected vector.
     """
 
     @property

@@ -1,8 +1,8 @@
-"""What released vote histograms say of the class with the most votes. Post-processing alone.
+"""What released vote histograms say about the class with the most votes: post-processing alone.
 
-A mixture over shares (first, second) of the votes: given that class c leads, it holds the first
-share, some other class holds the second, and the rest is even. The mixture's weights are fitted to
-the released histograms by expectation maximisation, so that nothing of the teachers enters.
+The model is a mixture over pairs of shares of the votes. If class c leads, it holds the first
+share, some other class holds the second, and the rest is even. Expectation maximisation fits the mixture's
+weights to the released histograms. Nothing else of the teachers enters.
 """
 
 import math
