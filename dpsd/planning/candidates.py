@@ -1,4 +1,4 @@
-"""The four candidate routes: open or not for what a user has, and what each guarantees."""
+"""The four candidate routes: whether each is open to a user, and what it guarantees."""
 
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -19,7 +19,7 @@ Unit = Literal["answer", "record", "user"]
 
 MODEL = "scatter-linear"
 AUGMENT = "affine"
-"""What the teachers of shard_figures.yaml are, and those that are proposed."""
+"""Model and augmentation of the teachers in shard_figures.yaml and of proposed teachers."""
 _BY_CLASS = ("image_folder", "att_faces")
 
 
@@ -88,7 +88,7 @@ def ensemble_route(config: Config, has: Holdings, unit: Unit, assume: str | None
 
 
 def inherited_route(config: Config, has: Holdings, unit: Unit) -> dict[str, Any]:
-    """A teacher trained by DP-SGD, here or already: one record, any number of answers."""
+    """A teacher that is or was trained by DP-SGD: one record, any number of answers."""
     p = config.privacy
     out: dict[str, Any] = {
         "route": "inherited", "open": False, "unit": "record", "relation": RELATIONS["record"],
@@ -139,7 +139,7 @@ def _both_relations(event: DpSgdRelease, delta: float) -> dict[str, float]:
 
 
 def federated_route() -> dict[str, Any]:
-    """Named only: it is planned by another command."""
+    """The federated route by name only: another command plans it."""
     return {
         "route": "federated", "open": False, "unit": "client, record or answer",
         "relation": "everything that one client holds, for unit client", "epsilon": None,

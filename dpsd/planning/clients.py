@@ -1,4 +1,4 @@
-"""Whether there are enough clients for a claim for one client to be worth anything."""
+"""Whether a claim for one client is worth anything with so many clients."""
 
 import math
 from dataclasses import dataclass
@@ -10,16 +10,16 @@ from dpsd.privacy.mechanisms.votes import NoisyVotes
 AGREE, RIVAL = 0.7, 0.15
 """Assumed shares of the clients that name the first and the second class of an image."""
 WORTH = 0.5
-"""An answer is called worth something where it names the first class this often."""
+"""Answers are worth something if they name the first class at least this often."""
 
 
 @dataclass(frozen=True)
 class Enough:
-    """What the planned clients give.
+    """How good the answers of the planned clients are.
 
     Attributes:
         correct: how often the largest noisy count is the class that most clients name.
-        needed: clients from which that happens in half of the answers, at the same noise.
+        needed: least number of clients where that happens in half of the answers, at this noise.
     """
 
     clients: int
@@ -29,12 +29,12 @@ class Enough:
 
     @property
     def worth(self) -> bool:
-        """Whether there are enough."""
+        """Whether there are enough clients."""
         return self.clients >= self.needed
 
 
 def enough_clients(mechanism: NoisyVotes) -> Enough:
-    """For unit client, under the assumed shares; the noise depends on epsilon and answers alone."""
+    """For unit client, at the assumed shares. The noise depends on epsilon and answers alone."""
 
     def correct(clients: int) -> float:
         return correct_rate(AGREE, RIVAL, clients, mechanism.sigma, mechanism.classes)
@@ -49,7 +49,7 @@ def enough_clients(mechanism: NoisyVotes) -> Enough:
 
 
 def enough_line(mechanism: NoisyVotes) -> str:
-    """The planner's sentence."""
+    """The planner's sentence on the number of clients."""
     e = enough_clients(mechanism)
     verdict = "enough" if e.worth else "too few for the claim for one client to be worth anything"
     assert math.isfinite(e.sigma)

@@ -1,4 +1,4 @@
-"""What a run will release, guarantee and cost, as facts, before any data are touched."""
+"""Facts on what a run will release, guarantee and cost, before any data are touched."""
 
 import math
 from dataclasses import asdict
@@ -69,7 +69,7 @@ def describe(config: Config) -> dict[str, Any]:
 
 
 def _known(config: Config, plan: Plan) -> Plan:
-    """The plan with an inherited guarantee, where a DP ledger is named and there already."""
+    """The plan, with its inherited guarantee where the named DP ledger exists already."""
     path = config.teacher.path
     if plan.route != "inherited" or path is None or not (path / DP_LEDGER).exists():
         return plan
@@ -77,7 +77,7 @@ def _known(config: Config, plan: Plan) -> Plan:
 
 
 def _epsilon_at(plan: Plan, delta: float) -> dict[str, float | None]:
-    """Epsilon at one delta, with its unit in the key; of an unread DP ledger only the delta."""
+    """Epsilon at one delta, with its unit in the key; for an unread DP ledger only the delta."""
     if plan.scope == "per_answer":
         return {
             "delta": delta,

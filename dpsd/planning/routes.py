@@ -1,7 +1,8 @@
 """Which routes are open for what a user has, what each guarantees, and which one to take.
 
-Reads the configuration, counts of rows and users (public), and a teacher's DP ledger where there is
-one; never data, votes or weights. What it expects comes from shard_figures.yaml.
+The planner reads the configuration, counts of rows and users (public), and a teacher's DP ledger
+where there is one. It never reads data, votes or weights. What it expects comes from
+shard_figures.yaml.
 """
 
 from pathlib import Path
@@ -31,12 +32,12 @@ from dpsd.teachers.folder import read_folder
 
 Route = Literal["auto", "single", "ensemble", "inherited"]
 
-ROUNDS = 8  # divides every number of answers that is looked at
+ROUNDS = 8  # divides every number of answers tried
 _KEPT = ("epsilon", "delta", "answers", "asks_per_image")
 
 
 def planning_config(tree: dict[str, Any]) -> Config:
-    """A configuration without its choice of route, unit and mechanism: these are to be found.
+    """A configuration without its choice of route, unit and mechanism: the planner finds these.
 
     Raises:
         UserError: bad input, or no epsilon.
@@ -54,18 +55,19 @@ def planning_config(tree: dict[str, Any]) -> Config:
 def plan_routes(
     config: Config, route: Route, unit: Unit, *, rows: int | None = None, assume: str | None = None
 ) -> dict[str, Any]:
-    """Routes, guarantees, and the choice, as plain values.
+    """The routes, their guarantees and the choice, as plain values.
 
     Args:
         config: from `planning_config`; its epsilon is meant for `unit`.
-        route: one that is wanted, or `auto`.
-        unit: what is to be protected.
-        rows: number of training records, public; None: as the data set or the manifest says.
-        assume: the benchmark in shard_figures.yaml whose votes are assumed; None: the nearest.
+        route: the wanted one, or `auto`.
+        unit: what the guarantee must protect.
+        rows: number of training records, public; None takes it from the data set or the manifest.
+        assume: the benchmark in shard_figures.yaml whose votes are assumed; None takes the nearest.
 
     Returns:
-        Of each route `open`, whether it can be taken with what there is, and `why` not, or why it
-        does not protect the unit; `chosen` is one that does both, or None.
+        For each route `open` and `why`. `open` says whether the user can take the route with what
+        there is. `why` says why not, or why the route does not protect the unit. `chosen` is an
+        open route that protects the unit, or None.
 
     Raises:
         UserError: bad input, in one line; or the wanted route is closed or for another unit.
@@ -124,7 +126,7 @@ def _holdings(config: Config, rows: int | None) -> Holdings:
 
 
 def _listed(manifest: Path | None) -> int | None:
-    """Records in a manifest, less the tenth that is held out."""
+    """Number of records in a manifest, without the held-out tenth."""
     if manifest is None:
         return None
     try:
@@ -136,7 +138,7 @@ def _listed(manifest: Path | None) -> int | None:
 
 
 def _roster(path: Path | None) -> int | None:
-    """Users on the public roster, less the tenth that is held out; no other array is read."""
+    """Number of users on the public roster, without the held-out tenth. Reads no other array."""
     if path is None:
         return None
     try:
@@ -153,7 +155,7 @@ def _roster(path: Path | None) -> int | None:
 def _add_costs(
     config: Config, has: Holdings, routes: list[dict[str, Any]], serving: list[str]
 ) -> None:
-    """What each open route that may be chosen takes here, by self-timing on synthetic images."""
+    """Add the cost here of each route that may be chosen, timed on synthetic images."""
     for r in routes:
         if r["route"] not in serving:
             continue
@@ -196,7 +198,7 @@ def route_config(config: Config, route: dict[str, Any]) -> Config:
 
 
 def _settings(config: Config, run: Config) -> list[str]:
-    """Overrides that make the user's configuration that of the run."""
+    """Overrides that turn the user's configuration into that of the run."""
     p, t = run.privacy, run.teacher
     out = [f"privacy.route={p.route}", f"privacy.unit={p.unit}", f"privacy.mechanism={p.mechanism}"]
     if p.route == "ensemble":
@@ -214,7 +216,7 @@ def _settings(config: Config, run: Config) -> list[str]:
 
 
 def _joined(estimate: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
-    """The estimate of the loop with what training the teachers takes."""
+    """The estimate of the loop plus the cost of training the teachers."""
     parts = dict(estimate["seconds_by_part"]) | extra.get("seconds_by_part", {})
     more = extra.get("bytes", 0)
     return estimate | {

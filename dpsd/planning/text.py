@@ -1,4 +1,4 @@
-"""Plans in words: of one run, and of the routes that are open."""
+"""Plans in words: the plan of one run, and the open routes."""
 
 from typing import Any
 
@@ -120,7 +120,7 @@ def _one(unit: str) -> str:
 
 
 def planner_text(facts: dict[str, Any]) -> str:
-    """All that `plan_routes` found; every epsilon stands beside its unit."""
+    """The result of `plan_routes` in words; every epsilon stands beside its unit."""
     lines = [
         f"To protect: one {facts['unit']} at epsilon {facts['epsilon_asked']:g} per "
         f"{facts['unit']}, delta {facts['delta']:g}.",

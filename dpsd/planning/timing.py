@@ -1,4 +1,4 @@
-"""What a run costs in seconds and memory, from small batches of synthetic images."""
+"""Seconds and memory that a run takes, timed on small batches of synthetic images."""
 
 import math
 import time
@@ -35,12 +35,12 @@ _LEAST_ROWS = 2
 
 
 def ensemble_cost(config: Config, facts: PublicFacts, choice: Choice) -> dict[str, Any]:
-    """Training all teachers and their votes, extrapolated from eight teachers.
+    """The cost of training all teachers and of their votes, extrapolated from eight teachers.
 
     Args:
         config: of the run.
         facts: public shape and number of classes.
-        choice: the number of teachers and answers.
+        choice: the numbers of teachers and of answers.
 
     Returns:
         `seconds_by_part` and `bytes` of the weights.
@@ -58,7 +58,7 @@ def ensemble_cost(config: Config, facts: PublicFacts, choice: Choice) -> dict[st
     each = _seconds(train) / _TEACHERS
     asked, _ = _synthetic(_ASKED, facts)
     few, many = (_vote_seconds(config, facts, weights, copies, asked) for copies in (1, _COPIES))
-    vote = max(0.0, many - few) / (_COPIES - 1) / _TEACHERS  # the rest is once for each image
+    vote = max(0.0, many - few) / (_COPIES - 1) / _TEACHERS  # the rest is once an image
     size_each = sum(w.numel() * w.element_size() for w in weights.values()) / _TEACHERS
     return {
         "seconds_by_part": {
@@ -70,12 +70,12 @@ def ensemble_cost(config: Config, facts: PublicFacts, choice: Choice) -> dict[st
 
 
 def inherited_cost(config: Config, facts: PublicFacts, rows: int) -> dict[str, Any]:
-    """DP-SGD of one teacher, extrapolated from two steps on 512 synthetic images.
+    """The cost of DP-SGD of one teacher, extrapolated from two steps on 512 synthetic images.
 
     Args:
         config: of the run; `teacher.dp` is read.
         facts: public shape and number of classes.
-        rows: of the training data.
+        rows: number of training records.
     """
     images, labels = _synthetic(_DP_ROWS, facts)
     device = pick_device(config.device)
@@ -109,7 +109,7 @@ def inherited_cost(config: Config, facts: PublicFacts, rows: int) -> dict[str, A
 def _vote_seconds(
     config: Config, facts: PublicFacts, weights: Weights, copies: int, asked: torch.Tensor
 ) -> float:
-    """Of the votes on all images, by so many copies of the teachers; the faster of two."""
+    """Seconds of the votes on all images by `copies` copies of the teachers; the faster of two."""
     device = pick_device(config.device)
     dtype = pick_dtype(config.precision, device)
     tiled = {name: torch.cat([w] * copies) for name, w in weights.items()}
@@ -125,7 +125,7 @@ def _seconds(work: Callable[[], Any]) -> float:
 
 
 def _synthetic(n: int, facts: PublicFacts) -> tuple[torch.Tensor, torch.Tensor]:
-    """Images of the strokes prior and labels in turn; nothing is drawn from global generators."""
+    """Images of the strokes prior, and labels in turn. Global generators stay untouched."""
     images = procedural("strokes", n, facts.shape, torch.Generator().manual_seed(0))
     return images, torch.arange(n) % facts.classes
 
@@ -133,8 +133,8 @@ def _synthetic(n: int, facts: PublicFacts) -> tuple[torch.Tensor, torch.Tensor]:
 def expected_seconds(config: Config, plan: Plan) -> dict[str, float | None]:
     """Seconds of a run by part, extrapolated from small batches of synthetic images.
 
-    Nets are untrained; no data and no weights are read. The teacher's part is None where its
-    architecture is not known by name.
+    The networks are untrained, and no data or weights are read. The teacher's part is None where
+    its architecture is not known by name.
     """
     device, shape = pick_device(config.device), plan.facts.shape
     dtype = pick_dtype(config.precision, device)
@@ -177,7 +177,7 @@ def _teacher_seconds(
     if t.path is not None or ":" in t.model:
         return None
     if t.weights is not None and "model" not in t.model_fields_set:
-        return None  # a whole program, whose architecture is in the file alone
+        return None  # a whole program: only the file has its architecture
     facts = plan.facts
     with torch.random.fork_rng(devices=[]):
         model = build_model(t.model, facts.shape, facts.classes)
@@ -192,7 +192,7 @@ def _teacher_seconds(
 
 
 def _warm_seconds(work: Callable[[], Any]) -> float:
-    """Of the second call; the first one warms up."""
+    """Seconds of the second call; the first one warms up."""
     work()
     start = time.perf_counter()
     work()
@@ -200,7 +200,7 @@ def _warm_seconds(work: Callable[[], Any]) -> float:
 
 
 def peak_bytes() -> int:
-    """The largest memory that this process has held so far, or 0 where the system does not say."""
+    """Peak memory of this process so far, in bytes; 0 where the system does not say."""
     try:
         with open("/proc/self/status") as f:
             return next(int(x.split()[1]) * 1024 for x in f if x.startswith("VmHWM:"))

@@ -1,6 +1,7 @@
-"""How often noisy votes name the right class, and how many teachers and answers follow from it.
+"""How often noisy votes name the right class, and the best numbers of teachers and answers.
 
-Arithmetic on declared figures of public benchmarks: nothing here reads data or a user's teachers.
+All is arithmetic on declared figures of public benchmarks. Nothing here reads data or a user's
+teachers.
 """
 
 import math
@@ -15,19 +16,19 @@ from scipy.special import ndtr
 from dpsd.privacy.accounting import gaussian_mu
 
 SHARDS = (10, 25, 50, 100, 250, 500, 1000, 2000, 3000, 4000, 6000, 8000)
-"""Numbers of teachers that are looked at."""
+"""Numbers of teachers that `search` tries."""
 ANSWERS = tuple(2**i for i in range(6, 18))
-"""Numbers of answers that are looked at: 64 to 131,072."""
+"""Numbers of answers that `search` tries: 64 to 131,072."""
 WORTH = 0.005
-"""Twice the answers must raise the student's expected accuracy by this much."""
+"""Doubling the answers must raise the student's expected accuracy by more than this."""
 SHORTFALL = 2.0
-"""How far a student stays behind its teachers' votes: this over the root of the effective answers.
+"""A student stays behind its teachers' votes by this over the root of the effective answers.
 
 A rough rule, read off a prototype on MNIST (1,000 teachers, strokes): 87.3 % of 96.0 % with 4,096
-answers at epsilon 1 for one record, 91.6 % with 2,048 at epsilon 2. It only ranks plans.
+answers at epsilon 1 for one record, 91.6 % with 2,048 at epsilon 2. The rule only ranks plans.
 """
 STAND_IN_CLASSES = 10
-"""Of the benchmarks in shard_figures.yaml."""
+"""Number of classes of the benchmarks in shard_figures.yaml."""
 VOTE_SHARES = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 
 _Z = np.linspace(-8.0, 8.0, 801)
@@ -36,21 +37,21 @@ _WEIGHT = np.exp(-(_Z**2) / 2) / np.exp(-(_Z**2) / 2).sum()
 
 @dataclass(frozen=True)
 class ShardFigures:
-    """What is assumed of teachers with so many records each."""
+    """Assumed figures of teachers with so many records each."""
 
     rows_per_class: float
     """Records of a teacher divided by the number of classes."""
     right: float
     """Rate of real images on which most teachers name the true class."""
     first: tuple[float, ...]
-    """Share of the votes of the class that leads, in ten groups of synthetic images."""
+    """Vote share of the class that leads, in ten groups of synthetic images."""
     second: tuple[float, ...]
-    """Share of the class that follows, in the same groups."""
+    """Vote share of the class in second place, in the same groups."""
 
 
 @cache
 def stand_ins() -> dict[str, tuple[ShardFigures, ...]]:
-    """Figures of public benchmarks by name, each by increasing size of the shard."""
+    """Figures of public benchmarks by name, each in order of increasing shard size."""
     tree = yaml.safe_load((Path(__file__).parent / "shard_figures.yaml").read_text())
     return {
         name: tuple(
@@ -65,23 +66,23 @@ def stand_ins() -> dict[str, tuple[ShardFigures, ...]]:
 
 @dataclass(frozen=True)
 class Choice:
-    """A number of teachers and of answers, and what is expected of them."""
+    """A number of teachers, a number of answers, and the figures expected of them."""
 
     shards: int
     rows_per_teacher: float
     answers: int
     sigma: float
-    """Of the noise in each count, in votes."""
+    """Sigma of the noise in each count, in votes."""
     correct: float
     """Expected rate of answers whose largest noisy count is the class that most teachers name."""
     right: float
     """Expected rate of real images on which most teachers name the true class."""
     effective: float
-    """Answers without a mistake that would be worth as much: see `effective_answers`."""
+    """Number of correct answers that would be worth as much: see `effective_answers`."""
 
     @property
     def student(self) -> float:
-        """Accuracy to be expected of a student, very roughly (it may be below 0): it ranks."""
+        """Expected accuracy of a student, very roughly: it only ranks, and may be below 0."""
         return self.right - SHORTFALL / math.sqrt(max(self.effective, 1e-9))
 
 
@@ -89,13 +90,13 @@ def correct_rate(first: float, second: float, voters: int, sigma: float, classes
     """P(the largest noisy count is the plurality's), numerically.
 
     The plurality has the share `first` of the votes, one rival `second`, and the other classes
-    share the rest evenly: P = E_z [Phi(z + g2) Phi(z + g3)^(K-2)] with z the noise of the
-    plurality's count and g the gaps to the others, both in units of sigma. The discrete Gaussian is
-    taken as continuous, which is exact enough for sigma from 2 votes.
+    share the rest evenly: P = E_z [Phi(z + g2) Phi(z + g3)^(K-2)]. Here z is the noise of the
+    plurality's count and g are the gaps to the others, both in units of sigma. The discrete
+    Gaussian is taken as continuous. That is exact enough for sigma from 2 votes.
 
     Args:
-        first: share of the votes, in [1 / classes, 1].
-        second: share of the votes, up to `first` and `1 - first`.
+        first: vote share of the plurality, in [1 / classes, 1].
+        second: vote share of the rival, up to `first` and `1 - first`.
         voters: n.
         sigma: of the noise in each count, in votes.
         classes: K, from 2.
@@ -116,7 +117,7 @@ def expected_correct(figures: ShardFigures, voters: int, sigma: float, classes: 
 
 
 def effective_answers(answers: int, correct: float, classes: int) -> float:
-    """N ((K p - 1) / (K - 1))^2, p the rate of answers that name the plurality's class.
+    """N ((K p - 1) / (K - 1))^2, where p is the rate of answers that name the plurality's class.
 
     Labels that are wrong at random, evenly over the classes, cost a learner the inverse of this
     factor in examples (Aslam and Decatur 1996; Natarajan et al. 2013, in the binary case).
@@ -125,7 +126,7 @@ def effective_answers(answers: int, correct: float, classes: int) -> float:
 
 
 def figures_at(table: tuple[ShardFigures, ...], rows_per_class: float) -> ShardFigures:
-    """Between two rows of a table by the logarithm of the shard's size; at its ends the end row."""
+    """Figures interpolated in the logarithm of the shard's size; beyond the table its end rows."""
     at = math.log(rows_per_class)
     sizes = [math.log(row.rows_per_class) for row in table]
 
@@ -153,21 +154,21 @@ def search(
     delta: float,
     also: int | None = None,
 ) -> list[Choice]:
-    """For each number of teachers its best number of answers; noise by the closed form.
+    """The best number of answers for each number of teachers; noise by the closed form.
 
-    The answers are doubled as long as that is worth it (`WORTH`): then noise eats what they bring.
+    The answers are doubled as long as that is worth it (`WORTH`). Then noise eats what they bring.
 
     Args:
-        table: figures of a stand-in, by increasing size of the shard.
+        table: figures of a stand-in, in order of increasing shard size.
         rows: training records, public.
-        most: teachers at most: records, or users on the roster.
+        most: largest number of teachers: the number of records, or of users on the roster.
         classes: K.
         epsilon: for one record or user, all answers together.
         delta: likewise.
-        also: a number of teachers to look at besides `SHARDS`.
+        also: a number of teachers to try besides `SHARDS`.
 
     Returns:
-        By increasing number of teachers; empty if the data are too few for any.
+        Choices by increasing number of teachers; empty if the data are too few for any.
     """
     mu = gaussian_mu(epsilon, delta)
     choices = []
@@ -187,7 +188,7 @@ def search(
 def at_answers(
     figures: ShardFigures, n: int, rows: int, answers: int, classes: int, mu: float
 ) -> Choice:
-    """What n teachers and so many answers are expected to give; mu is of Gaussian DP, in all."""
+    """The figures expected of n teachers and so many answers; mu (Gaussian DP) is the total."""
     sigma = math.sqrt(2 * answers) / mu
     correct = expected_correct(figures, n, sigma, classes)
     worth = effective_answers(answers, correct, classes)
@@ -200,7 +201,7 @@ def best_choice(choices: list[Choice]) -> Choice:
 
 
 def share_rows(voters: int, sigma: float, classes: int) -> list[dict[str, float]]:
-    """Gap of votes against noise over assumed vote shares, the rest even or half to one rival.
+    """Gaps of votes against noise at assumed vote shares, the rest even or half to one rival.
 
     `deviations` is the gap in standard deviations of a difference of two noisy counts.
     """
@@ -220,7 +221,7 @@ def share_rows(voters: int, sigma: float, classes: int) -> list[dict[str, float]
 
 
 def _for_classes(first: float, second: float, classes: int) -> tuple[float, float]:
-    """Shares of a stand-in as shares among K classes: the excess over uniform is the same."""
+    """A stand-in's shares as shares among K classes, with the same excess over uniform."""
     uniform = 1 / STAND_IN_CLASSES
 
     def scaled(share: float) -> float:
