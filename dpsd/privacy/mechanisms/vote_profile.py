@@ -1,8 +1,8 @@
 """What released vote histograms say about the class with the most votes: post-processing alone.
 
 The model is a mixture over pairs of shares of the votes. If class c leads, it holds the first
-share, some other class holds the second, and the rest is even. Expectation maximisation fits the mixture's
-weights to the released histograms. Nothing else of the teachers enters.
+share, some other class holds the second, and the rest is even. Expectation maximisation fits the
+mixture's weights to the released histograms. Nothing else of the teachers enters.
 """
 
 import math
