@@ -220,3 +220,12 @@ def test_events_round_trip(event):
 def test_unknown_event_is_refused():
     with pytest.raises(UserError, match="laplace"):
         event_from_facts({"kind": "laplace"})
+
+
+def test_a_run_that_tested_its_votes_counts_as_open(used):
+    """Such runs are no longer made; their tests were releases too, so nothing cheaper is right."""
+    used._append({"kind": "run", "run": "old", "event": {"kind": "votes", "sigma": 9.0, "cells": 2},
+                  "cap": 10, "asks_per_image": 1, "seeded_noise": False, "started": "",
+                  "unit": "record", "test": {"kind": "votes", "sigma": 5.0, "cells": 1},
+                  "histograms": 3})  # fmt: skip
+    assert used.runs()[-1].event == OpenRelease()
