@@ -108,8 +108,6 @@ def federation_facts(run: Run, plan: Plan) -> dict[str, Any]:
         `aggregate`, `fewest` (the least number of clients that answered in a round) and `answered`
         (by node, what it gave).
     """
-    pass
-
     f, rows = run.config.federated, Table(run).rows()
     labels = next((event for event, _ in plan.mechanism.beside()), None)
     by_round = [sum(r["clients"] for r in rows if r["round"] == n and r["answers"])
