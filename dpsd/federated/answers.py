@@ -126,7 +126,7 @@ def noisy_labels(config: Config, home: Home, run: str) -> Tensor:
     Without a privacy claim (mechanism none) there is no noise.
 
     Raises:
-        BudgetError: the plan has no label histogram.
+        BudgetError: the plan has no label histogram, or it was charged and the stored one is gone.
     """
     plan = make_plan(config)
     if config.federated.aggregate != "labels":
@@ -158,7 +158,11 @@ def _labels_noise(config: Config, home: Home, plan: Plan, run: str) -> Tensor:
     assert sigma is not None
     ledger = Ledger(home.ledger_folder, home.ledger_uuid)
     _check_runs(config, ledger, run)
-    charge_labels(ledger, run, VotesRelease(sigma), seeded=seeded, unit=plan.unit)
+    if not charge_labels(ledger, run, VotesRelease(sigma), seeded=seeded, unit=plan.unit):
+        raise BudgetError(
+            f"label histogram: run {run} was charged for it, and the stored one is gone; it is not "
+            "drawn a second time"
+        )
     source = NoiseSource(f"dpsd labels {_seed(config, home)}".encode() if seeded else None)
     return torch.from_numpy(source.discrete_gaussians((mechanism.classes,), sigma))
 

@@ -230,12 +230,18 @@ class Ledger:
             yield
 
 
-def charge_labels(ledger: Ledger, run: str, event: Release, *, seeded: bool, unit: str) -> None:
-    """Charge the label histogram of a run, once, in a ledger line of its own."""
+def charge_labels(ledger: Ledger, run: str, event: Release, *, seeded: bool, unit: str) -> bool:
+    """Charge the label histogram of a run, once, in a ledger line of its own.
+
+    Returns:
+        False where it was charged before: whoever draws it again would release it uncharged.
+    """
     name = labels_run(run)
     ledger.open_run(RunRecord(name, event, cap=1, seeded_noise=seeded, unit=unit))
-    if not ledger.charged(name):
-        ledger.charge(name, 0, np.frombuffer(b"label histogram ", f"V{HASH_BYTES}"))
+    if ledger.charged(name):
+        return False
+    ledger.charge(name, 0, np.frombuffer(b"label histogram ", f"V{HASH_BYTES}"))
+    return True
 
 
 def _checksum(chain: str, entry: dict[str, Any]) -> str:

@@ -200,6 +200,25 @@ def test_a_label_histogram_is_noised_and_charged_once_in_a_line_of_its_own(tmp_p
     assert float(spread) == pytest.approx(sigma, rel=0.2)  # 240 draws: 4.5 deviations
 
 
+def test_a_label_histogram_that_was_charged_and_lost_is_not_drawn_again(tmp_path):
+    """A second draw would be a second release; the ledger holds one."""
+    cfg = config(
+        unit="record", mechanism="noisy_votes", insecure_seeded_noise=False,
+        teacher={"shards": 4, "model": "scatter-linear"},
+        federated=FAST | {"aggregate": "labels"},
+    )  # fmt: skip
+    (home, *_) = homes(cfg, tmp_path)
+    noisy_labels(cfg, home, "run")
+    (home.folder / "runs" / "run" / "labels.safetensors").unlink()
+    with pytest.raises(BudgetError, match="not drawn a second time"):
+        noisy_labels(cfg, home, "run")
+    said = Node(cfg, 0, home=home).labels(
+        RecordDict({messages.FACTS: ConfigRecord({"run": "run"})})
+    )
+    assert messages.facts_of(said)["refused"] == "budget" and messages.ARRAYS not in said
+    assert [r.answers for r in Ledger(home.ledger_folder, home.ledger_uuid).runs()] == [1]
+
+
 def test_images_travel_as_a_seed_also_where_some_were_asked_before(tmp_path, monkeypatch):
     """The clients drop what the server drops; an answered question needs no images at all."""
 
