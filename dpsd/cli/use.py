@@ -66,8 +66,11 @@ def add_sample(commands: Commands) -> None:
 
 def run_sample(args: argparse.Namespace) -> int:
     """Write labelled synthetic images."""
-    from dpsd.runs.release import sample
+    from dpsd.config import load_config
+    from dpsd.device import use_threads
+    from dpsd.runs.release import release_folder, sample
 
+    say(use_threads(load_config(release_folder(args.target) / "config.yaml").threads))
     sample(args.target, args.n, args.out)
     say(f"{args.n:,} labelled synthetic images in {args.out}")
     return 0

@@ -41,11 +41,16 @@ class Run:
         self.release, self.private = path / "release", path / "private"
         self.bank, self.checkpoints = self.private / "bank", self.private / "checkpoints"
         facts = read_json(self.private / "run.json")
-        self.id, self.started = str(facts["run"]), str(facts["started"])
-        self.teacher_folder, self.teacher = Path(facts["teacher_folder"]), str(facts["teacher"])
-        self.ledger_folder = Path(facts["ledger_folder"])
-        self.ledger = str(facts["ledger"])
-        self.data_is_public = bool(facts["data_is_public"])
+        try:
+            self.id, self.started = str(facts["run"]), str(facts["started"])
+            self.teacher_folder, self.teacher = Path(facts["teacher_folder"]), str(facts["teacher"])
+            self.ledger_folder, self.ledger = Path(facts["ledger_folder"]), str(facts["ledger"])
+            self.data_is_public = bool(facts["data_is_public"])
+        except KeyError as e:
+            raise UserError(
+                f"{self.private / 'run.json'}: no key {e.args[0]!r}; the file is damaged, or the "
+                "run was made by an older version; transcribe again"
+            ) from e
         self.config = parse_config(facts["config"])
 
     def log(self, record: dict[str, Any]) -> None:
