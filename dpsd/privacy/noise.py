@@ -16,7 +16,7 @@ _KEY_BYTES, _NONCE_BYTES = 32, 16
 
 
 class NoiseSource:
-    """A ChaCha20 key stream, read as integers, standard normals or discrete Gaussians.
+    """A ChaCha20 key stream, read as integers, standard normals, discrete Gaussians or Laplaces.
 
     Args:
         insecure_seed: for tests and benchmarks alone. Anybody who knows the seed can predict the
@@ -51,14 +51,46 @@ class NoiseSource:
         """
         size = int(np.prod(shape))
         if not self.seeded:
-            return np.array(_opendp(sigma)([0] * size), dtype=np.int64).reshape(shape)
+            return np.array(_opendp_gaussian(sigma)([0] * size), dtype=np.int64).reshape(shape)
         reach, cumulative = _discrete_gaussian_table(sigma)
         uniform = ((self.integers(shape) >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
         return np.searchsorted(cumulative, uniform).astype(np.int64) - reach
 
+    def discrete_laplaces(self, shape: tuple[int, ...], scale: float) -> NDArray[np.int64]:
+        """Integers x with probability proportional to exp(-|x| / scale), int64.
+
+        OpenDP's exact sampler draws them with bits from the operating system (Canonne, Kamath and
+        Steinke 2020, algorithm 2). With an insecure seed this stream is inverted instead, to the
+        same distribution up to 2^-53: |x| is at least k > 0 with probability 2 q^k / (1 + q) for
+        q = exp(-1 / scale), and one more bit is the sign.
+
+        Args:
+            shape: of the array.
+            scale: above 0, at most 2^56, so that no integer overflows.
+        """
+        size = int(np.prod(shape))
+        if not self.seeded:
+            return np.array(_opendp_laplace(scale)([0] * size), dtype=np.int64).reshape(shape)
+        bits = self.integers(shape)
+        uniform = ((bits >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+        above_q = uniform * (1 + math.exp(-1 / scale)) / 2
+        magnitude = np.floor(-scale * np.log(above_q)).astype(np.int64)
+        return np.where(bits & np.uint64(1), magnitude, -magnitude)
+
 
 @functools.lru_cache(maxsize=8)
-def _opendp(sigma: float) -> Callable[[list[int]], list[int]]:
+def _opendp_laplace(scale: float) -> Callable[[list[int]], list[int]]:
+    import opendp.prelude as dp
+
+    dp.enable_features("contrib")
+    measurement: Callable[[list[int]], list[int]] = dp.m.make_laplace(
+        dp.vector_domain(dp.atom_domain(T="i64")), dp.l1_distance(T="i64"), scale=scale
+    )
+    return measurement
+
+
+@functools.lru_cache(maxsize=8)
+def _opendp_gaussian(sigma: float) -> Callable[[list[int]], list[int]]:
     import opendp.prelude as dp
 
     dp.enable_features("contrib")

@@ -83,3 +83,42 @@ def test_discrete_gaussians_have_the_stated_distribution(sigma, seed):
         assert not np.array_equal(drawn, NoiseSource().discrete_gaussians((50, 200), sigma))
     else:
         assert np.array_equal(drawn, NoiseSource(seed).discrete_gaussians((50, 200), sigma))
+
+
+@pytest.mark.parametrize("scale", [0.3, 0.7, 2.3, 40.0])
+@pytest.mark.parametrize("seed", [None, b"discrete"])
+def test_discrete_laplaces_have_the_stated_distribution(scale, seed):
+    drawn = NoiseSource(seed).discrete_laplaces((50, 200), scale)
+    assert (drawn.dtype, drawn.shape) == (np.int64, (50, 200))
+    reach = math.ceil(2 * scale)
+    x = np.arange(-50 * reach, 50 * reach + 1)
+    mass = np.exp(-np.abs(x) / scale)
+    mass /= mass.sum()
+    cut = np.clip(x, -reach, reach) + reach  # the tails in one cell each
+    expected = np.bincount(cut, weights=mass) * drawn.size
+    counts = np.bincount(np.clip(drawn.ravel(), -reach, reach) + reach, minlength=2 * reach + 1)
+    assert expected.min() > 0.2
+    assert chisquare(counts, expected).pvalue > 1e-6
+    if seed is None:
+        assert not np.array_equal(drawn, NoiseSource().discrete_laplaces((50, 200), scale))
+    else:
+        assert np.array_equal(drawn, NoiseSource(seed).discrete_laplaces((50, 200), scale))
+
+
+def test_the_tails_of_discrete_laplaces_fall_off_as_stated():
+    """Beyond the cells of the chi-square test; both signs alike."""
+    drawn = NoiseSource(b"tails").discrete_laplaces((N,), 3.0)
+    q = math.exp(-1 / 3)
+    for k in (1, 9, 18, 24):
+        expected = q**k / (1 + q) * N
+        for seen in ((drawn >= k).sum(), (drawn <= -k).sum()):
+            assert abs(seen - expected) < 5 * math.sqrt(expected)
+
+
+def test_extreme_bits_give_finite_symmetric_laplaces(monkeypatch):
+    extreme = np.array([0, 1, 2**64 - 2, 2**64 - 1], dtype=np.uint64)
+    source = NoiseSource(b"")
+    monkeypatch.setattr(source, "integers", lambda shape: extreme)
+    low, high, *none = source.discrete_laplaces((4,), 2.0**56)
+    assert high == -low and 36 < high / 2.0**56 < 38
+    assert max(abs(x) for x in none) < 2**20
