@@ -53,9 +53,18 @@ class Run:
             ) from e
         self.config = parse_config(facts["config"])
 
-    def log(self, record: dict[str, Any]) -> None:
-        """Append one public record to `release/metrics.jsonl`."""
+    def log(self, record: dict[str, Any], seconds: float) -> None:
+        """Append a round's public record to `release/metrics.jsonl`, and its seconds apart.
+
+        How long private computation took may depend on the data, so no seconds are released.
+
+        Args:
+            record: public figures of the round, with its number as `round`.
+            seconds: from the start of the run to the end of the round; for
+                `private/seconds.jsonl`.
+        """
         append_lines(self.release / "metrics.jsonl", [record])
+        append_lines(self._seconds, [{"round": record["round"], "seconds": seconds}])
 
     def metrics(self) -> list[dict[str, Any]]:
         """The public records, oldest first."""
@@ -63,7 +72,18 @@ class Run:
 
     def seconds(self) -> float:
         """Seconds that the finished rounds took, over all processes of the run."""
-        return float(max((m["seconds"] for m in self.metrics()), default=0.0))
+        return float(max((line["seconds"] for line in read_lines(self._seconds)), default=0.0))
+
+    def forget_rounds(self, start: int) -> None:
+        """Drop what was logged of the rounds from `start` on; they are done again."""
+        for path in (self.release / "metrics.jsonl", self._seconds):
+            kept = [line for line in read_lines(path) if line["round"] < start]
+            path.unlink(missing_ok=True)
+            append_lines(path, kept)
+
+    @property
+    def _seconds(self) -> Path:
+        return self.private / "seconds.jsonl"
 
     def save_checkpoint(self, state: dict[str, Any], round: int) -> None:
         """Write a checkpoint whole or not at all, then prune the older ones.

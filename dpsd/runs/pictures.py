@@ -1,6 +1,5 @@
 """Pictures of a run, from public data alone: synthetic images, curves, TensorBoard."""
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +75,8 @@ class Board:
     """TensorBoard records of a run in `release/tb`: scalars, images, and predicted classes.
 
     This class writes the events itself. `SummaryWriter` would put the machine's host name into the
-    file name and flush from a thread.
+    file name and flush from a thread. The wall time of an event is the number of its round: real
+    times would show how long the private computation took.
 
     Args:
         run: whose release is written.
@@ -95,9 +95,9 @@ class Board:
         name = _EVENTS.replace("*", f"{start:010d}")
         self._event, self._session = event_pb2.Event, event_pb2.SessionLog
         self._file = RecordWriter((folder / name).open("wb"))
-        self._write(file_version="brain.Event:2")
+        self._write(start, file_version="brain.Event:2")
         if start:  # makes readers forget the rounds that are done again
-            self._write(step=start, session_log=self._session(status=self._session.START))
+            self._write(start, step=start, session_log=self._session(status=self._session.START))
 
     def round(self, record: dict[str, Any], images: Tensor, student_predictions: Tensor) -> None:
         """Write one round.
@@ -112,7 +112,7 @@ class Board:
         step = int(record["round"])
         for key, value in record.items():
             if isinstance(value, int | float) and key != "round":
-                self._write(step=step, summary=summary.scalar(key, value))
+                self._write(step, step=step, summary=summary.scalar(key, value))
         if len(images):
             side = max(2, min(_SIDE, _BOARD_PIXELS // max(images.shape[2:])))
             shown = grid(images, side)
@@ -120,13 +120,13 @@ class Board:
             bins = np.arange(student_predictions.shape[1] + 1) - 0.5
             classes = student_predictions.argmax(1).cpu().numpy()
             counts = summary.histogram("student_classes", classes, bins)
-            self._write(step=step, summary=sheet)
-            self._write(step=step, summary=counts)
+            self._write(step, step=step, summary=sheet)
+            self._write(step, step=step, summary=counts)
         self._file.flush()
 
     def close(self) -> None:
         """Close the file. Call it before the release is sealed."""
         self._file.close()
 
-    def _write(self, **fields: Any) -> None:
-        self._file.write(self._event(wall_time=time.time(), **fields).SerializeToString())
+    def _write(self, round: int, **fields: Any) -> None:
+        self._file.write(self._event(wall_time=round, **fields).SerializeToString())

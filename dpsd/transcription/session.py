@@ -52,10 +52,7 @@ class Session:
             start = int(state["round"])
         for round in range(start):
             self._recall(round)
-        kept = [m for m in run.metrics() if m["round"] < start]
-        (run.release / "metrics.jsonl").unlink(missing_ok=True)
-        for record in kept:
-            run.log(record)
+        run.forget_rounds(start)
         return start
 
     def _recall(self, round: int) -> None:

@@ -101,8 +101,8 @@ def _lead(
         nonlocal saved
         record = {"round": round, "answers": oracle.position,
                   f"epsilon_per_{unit}": plan.epsilon if plan.epsilon < float("inf") else None,
-                  "seconds": time.perf_counter() - began} | figures  # fmt: skip
-        run.log(record)
+                  } | figures  # fmt: skip
+        run.log(record, time.perf_counter() - began)
         shown = newest_images(session.bank, min(plan.queries_per_round, 1000))
         board.round(record, shown, session.student.predict(shown))
         if progress is not None:

@@ -80,8 +80,7 @@ def _parts(config: Config, answers: int) -> dict[str, Any]:
     tree["privacy"] |= {"answers": answers, "insecure_seeded_noise": True}
     with tempfile.TemporaryDirectory() as scratch:
         run = transcribe(parse_config(tree), out=Path(scratch) / "run")
-        report, metrics = run.report(), run.metrics()
-    rounds = metrics[-1]["seconds"]
+        report, rounds = run.report(), run.seconds()
     whole, parts = rounds + refit.seconds, report["seconds"]
     parts |= {"synthesizer": sample.seconds, "student": fit.seconds, "refit": refit.seconds}
     return {

@@ -20,6 +20,7 @@ from dpsd.federated import messages
 from dpsd.federated.federate import federate
 from dpsd.federated.home import client_rows, federation_folder
 from dpsd.federated.table import federation_facts
+from dpsd.files import read_lines
 from dpsd.privacy.ledger import Ledger
 from dpsd.privacy.oracle import ReplayOracle
 from dpsd.privacy.verify import verify_release
@@ -72,6 +73,17 @@ def test_a_run_of_each_unit(file, unit, tmp_path):
     with (run.release / "clients.csv").open() as lines:
         rows = list(csv.DictReader(lines))
     assert len(rows) == 2 * (f.nodes or f.clients)
+    kept = read_lines(run.private / "rounds.jsonl")
+    assert [r.pop("seconds") >= 0 for r in kept] == [True] * len(rows)  # private; not released
+    assert [{k: str(v) for k, v in r.items()} for r in kept] == rows
+    with (run.release / "rounds.csv").open() as lines:
+        summed = list(csv.DictReader(lines))
+    assert list(summed[0]) == ["round", "clients", "answered", "bytes_down", "bytes_up", "failures"]
+    assert not any("second" in key for record in run.metrics() for key in record)
+    for r in summed:
+        of_round = [row for row in rows if row["round"] == r["round"]]
+        assert int(r["bytes_up"]) == sum(int(row["bytes_up"]) for row in of_round)
+        assert (int(r["clients"]), int(r["answered"]), r["failures"]) == (f.clients, f.clients, "0")
     assert sum(int(r["answers"]) for r in rows) == 600 * f.clients
     answers = [m for m in relays[0].received if m.metadata.message_type == messages.ANSWER]
     assert sum(int(r["bytes_up"]) for r in rows) == sum(

@@ -133,6 +133,13 @@ def test_pictures_of_odd_input(tmp_path):
     assert Image.open(tmp_path / "c.png").size == (960, 360)
 
 
+def events(run):
+    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+    for file in (run.release / "tb").iterdir():
+        yield from EventFileLoader(str(file)).Load()
+
+
 def test_board_can_be_read_and_resumed(finished, tmp_path, monkeypatch):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -156,6 +163,9 @@ def test_board_can_be_read_and_resumed(finished, tmp_path, monkeypatch):
     names = sorted(f.name for f in (run.release / "tb").iterdir())
     assert names == [f"events.out.tfevents.{i:010d}.dpsd" for i in (0, 3)]
     assert not any(b"secret" in f.read_bytes() for f in (run.release / "tb").iterdir())
+    times = {event.wall_time - event.step for event in events(run) if not event.file_version}
+    assert times == {0}  # rounds, and no times
+    assert {event.wall_time for event in events(run)} == set(range(7))
     found = EventAccumulator(str(run.release / "tb"), {"images": 0, "scalars": 0, "histograms": 0})
     found.Reload()
     loss = {e.step: e.value for e in found.Scalars("loss")}
