@@ -1,18 +1,22 @@
 """Facts on what a run will release, guarantee and cost, before any data are touched."""
 
 import math
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from dpsd.config import Config
 from dpsd.device import pick_device, use_threads
+from dpsd.generator.synthesizer import Synthesizer
 from dpsd.planning.clients import enough_line
 from dpsd.planning.timing import LOOP_OVERHEAD, expected_seconds, peak_bytes
 from dpsd.privacy import accounting
+from dpsd.privacy.budget import Budget
 from dpsd.privacy.inherited import DP_LEDGER, read_dp_ledger
 from dpsd.privacy.mechanisms.votes import NoisyVotes
+from dpsd.privacy.near_duplicates import near_duplicates
 from dpsd.privacy.plan import Plan, inherit, make_plan
 from dpsd.privacy.units import FEDERATED_TRUST, TRUST
 from dpsd.privacy.wording import (
@@ -21,6 +25,10 @@ from dpsd.privacy.wording import (
 )
 from dpsd.teachers.folder import read_folder
 from dpsd.transcription.session import check_memory, expected_bytes
+
+_DRAWN = 2000
+_LEAST_DRAWN = 64
+_DRAWN_VALUES = _DRAWN * 32 * 32 * 3
 
 
 def describe(config: Config) -> dict[str, Any]:
@@ -65,7 +73,38 @@ def describe(config: Config) -> dict[str, Any]:
             "device": str(pick_device(config.device)),
             "threads": torch.get_num_threads(),
         },
+        "near_duplicates": _expected_near_duplicates(config, plan),
     }
+
+
+def _expected_near_duplicates(config: Config, plan: Plan) -> dict[str, Any] | None:
+    """The rate among images that the run's synthesizer draws now; None for other units.
+
+    At most 2,000 images, fewer of large ones. No student is trained yet, so candidates are not
+    ranked and there are no variants of earlier queries. Repeats that the oracle would refuse are
+    dropped.
+    """
+    if plan.unit != "answer":
+        return None
+    generator = config.generator.model_copy(update={"select": 1})
+    synthesizer = Synthesizer(
+        config.model_copy(update={"generator": generator}), plan.facts, pick_device(config.device)
+    )
+    values = math.prod(plan.facts.shape)
+    n = min(plan.answers, _DRAWN, max(_LEAST_DRAWN, _DRAWN_VALUES // values))
+    images = synthesizer.sample(n, _Untrained(plan.facts.classes))
+    images = images[Budget(plan, "", None).fresh(images)]
+    return asdict(near_duplicates([images], sampled=n))
+
+
+@dataclass(frozen=True)
+class _Untrained:
+    """A student that finds all classes alike."""
+
+    classes: int
+
+    def predict(self, images: Tensor) -> Tensor:
+        return torch.full((len(images), self.classes), 1 / self.classes)
 
 
 def _known(config: Config, plan: Plan) -> Plan:

@@ -102,6 +102,7 @@ def _ending(facts: dict[str, Any], shape: str) -> list[str]:
     )
     return [
         protects,
+        *_near_duplicates_lines(facts["near_duplicates"]),
         earlier,
         f"Declared public: images of {shape}, {classes} classes.",
         f"Trust: {facts['trust']}.",
@@ -112,6 +113,19 @@ def _ending(facts: dict[str, Any], shape: str) -> list[str]:
         f"Time, estimated: {cost['seconds']:.0f} s on {cost['device']} with {cost['threads']} "
         f"thread(s) ({', '.join(parts)}), extrapolated from a few synthetic batches; "
         "training a missing teacher comes on top.",
+    ]
+
+
+def _near_duplicates_lines(found: dict[str, Any] | None) -> list[str]:
+    """The unit answer alone: look-alikes are entries of their own."""
+    if found is None or found["share"] is None:
+        return []
+    return [
+        f"Near-duplicates, expected: {percent(found['share'], 1)} of {found['compared']:,} images "
+        "drawn now, before any training, lie within a root mean square of "
+        f"{found['distance']:g} of 255 grey levels (8 x 8 averages) of an earlier one; each is an "
+        "entry of its own, and answers to look-alikes say alike. More images have a larger share; "
+        "the statement has the run's own."
     ]
 
 

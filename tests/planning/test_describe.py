@@ -1,0 +1,64 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from dpsd.config import parse_config
+from dpsd.planning.describe import describe
+from dpsd.planning.text import describe_text
+
+TREE = {
+    "device": "cpu",
+    "data": {"name": "none", "shape": [1, 12, 12], "classes": 3},
+    "teacher": {"model": "cnn-small"},
+    "student": {"model": "cnn-small"},
+    "loop": {"rounds": 2},
+    "privacy": {"mechanism": "randomized_response", "epsilon": 1, "answers": 600},
+}
+
+
+def described(**sections):
+    return describe(parse_config(TREE | sections))
+
+
+def near_lines(facts):
+    return [x for x in describe_text(facts).splitlines() if x.startswith("Near-duplicates")]
+
+
+def test_the_rate_of_near_duplicates_is_printed():
+    facts = described(generator={"select": 2})
+    found = facts["near_duplicates"]
+    assert 0 < found["share"] < 0.5
+    assert (found["distance"], found["compared"]) == (8, 600)
+    (line,) = near_lines(facts)
+    assert f"expected: {100 * found['share']:.1f} % of 600 images" in line
+    assert "root mean square of 8 of 255 grey levels (8 x 8 averages)" in line
+    assert described(generator={"select": 2})["near_duplicates"] == found
+
+
+def test_repeats_that_the_oracle_refuses_are_not_counted(tmp_path):
+    """A folder of three pictures, two of which look alike."""
+    for i, level in enumerate((40, 45, 200)):
+        Image.fromarray(np.full((12, 12), level, dtype=np.uint8)).save(tmp_path / f"{i}.png")
+    facts = described(generator={"kind": "images", "source": str(tmp_path)})
+    assert facts["near_duplicates"]["compared"] == 3
+    assert facts["near_duplicates"]["share"] == 1 / 3
+    assert "33.3 % of 3 images" in near_lines(facts)[0]
+
+
+@pytest.mark.parametrize("sections", [
+    {"privacy": {"mechanism": "none", "answers": 600}},
+    {"data": {"name": "digits"}, "teacher": {"model": "cnn-tiny", "shards": 8},
+     "privacy": {"route": "ensemble", "unit": "record", "mechanism": "noisy_votes", "epsilon": 1,
+                 "answers": 600}},
+])  # fmt: skip
+def test_other_units_have_no_such_line(sections):
+    facts = described(**sections)
+    assert facts["unit"] in ("none", "record")
+    assert facts["near_duplicates"] is None
+    assert near_lines(facts) == []
+
+
+def test_a_single_answer_has_no_earlier_one():
+    facts = described(loop={"rounds": 1}, privacy=TREE["privacy"] | {"answers": 1})
+    assert facts["near_duplicates"]["share"] is None
+    assert near_lines(facts) == []
