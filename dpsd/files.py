@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import json
 import os
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +35,22 @@ def whole_file(out: Path, suffix: str = "") -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             partial.unlink()
+
+
+def make_once(path: Path, content: bytes, mode: int = 0o600) -> bool:
+    """Write a new file, whole; of several processes one wins. Whether this one did."""
+    fresh = path.with_name(f".{path.stem}-{uuid.uuid4()}")
+    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as f:
+        f.write(content)
+        f.flush()
+        os.fsync(f.fileno())
+    try:
+        os.link(fresh, path)
+    except FileExistsError:
+        return False
+    finally:
+        fresh.unlink()
+    return True
 
 
 def write_json(path: Path, tree: dict[str, Any]) -> None:

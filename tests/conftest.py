@@ -2,11 +2,14 @@
 
 import os
 import signal
+import tempfile
 from pathlib import Path
 
 import pytest
 import torch
 
+# Ledgers of tests that name no root of their own go away with the tests.
+os.environ["DPSD_HOME"] = tempfile.mkdtemp(prefix="dpsd-home-")
 os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start, as of this one:
 torch.set_num_threads(1)  # small tensors, where threads would only wait for each other
 # A shell's background jobs ignore Ctrl-C, and so would the processes that tests interrupt.

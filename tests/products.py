@@ -34,6 +34,20 @@ def tiny_config(root: Path) -> Config:
     )
 
 
+FEW = {"answers": 40, "epsilon": 8.0}
+FAST_TEACHER = {"model": "cnn-tiny", "epochs": 1, "batch_size": 64}
+
+
+def few_config(root, privacy=None, teacher=None, data=None, **sections):
+    """A run of few answers and a teacher that knows little: fast."""
+    tree = tiny_config(root).model_dump(mode="json", exclude_unset=True)
+    tree["generator"] = {}
+    tree["student"] |= {"refit_epochs": 0}
+    tree["privacy"] = FEW | (privacy or {})
+    tree["teacher"] = {"root": str(root / "teachers")} | FAST_TEACHER | (teacher or {})
+    return parse_config(tree | {"data": data or {"name": "digits"}} | sections)
+
+
 def tiny_run(factory: pytest.TempPathFactory) -> Run:
     """The run, made by whoever asks first. Do not write into it."""
     root = factory.getbasetemp() / "products"

@@ -100,6 +100,11 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="noise from the seed, for tests and benchmarks: NOT PRIVATE",
     )
+    parser.add_argument(
+        "--allow-open",
+        action="store_true",
+        help="go on where the data set's budget is exceeded by a release without a finite epsilon",
+    )
     parser.add_argument("--no-evaluate", action="store_true", help="do not measure on the holdout")
 
 
@@ -107,6 +112,8 @@ def _config_of_run(args: argparse.Namespace) -> "Config":
     """The configuration of a run, once the flags that all runs share are read."""
     if args.insecure_seeded_noise:
         args.set.append("privacy.insecure_seeded_noise=true")
+    if args.allow_open:
+        args.set.append("privacy.allow_open=true")
     config = load(args)
     if args.resume and args.out is None:
         raise UserError("--resume: no run is named; name it with --out DIR")

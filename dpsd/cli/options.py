@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import json
+import math
 import re
 import sys
 import warnings
@@ -63,7 +64,10 @@ class Parser(argparse.ArgumentParser):
 
 Commands = Any
 """What `add_subparsers` gives: a command is added to it."""
-_TARGETS = {"CONFIG": "a YAML file", "RUN": "a run folder", "RELEASE": "a release folder"}
+_TARGETS = {
+    "CONFIG": "a YAML file", "RUN": "a run folder", "RELEASE": "a release folder",
+    "DATASET": "a data set's name", "LEDGER": "a data set's name, or a folder with a ledger",
+}  # fmt: skip
 
 
 def add_command(
@@ -73,13 +77,14 @@ def add_command(
     text: str,
     target: str,
 ) -> argparse.ArgumentParser:
-    """A command on a CONFIG (with the flags that change its keys), a RUN or a RELEASE.
+    """A command on a CONFIG (with the flags that change its keys), or on another target.
 
     `run` gives the exit code: 0, or 1 where a check failed.
     """
     added: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
     added.set_defaults(run=run)
-    added.add_argument("target", metavar=target, type=Path, help=_TARGETS[target])
+    kind = str if target in ("DATASET", "LEDGER") else Path
+    added.add_argument("target", metavar=target, type=kind, help=_TARGETS[target])
     if target == "CONFIG":
         add_setters(added, hidden=("epsilon",) if name == "teacher" else ())
     return added
@@ -122,6 +127,14 @@ def count(text: str) -> int:
         if int(text) >= 1:
             return int(text)
     raise argparse.ArgumentTypeError(f"{text} is not accepted: a whole number from 1")
+
+
+def number(text: str) -> float:
+    """A finite number above 0, for argparse."""
+    with contextlib.suppress(ValueError):
+        if 0 < float(text) < math.inf:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{text} is not accepted: a number above 0")
 
 
 def as_json(tree: Any) -> str:

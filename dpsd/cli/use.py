@@ -1,10 +1,11 @@
-"""Commands on a finished run: evaluate, verify, sample, export."""
+"""Commands on a finished run: evaluate, sample, export."""
 
 import argparse
 from pathlib import Path
 
-from dpsd.cli.options import Commands, add_command, add_json, as_json, count
+from dpsd.cli.options import Commands, add_command, add_json, as_json, count, number
 from dpsd.console import say
+from dpsd.errors import UserError
 
 
 def add_evaluate(commands: Commands) -> None:
@@ -14,6 +15,10 @@ def add_evaluate(commands: Commands) -> None:
     added.add_argument("--split", choices=("test", "holdout", "train"), default="test")
     added.add_argument("--teacher", type=Path, metavar="DIR", help="the teacher's folder")
     added.add_argument("--data", type=Path, metavar="DIR", help="the data's folder")
+    added.add_argument("--release-accuracy", action="store_true",
+                       help="put the accuracy on test rows on the card, with noise")  # fmt: skip
+    added.add_argument("--epsilon", type=number, metavar="X",
+                       help="of --release-accuracy, for one test record")  # fmt: skip
     add_json(added)
 
 
@@ -24,35 +29,24 @@ def run_evaluate(args: argparse.Namespace) -> int:
     from dpsd.evaluation.table import evaluation_table
     from dpsd.runs.folder import open_run
 
+    if args.release_accuracy != (args.epsilon is not None):
+        raise UserError(
+            "--release-accuracy: needs --epsilon X, for one test record, and --epsilon needs it"
+        )
     run = open_run(args.target)
     threads = use_threads(run.config.threads)
     if not args.json:
         say(threads)
+    if args.release_accuracy:
+        from dpsd.evaluation.release_accuracy import accuracy_text, release_accuracy
+
+        if args.split != "test" or args.teacher is not None:
+            raise UserError("--release-accuracy: accepted for --split test, without --teacher")
+        released = release_accuracy(run, args.epsilon, data=args.data)
+        say(as_json(released) if args.json else accuracy_text(released))
+        return 0
     result = evaluate(run, split=args.split, teacher=args.teacher, data=args.data)
     say(as_json(result) if args.json else evaluation_table(result))
-    return 0
-
-
-def add_verify(commands: Commands) -> None:
-    """`dpsd verify RELEASE`."""
-    text = "recompute a guarantee, check the hashes"
-    add_json(add_command(commands, "verify", run_verify, text, "RELEASE"))
-
-
-def run_verify(args: argparse.Namespace) -> int:
-    """Recompute the guarantee of a release."""
-    from dpsd.privacy.statement_text import statement_text
-    from dpsd.privacy.verify import verify_release
-
-    facts = verify_release(args.target)
-    if args.json:
-        say(as_json(facts | {"verified": True}))
-    else:
-        say(statement_text(facts))
-        say(
-            f"verified: every figure follows from the facts, and {len(facts['files'])} files "
-            "have the stated hashes"
-        )
     return 0
 
 

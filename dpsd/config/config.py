@@ -11,6 +11,7 @@ from dpsd.config.sections import (
     DataConfig,
     FederatedConfig,
     GeneratorConfig,
+    Line,
     LoopConfig,
     PrivacyConfig,
     Section,
@@ -28,6 +29,10 @@ class Config(Section):
     """Arithmetic of forward passes; auto is bfloat16 where the processor or GPU computes in it."""
     threads: int | None = Field(default=None, ge=1)
     """Processor threads of this process. Null: as many as `OMP_NUM_THREADS` says, else all."""
+    owner: Line | None = Field(default=None, max_length=200)
+    """Who is responsible for the data, with an address: repeated in the statement."""
+    retention: Line | None = Field(default=None, max_length=200)
+    """How long the private part of the run is kept, in words: repeated in the statement."""
     data: DataConfig = DataConfig()
     teacher: TeacherConfig = TeacherConfig()
     student: StudentConfig = StudentConfig()
@@ -36,6 +41,19 @@ class Config(Section):
     privacy: PrivacyConfig = PrivacyConfig()
     attacks: AttacksConfig = AttacksConfig()
     federated: FederatedConfig = FederatedConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _dataset_of_data(cls, tree: Any) -> Any:
+        """`teacher.dataset` is the older name of `data.dataset`."""
+        teacher = tree.get("teacher") if isinstance(tree, dict) else None
+        if not isinstance(teacher, dict) or "dataset" not in teacher:
+            return tree
+        name, data = teacher["dataset"], dict(tree.get("data") or {})
+        if name is not None and data.setdefault("dataset", name) != name:
+            raise ValueError(f"teacher.dataset: {name}, but data.dataset is {data['dataset']}")
+        rest = {k: v for k, v in teacher.items() if k != "dataset"}
+        return tree | {"teacher": rest, "data": data}
 
     @model_validator(mode="before")
     @classmethod

@@ -1,5 +1,6 @@
 """Which keys of the configuration go together, section by section."""
 
+from dpsd.config.public import NAMED
 from dpsd.config.sections import (
     DataConfig,
     FederatedConfig,
@@ -84,7 +85,23 @@ def _check_privacy(
             "data.rows: null; a record claim on an image folder needs a manifest of its rows, "
             "made by `dpsd manifest`"
         )
+    if p.unit in ("record", "user", "client") and data.name not in (*NAMED, "none"):
+        check_named(data, f"unit {p.unit}")
     _check_top_k(p)
+
+
+def check_named(data: DataConfig, why: str) -> None:
+    """Refuse data without a name where releases about their records are counted.
+
+    Raises:
+        ValueError: one line that says how to choose a name.
+    """
+    if data.dataset is None and data.name not in NAMED:
+        raise ValueError(
+            f"data.dataset: null with data.name {data.name}; {why} needs a name that you give to "
+            "these people's data and never to others' (as in clinic-xrays-2024: letters, digits, "
+            "dots, dashes, underscores), under which all releases about them are counted"
+        )
 
 
 def _check_epsilon(p: PrivacyConfig) -> None:

@@ -1,18 +1,52 @@
 """The sections of the configuration: every key with its type, default and accepted range."""
 
 import os
+import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from dpsd.config.splits import SplitFile, resolve_split
+
+ONE_LINE = r"[^\x00-\x1f\x7f-\x9f\u2028\u2029]*"
+"""Text without line breaks and other control characters: it stands in lines of the statement."""
+
+
+def _one_line(text: str) -> str:
+    if not re.fullmatch(ONE_LINE, text):
+        raise ValueError("accepted is text of one line, without control characters")
+    return text
+
+
+Line = Annotated[str, AfterValidator(_one_line)]
 
 
 class Section(BaseModel):
     """A part of the configuration: unknown keys, inf and nan are refused; values are frozen."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def default_root() -> Path:
+    """Where teachers and ledgers lie: `$DPSD_HOME`, else the user's data folder."""
+    if home := os.environ.get("DPSD_HOME"):
+        return Path(home)
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "dpsd"
+
+
+def check_name(name: str) -> str:
+    """A data set's name, if it is one.
+
+    Raises:
+        ValueError: characters that no name has.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
+        raise ValueError(
+            "a data set's name has up to 100 letters, digits, dots, dashes and underscores, and "
+            "begins with a letter or digit"
+        )
+    return name
 
 
 class DataConfig(Section):
@@ -27,7 +61,14 @@ class DataConfig(Section):
     """Number of classes, public. Named data sets know theirs."""
     shape: tuple[int, int, int] | None = None
     """Channels, height, width of an image, public. Named data sets know theirs."""
-
+    dataset: str | None = None
+    """The name that you give to these people's data: letters, digits, dots, dashes, underscores.
+    All that is released about them is entered in one ledger under this name, whatever teacher,
+    route or folder. Null: a named data set has its own name; any other data need one for the units
+    record, user and client. Keep it when rows are mended or added; the statement repeats it."""
+    units: int | None = Field(default=None, ge=2)
+    """Number of units of privacy in the training data, public: rows, or users with unit user. Null:
+    known for a named data set, else counted when the run begins."""
     rows: Path | None = None
     """Manifest from `dpsd manifest` that numbers the rows of an image folder, in advance and
     independently of content. Unit `record` on an image folder needs it."""
@@ -37,6 +78,11 @@ class DataConfig(Section):
     """For attacks: private classes, public classes and rows, as `dpsd.config.splits.SplitFile` or
     the name of one that ships: digits | mnist | fashion_mnist | att_faces. The teacher then knows
     the private classes alone. Null: all classes are private."""
+
+    @field_validator("dataset")
+    @classmethod
+    def _plain_name(cls, value: str | None) -> str | None:
+        return None if value is None else check_name(value)
 
     @field_validator("split", mode="before")
     @classmethod
@@ -60,6 +106,9 @@ class Normalize(Section):
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    public: bool = False
+    """You declare that the numbers were not computed on the private data. Then they are released,
+    and listed as declared public; otherwise they stay in the private part of the run."""
 
 
 class DpConfig(Section):
@@ -94,7 +143,9 @@ class TeacherConfig(Section):
     """The user's own trained weights (.pt, .safetensors), TorchScript or `torch.export` file."""
     path: Path | None = None
     """A teacher folder made by `dpsd teacher`; default: found by recipe under `root`."""
-    root: Path = Path("teachers")
+    root: Path = Field(default_factory=default_root)
+    """Where teachers, data sets' ledgers and keys lie; default: `$DPSD_HOME`, else the user's data
+    folder. All work on the same data must use the same one."""
     normalize: Normalize | None = None
     shards: int | None = Field(default=None, ge=2)
     """Teachers of an ensemble, each trained on its own part of the data. None: one teacher."""
@@ -104,10 +155,6 @@ class TeacherConfig(Section):
     augment: Literal["none", "shift", "shift-flip", "affine"] = "shift"
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Seed of the teacher's training. The run's own `seed` does not change the teacher."""
-    dataset: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    """The name under which all ensembles and DP-trained teachers of the same people's data share
-    one ledger. Without it, a named data set is known by its own name, and any other by a
-    fingerprint of its content."""
     shard_steps: int = Field(default=350, ge=1)
     """Updates of each teacher of an ensemble, whatever its shard's size."""
     shard_batch: int = Field(default=16, ge=1)
@@ -180,7 +227,7 @@ class GeneratorConfig(Section):
     recombine: float = Field(default=0.5, ge=0, lt=1)
     """Share of the candidates that are variants of earlier queries, spread evenly over the classes
     that the student predicts for them. Read with select above 1."""
-    source: str | None = None
+    source: Line | None = None
     """kind `images`: an image folder that you declare public, or `package.module:callable`."""
     steps: int = Field(default=50, ge=0)
     """Updates of the trainable generator in a round."""
@@ -230,6 +277,12 @@ class PrivacyConfig(Section):
     share falls from 1 to this over the first half of the rounds. Without it, no answer would
     contradict a student that trusts a wrong prior."""
     insecure_seeded_noise: bool = False
+    allow_open: bool = False
+    """Go on although the run, or one before it, has no finite epsilon for the unit of a budget of
+    the data set (`dpsd budget`). It is entered in the ledger and printed in the statement."""
+    allow_large_delta: bool = False
+    """Accept a delta at or above 1/M, M the number of records, users or clients: a mechanism that
+    publishes one unit whole could meet it. For unit answer: a delta at or above 0.001."""
 
 
 class FederatedConfig(Section):

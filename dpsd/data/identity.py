@@ -1,4 +1,8 @@
-"""Which data set this is, and where the ledger of its records lies."""
+"""Which data set this is, and where the ledger of its records lies.
+
+A data set is known by the name that its owner gives. Its content is never hashed into a name: one
+mended row would begin a new ledger, and whether it did would be a bit about that row.
+"""
 
 import hashlib
 import json
@@ -10,9 +14,10 @@ import numpy as np
 import torch
 
 from dpsd.config import NAMED, Config
+from dpsd.config.rules import check_named
 from dpsd.data.load import PrivateData, Split
 from dpsd.errors import UserError
-from dpsd.files import write_json
+from dpsd.files import make_once
 
 
 def fingerprint(data: PrivateData) -> str:
@@ -34,7 +39,10 @@ def rows_fingerprint(data: PrivateData) -> str:
 
 
 def dataset_fingerprint(data: PrivateData) -> str:
-    """BLAKE2b of all training and holdout rows, in any order and split, in hex. Private."""
+    """BLAKE2b of all training and holdout rows, in any order and split, in hex. Private.
+
+    Older versions named ledgers by it.
+    """
     parts = [x for s in (data.train, data.holdout) for x in zip(s.images, s.labels, strict=True)]
     rows = sorted(
         hashlib.blake2b(image.cpu().numpy().tobytes() + b"%d" % int(label), digest_size=32).digest()
@@ -44,47 +52,71 @@ def dataset_fingerprint(data: PrivateData) -> str:
     return hashlib.blake2b(shape + b"".join(rows), digest_size=16).hexdigest()
 
 
-def dataset_home(config: Config, data: PrivateData | None) -> dict[str, str]:
+def dataset_name(config: Config) -> str | None:
+    """The data set's name: `data.dataset`, else a named data set's own. None: it has none."""
+    return config.data.dataset or (config.data.name if config.data.name in NAMED else None)
+
+
+def dataset_folder(root: Path, name: str) -> Path:
+    """Where the ledger of a data set lies, below `teacher.root`."""
+    return root / "datasets" / name
+
+
+def dataset_home(config: Config, data: PrivateData | None, why: str) -> dict[str, str]:
     """The home of the data set's ledger, made on first use: its `folder` and `uuid`.
 
-    The same people's data must always find the same ledger. `teacher.dataset` names the data set.
-    Without it, a named data set has its own name, wherever it lies. Any other data set is known by
-    a private fingerprint of all its rows; `data` is read for this alone. A single changed row
-    changes the fingerprint, so whoever corrects or extends data must set `teacher.dataset`.
+    Args:
+        config: names the data set, and `teacher.root`, to which `folder` is relative.
+        data: the rows, if they are at hand: ledgers of older versions, which were named by content,
+            are looked for.
+        why: needs a name, for the message.
+
+    Raises:
+        UserError: the data set has no name, or an older ledger under a name made of its content.
     """
-    t = config.teacher
-    name = t.dataset or (config.data.name if config.data.name in NAMED else None)
+    name = dataset_name(config)
     if name is None:
-        assert data is not None
-        name = dataset_fingerprint(data)
-        before = rows_fingerprint(data)  # its name while the order of the rows counted
-        if not (t.root / "datasets" / name).exists() and (t.root / "datasets" / before).exists():
-            name = before  # a second ledger would forget what the first one holds
-    home = t.root / "datasets" / name
+        try:
+            check_named(config.data, why)
+        except ValueError as e:
+            raise UserError(str(e)) from e
+    assert name is not None
+    root = config.teacher.root
+    home = dataset_folder(root, name)
+    if data is not None and name not in NAMED:
+        _refuse_older(root, name, data)
     home.mkdir(parents=True, exist_ok=True)
     for path in (home, home.parent):
         os.chmod(path, 0o700)
     path = home / "dataset.json"
     if not path.exists():
-        fresh = home / f".{uuid.uuid4()}"
-        write_json(fresh, {"uuid": str(uuid.uuid4()), "name": name})
-        try:
-            os.link(fresh, path)  # of two processes, one wins and both read its UUID
-        except FileExistsError:
-            pass
-        finally:
-            fresh.unlink()
-    return {"folder": os.path.relpath(home, t.root), "uuid": read_dataset(home)["uuid"]}
+        facts = {"uuid": str(uuid.uuid4()), "name": name}
+        make_once(path, json.dumps(facts, indent=2).encode() + b"\n")
+    return {"folder": os.path.relpath(home, root), "uuid": read_dataset(home)["uuid"]}
 
 
 def read_dataset(folder: Path) -> dict[str, str]:
-    """The `name` and `uuid` of the data set whose home is this folder.
+    """The `name` and `uuid` of the data set whose home is this folder, which bears the name.
 
     Raises:
         UserError: the folder holds no readable `dataset.json`.
     """
     try:
         facts = json.loads((folder / "dataset.json").read_text())
-        return {"name": str(facts["name"]), "uuid": str(facts["uuid"])}
+        return {"name": folder.name, "uuid": str(facts["uuid"])}
     except (OSError, ValueError, LookupError, TypeError) as e:
         raise UserError(f"{folder}: no home of a data set's ledger ({e}); restore it") from e
+
+
+def _refuse_older(root: Path, name: str, data: PrivateData) -> None:
+    """A second ledger would forget what the first one, named by content, holds."""
+    for older in (dataset_fingerprint(data), rows_fingerprint(data)):
+        folder = dataset_folder(root, older)
+        if older == name:
+            raise UserError(f"data.dataset: {name} is made of the data; accepted: another name")
+        if folder.exists():
+            raise UserError(
+                f"data.dataset: {name}, but an older version entered releases about these data in "
+                f"{folder}; move that folder to {dataset_folder(root, name)}, so that they go on "
+                "counting"
+            )

@@ -49,3 +49,20 @@ def read_user_ids(path: Path, rows: int) -> tuple[Tensor, int]:
     if strangers:
         raise UserError(f"{where}: {strangers} rows have a user who is not on the roster")
     return torch.from_numpy(order[place].astype(np.int64)), len(roster)
+
+
+def read_roster(path: Path) -> int:
+    """Number of users on the public roster, without the held-out tenth. Reads no other array.
+
+    Raises:
+        UserError: a file that cannot be read.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            n = len(archive["roster"])
+    except Exception as e:
+        raise UserError(
+            f"data.user_ids: {path} cannot be read; accepted: npz with user_ids [rows] and "
+            "roster [users]"
+        ) from e
+    return n - held_users(n)

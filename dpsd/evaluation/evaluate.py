@@ -16,8 +16,8 @@ from dpsd.runs.card import write_card
 from dpsd.runs.finish import seal
 from dpsd.runs.folder import Run
 from dpsd.runs.release import Labeller, load_student
-from dpsd.teachers.folder import TeacherFolder
-from dpsd.teachers.teacher import ensure_teacher, load_teacher
+from dpsd.teachers.folder import TeacherFolder, read_folder
+from dpsd.teachers.teacher import load_teacher
 
 _SPLITS = ("test", "holdout", "train")
 
@@ -90,16 +90,15 @@ def find_teacher(config: Config, run: Run, moved: Path | None) -> tuple[Config, 
     Raises:
         UserError: no teacher is there, or it is another one.
     """
-    home, weights = moved or run.teacher_folder, None
+    home, update = run.teacher_folder, dict[str, Path]()
     if moved is not None and moved.is_file():
-        home, weights = moved.with_name(moved.name + ".dpsd"), moved
-    elif moved is not None and moved.suffix == ".dpsd" and moved.with_suffix("").is_file():
-        weights = moved.with_suffix("")  # the user's own weights lie beside this folder
-    update = {"path": home} | ({} if weights is None else {"weights": weights})
-    config = config.model_copy(update={"teacher": config.teacher.model_copy(update=update)})
-    folder = ensure_teacher(config, lambda text: None)
+        update = {"weights": moved}
+    elif moved is not None:
+        home = moved
+    folder = read_folder(home)
     if folder.uuid != run.teacher:
         raise UserError(
             f"teacher {folder.path}: is teacher {folder.uuid}, the run transcribed {run.teacher}"
         )
-    return config, folder
+    own = config.teacher.model_copy(update={"path": home} | update)
+    return config.model_copy(update={"teacher": own}), folder

@@ -26,6 +26,7 @@ from dpsd.privacy.noise import NoiseSource
 from dpsd.privacy.oracle import Oracle, Prior
 from dpsd.privacy.plan import Plan, home_plan, make_plan
 from dpsd.privacy.releases import keep_release, load_release
+from dpsd.transcription.entries import about_records
 
 
 def answer(config: Config, home: Home, request: Request) -> Answers:
@@ -42,6 +43,9 @@ def answer(config: Config, home: Home, request: Request) -> Answers:
             return kept
         ledger = Ledger(home.ledger_folder, home.ledger_uuid)
         _check_runs(config, ledger, request.run)
+        if home.dataset is not None:
+            data = Ledger(*home.dataset)
+            data.open_run(*about_records(plan, None, request.run))
         oracle = Oracle(home.teacher, plan, ledger, request.run, seed=_seed(config, home))
         prior = _given(request.prior)
         answers = _cut_off(oracle, home, request, prior)

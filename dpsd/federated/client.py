@@ -76,7 +76,10 @@ class Node:
         except UserError as e:
             _LOG.warning("client %s: %s", self.home.clients[0], e)
             return messages.refusal(self.home.clients, "request", position=position)
-        return messages.reply(self.home.clients, self._arrays(answers), position=position)
+        return messages.reply(
+            self.home.clients, self._arrays(answers), position=position,
+            settings=settings(self.config),
+        )  # fmt: skip
 
     def labels(self, content: RecordDict) -> RecordDict:
         """The label histogram with noise, where the plan has one."""

@@ -11,15 +11,18 @@ from flwr.serverapp import Grid
 
 from dpsd.config import Config
 from dpsd.console import Say
+from dpsd.data.identity import dataset_home, dataset_name
 from dpsd.errors import UserError
 from dpsd.federated.client import Node, make_client_app, node_number
 from dpsd.federated.grid import InProcessGrid
-from dpsd.federated.home import dealt_dataset, federation_folder, folder_uuid
+from dpsd.federated.home import federation_folder, folder_uuid
 from dpsd.federated.server_oracle import FederatedOracle
 from dpsd.generator.synthesizer import Synthesizer
-from dpsd.privacy.plan import Plan
+from dpsd.privacy.plan import Plan, make_plan
 from dpsd.runs.folder import Run
 from dpsd.teachers.folder import TeacherFolder
+from dpsd.teachers.teacher import check_root
+from dpsd.transcription.entries import admit, enter
 from dpsd.transcription.transcribe import OnRound, transcribe
 
 
@@ -60,6 +63,8 @@ def federate(
         return federate_deployed(
             config, out=out, resume=resume, data_is_public=data_is_public, say=say
         )
+    if not resume:
+        admit(config, make_plan(config))  # before a client's teacher is trained
     nodes = open_nodes(config, say)
     grid = wrap_grid(InProcessGrid(app_of(nodes), [{"client": i} for i in range(len(nodes))]))
     return serve(grid, config, out=out, resume=resume, data_is_public=data_is_public,
@@ -93,30 +98,36 @@ def serve(
     """
     check_route(config)
 
+    if not resume:
+        admit(config, make_plan(config))
+    home = server_home(config)
+
     def open_oracle(plan: Plan, run: Run, synthesizer: Synthesizer) -> FederatedOracle:
+        enter(run, plan, home)
         return FederatedOracle(grid, config, plan, run, synthesizer)
 
     return transcribe(
         config, out=out, resume=resume, data_is_public=data_is_public, progress=progress, say=say,
-        open_oracle=open_oracle, home=server_home(config),
+        open_oracle=open_oracle, home=home,
     )  # fmt: skip
 
 
 def server_home(config: Config) -> TeacherFolder:
     """Where the server keeps the federation's ledger; it holds no teacher.
 
-    Where the rows of one data set are dealt to clients, releases about records are charged to the
-    ledger of that data set. There they compose with those of other partitions and of ensembles.
+    Where the rows of one data set are dealt to clients, every run is entered in the ledger of that
+    data set. There it composes with those of other partitions and of ensembles.
 
     Raises:
-        UserError: the data set has no name, and its content cannot be read to identify it.
+        UserError: `./teachers` of an older default is not adopted.
     """
+    check_root(config)
     folder = federation_folder(config)
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)
     facts = {}
-    if config.privacy.unit == "record" and config.federated.partition != "own":
-        found = dealt_dataset(config)
+    if dataset_name(config) is not None and config.federated.partition != "own":
+        found = dataset_home(config, None, "a federation")
         facts["dataset"] = found | {"folder": os.path.join("..", found["folder"])}
     return TeacherFolder(folder, folder_uuid(folder), "federation", facts)
 

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from dpsd.config import NAMED, Config
 from dpsd.console import Say
-from dpsd.data.identity import dataset_home, rows_fingerprint
+from dpsd.data.identity import rows_fingerprint
 from dpsd.data.load import PrivateData, Split, load_data
 from dpsd.device import pick_device, pick_dtype
 from dpsd.errors import UserError
@@ -27,10 +28,10 @@ from dpsd.federated.partition import (
     partition,
     save_partition,
 )
-from dpsd.files import locked, whole_file
+from dpsd.files import locked, make_once, whole_file
 from dpsd.randomness import draw_key
 from dpsd.teachers.members import KINDS, Members, Weights, chunks, member_choices, train_members
-from dpsd.teachers.teacher import ensure_teacher, load_teacher
+from dpsd.teachers.teacher import check_root, ensure_teacher, load_teacher
 
 _PARTITION = ("clients", "partition", "alpha", "client_classes", "least_rows", "tries", "seed")
 _LOCK = threading.Lock()
@@ -46,6 +47,7 @@ class Home:
         teacher: maps uint8 images to the input of the client's mechanism. Where the server gets
             votes, that is the class that each hosted client names, int64 [B, clients].
         ledger_folder, ledger_uuid: where answers are charged.
+        dataset: home and UUID of the client's own data set, in whose ledger each run is entered.
         labels: number of rows of each class, int64 [K]; released only with noise.
     """
 
@@ -55,6 +57,7 @@ class Home:
     ledger_folder: Path
     ledger_uuid: str
     labels: Tensor
+    dataset: tuple[Path, str] | None = None
 
 
 def federation_folder(config: Config) -> Path:
@@ -83,22 +86,6 @@ def _content(file: Path, key: str) -> bytes:
         return file.read_bytes()
     except OSError as e:
         raise UserError(f"data.{key}: {file}: cannot be read: {e}") from e
-
-
-def dealt_dataset(config: Config) -> dict[str, str]:
-    """The home of the data set whose rows are dealt: `folder` under teacher.root, and `uuid`.
-
-    Raises:
-        UserError: the data set has no name and cannot be read.
-    """
-    if config.teacher.dataset or config.data.name in NAMED:
-        return dataset_home(config, None)
-    try:
-        data = _cached_data(config)
-    except UserError as e:
-        raise UserError(f"teacher.dataset: null, and its data cannot be read ({e}); accepted: the "
-                        "name of the data set whose rows the clients hold") from e  # fmt: skip
-    return dataset_home(config, data)
 
 
 def hosted(config: Config, node: int) -> list[int]:
@@ -144,6 +131,7 @@ def open_home(config: Config, node: int, say: Say = lambda text: None) -> Home:
     Raises:
         UserError: the data or the partition do not fit.
     """
+    check_root(config)
     clients = hosted(config, node)
     data = _cached_data(config)
     shards = None if config.federated.partition == "own" else client_rows(config, data)
@@ -173,11 +161,15 @@ def _open(
             "data": config.data.model_copy(update={"user_ids": None}),
         }
     )
+    mine = config.federated.partition == "own"
+    if mine:  # a data set and a teacher like any other, whatever the client's number
+        own = config
     found = ensure_teacher(own, lambda text: say(f"client {name}: {text}"), data=private)
     ask = load_teacher(own, found)
     if config.privacy.unit == "client" and config.privacy.mechanism != "none":
         ask = chosen(ask)
-    return Home(clients, folder, ask, *found.ledger(config.privacy.unit), labels)
+    ledger, dataset = found.ledger(config.privacy.unit), found.dataset() if mine else None
+    return Home(clients, folder, ask, *ledger, labels, dataset)
 
 
 def _of(data: PrivateData, rows: Tensor) -> PrivateData:
@@ -229,11 +221,9 @@ def _members(
 
 def folder_uuid(folder: Path) -> str:
     """The id of a folder's ledger. The first call makes it."""
-    from uuid import uuid4
-
     path = folder / "uuid"
     if not path.exists():
-        path.write_text(str(uuid4()))
+        make_once(path, str(uuid4()).encode())
     return path.read_text()
 
 

@@ -36,7 +36,7 @@ ALLOWED: dict[tuple[str, str], dict[str, frozenset[str]]] = {
         ARRAYS: frozenset({"images", "prior"}),
     },
     (ANSWER, "up"): {
-        FACTS: frozenset({"clients", "position", "refused"}),
+        FACTS: frozenset({"clients", "position", "refused", "settings"}),
         ARRAYS: frozenset({"values", "group"}),
     },
     (LABELS, "down"): {FACTS: frozenset({"run"})},
@@ -209,11 +209,12 @@ def settings(config: "Config") -> str:
     import hashlib
     import json
 
-    privacy = config.privacy.model_dump(mode="json")
+    privacy = config.privacy.model_dump(mode="json", exclude={"allow_open"})  # each keeps a ledger
     f = config.federated
     facts = {"privacy": privacy, "clients": f.clients, "nodes": f.nodes,
              "aggregate": f.aggregate, "labels_share": f.labels_share,
              "shards": config.teacher.shards,
-             "answers": config.answers()}  # fmt: skip
+             "answers": config.answers(), "classes": config.facts.classes,
+             "shape": config.facts.shape}  # fmt: skip
     text = json.dumps(facts, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

@@ -17,7 +17,7 @@ _POLL = 0.2
 
 
 class Roster:
-    """The nodes that have introduced themselves.
+    """The nodes that have introduced themselves; one that was away does so again.
 
     Attributes:
         clients: by node id, the numbers of the clients that it hosts, in client order.
@@ -42,6 +42,8 @@ class Roster:
         f = self._config.federated
         expected, end = f.nodes or f.clients, time.monotonic() + f.deadline_s
         nodes = list(self._grid.get_node_ids())
+        for node in self._tried - set(nodes):
+            self.forget(node)
         while not self.clients and len(nodes) < expected and time.monotonic() < end:
             time.sleep(_POLL)
             nodes = list(self._grid.get_node_ids())
@@ -62,11 +64,16 @@ class Roster:
                 raise UserError(reason)
         self.problems |= met.failures
         for node, clients in sorted(met.found.items(), key=lambda item: item[1]):
-            double = set(clients) & {c for known in self.clients.values() for c in known}
+            others = (known for other, known in self.clients.items() if other != node)
+            double = set(clients) & {c for known in others for c in known}
             if double:
                 raise UserError(f"client {min(double)}: two nodes claim it; accepted: one each")
             self.clients[node] = clients
         self.clients = dict(sorted(self.clients.items(), key=lambda item: item[1]))
+
+    def forget(self, node: int) -> None:
+        """Ask a node again who it is: it was gone, or has answered as somebody else would."""
+        self._tried.discard(node)
 
     def name(self, node: int) -> str:
         """A node's name, made of its clients' numbers."""

@@ -31,7 +31,7 @@ from dpsd.privacy.oracle import Oracle, Prior
 from dpsd.privacy.plan import Plan
 from dpsd.privacy.releases import keep_release
 from dpsd.runs.folder import Run
-from dpsd.transcription.begin import ledger_of
+from dpsd.transcription.entries import ledger_of
 
 
 class FederatedOracle(Oracle):
@@ -118,12 +118,16 @@ class FederatedOracle(Oracle):
         self._roster.meet()
         labels = self._all_labels()
         client = self._mechanism.client
-        frame = _frame(client, request)
+        frame, agreed = _frame(client, request), messages.settings(self._config)
 
         def read(node: int, content: RecordDict) -> Any:
             clients = self._roster.clients[node]
-            if messages.facts_of(content).get("position") != request.position:
+            said = messages.facts_of(content)
+            if said.get("position") != request.position:
                 raise UserError("answered another question, late")
+            if said.get("settings") != agreed:  # it may have come back with others
+                self._roster.forget(node)
+                raise UserError("answered under other settings than the server's")
             if self._mechanism.sums_votes:
                 return read_votes(content, client, len(clients), len(request))
             return read_answers(content, client, len(request), frame)

@@ -8,14 +8,11 @@ import csv
 from collections.abc import Mapping
 from typing import Any
 
-from dpsd.config import quorum
 from dpsd.federated.messages import Request
 from dpsd.federated.roster import Roster
 from dpsd.federated.rounds import Collected
 from dpsd.files import append_lines, read_lines
-from dpsd.privacy.events import event_facts
 from dpsd.privacy.plan import Plan
-from dpsd.privacy.units import FEDERATED_TRUST
 from dpsd.runs.folder import Run
 
 _COLUMNS = ("round", "node", "clients", "answers", "bytes_down", "bytes_up", "failure")
@@ -104,25 +101,10 @@ def federation_facts(run: Run, plan: Plan) -> dict[str, Any]:
     """The facts that the statement of a federated run adds to those of any run.
 
     Returns:
-        `trust`, `labels` and `federation`. `labels` is the release of each client's label
-        histogram, or None. `federation` holds `clients` (planned), `rounds`, `partition`, `quorum`,
-        `aggregate`, `fewest` (the least number of clients that answered in a round) and `answered`
-        (by node, what it gave).
+        `fewest` (the least number of clients that answered in a round) and `answered` (by node,
+        what it gave).
     """
-    f, rows = run.config.federated, Table(run).rows()
-    labels = next((event for event, _ in plan.mechanism.beside()), None)
+    rows = Table(run).rows()
     by_round = [sum(r["clients"] for r in rows if r["round"] == n and r["answers"])
                 for n in range(plan.rounds)]  # fmt: skip
-    return {
-        "trust": FEDERATED_TRUST[plan.unit],
-        "labels": None if labels is None else event_facts(labels),
-        "federation": {
-            "clients": f.clients,
-            "rounds": plan.rounds,
-            "partition": f.partition,
-            "quorum": quorum(run.config),
-            "aggregate": f.aggregate,
-            "fewest": min(by_round),
-            "answered": totals(rows),
-        },
-    }
+    return {"fewest": min(by_round), "answered": totals(rows)}

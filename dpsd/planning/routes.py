@@ -8,10 +8,8 @@ shard_figures.yaml.
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from dpsd.config import NAMED, Config, parse_config, public_facts
-from dpsd.data.users import held_users
+from dpsd.data.users import read_roster
 from dpsd.errors import UserError
 from dpsd.planning.candidates import (
     AUGMENT,
@@ -122,7 +120,8 @@ def _holdings(config: Config, rows: int | None) -> Holdings:
                 f"--rows: missing; with data.name {d.name} say how many training records there "
                 "are, from 2 (a public number)"
             )
-    return Holdings(facts, data, own, rows, _roster(d.user_ids), ledger)
+    users = None if d.user_ids is None else read_roster(d.user_ids)
+    return Holdings(facts, data, own, rows, users, ledger)
 
 
 def _listed(manifest: Path | None) -> int | None:
@@ -135,21 +134,6 @@ def _listed(manifest: Path | None) -> int | None:
         raise UserError(f"data.rows: {manifest} cannot be read ({type(e).__name__})") from e
     n = sum(bool(line) and not line.startswith("#") for line in lines)
     return max(0, n - max(1, n // 10))
-
-
-def _roster(path: Path | None) -> int | None:
-    """Number of users on the public roster, without the held-out tenth. Reads no other array."""
-    if path is None:
-        return None
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            n = len(archive["roster"])
-    except Exception as e:
-        raise UserError(
-            f"data.user_ids: {path} cannot be read; accepted: npz with user_ids [rows] and "
-            "roster [users]"
-        ) from e
-    return n - held_users(n)
 
 
 def _add_costs(

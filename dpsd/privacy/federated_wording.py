@@ -3,8 +3,15 @@
 from typing import Any
 
 from dpsd.console import show_epsilon as show
-from dpsd.privacy.ledger import is_labels_run
-from dpsd.privacy.wording import guarantee_line, mechanism_lines, whom_it_protects
+from dpsd.privacy.record import is_beside
+from dpsd.privacy.wording import (
+    groups_line,
+    guarantee_line,
+    mechanism_lines,
+    near_duplicates_line,
+    parameters_line,
+    whom_it_protects,
+)
 
 _LISTED = 20  # clients; for more the text gives a summary, and the facts list all
 
@@ -41,9 +48,11 @@ def federated_lines(facts: dict[str, Any]) -> list[str]:
                 f"client, or for the client, in the worst case (all {facts['answers_cap']:,} "
                 "answers of the client change together)."
             )
-    lines += [*_composition(facts), *_answered(f)]
+    lines += [*parameters_line(facts), *_composition(facts), *_answered(f)]
     if total:
-        lines.append(whom_it_protects(unit))
+        lines += [whom_it_protects(unit), *groups_line(facts)]
+    else:
+        lines += near_duplicates_line(facts)
     lines.append(f"Accountant: {facts['accountant']}.")
     return [*lines, _earlier(facts)]
 
@@ -116,7 +125,7 @@ def _answered(federation: dict[str, Any]) -> list[str]:
 def _earlier(facts: dict[str, Any]) -> str:
     g, f = facts["guarantee"], facts["federation"]
     clients = "clients" if f["partition"] == "own" or facts["unit"] != "record" else "data"
-    count = sum(not is_labels_run(r["run"]) for r in facts["earlier_runs"])
+    count = sum(not is_beside(r["run"]) for r in facts["earlier_runs"])
     own = "" if facts["unit"] == "client" else (
         " Each client's own ledger also holds what other servers asked."
     )  # fmt: skip

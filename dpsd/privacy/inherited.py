@@ -16,6 +16,7 @@ from dpsd.files import sync, whole_file
 from dpsd.privacy.events import DpSgdRelease
 
 DP_LEDGER = "dp.json"
+_WEIGHTS = "weights.safetensors"
 
 
 @dataclass(frozen=True)
@@ -51,12 +52,14 @@ class DpTraining:
 def write_dp_ledger(folder: Path, training: DpTraining) -> None:
     """Write `dp.json` with a checksum in a teacher's folder, whole or not at all.
 
+    It holds the hash of the weights that lie there, so that it vouches for no others.
+
     Raises:
-        UserError: parameters that no training can have.
+        UserError: parameters that no training can have, or no weights.
     """
     path = folder / DP_LEDGER
     _check(path, training)
-    facts = asdict(training)
+    facts = asdict(training) | {"weights_sha256": _weights_hash(folder)}
     with whole_file(path) as partial:
         partial.write_text(json.dumps(facts | {"checksum": _checksum(facts)}, indent=2) + "\n")
         sync(partial)
@@ -66,14 +69,14 @@ def read_dp_ledger(folder: Path, uuid: str) -> DpTraining:
     """The training of the teacher with this UUID.
 
     Raises:
-        UserError: the ledger is missing, damaged (checksum) or of another teacher. Nothing may be
-            claimed then.
+        UserError: the ledger is missing, damaged (checksum), of another teacher or of other
+            weights. Nothing may be claimed then.
     """
     path = folder / DP_LEDGER
     try:
         facts: dict[str, Any] = json.loads(path.read_text())
-        claimed = facts.pop("checksum")
-        training = DpTraining(**facts)
+        claimed, weights = facts.pop("checksum"), facts.get("weights_sha256")
+        training = DpTraining(**{k: v for k, v in facts.items() if k != "weights_sha256"})
     except FileNotFoundError as e:
         raise UserError(
             f"DP ledger {path}: missing, so no guarantee is inherited; train the teacher with "
@@ -83,6 +86,16 @@ def read_dp_ledger(folder: Path, uuid: str) -> DpTraining:
         raise UserError(f"DP ledger {path}: damaged, so no guarantee is inherited: {e}") from e
     if claimed != _checksum(facts):
         raise UserError(f"DP ledger {path}: fails its checksum, so no guarantee is inherited")
+    if weights is None:
+        raise UserError(
+            f"DP ledger {path}: names no weights, as an older version wrote it, so no guarantee is "
+            "inherited; train the teacher anew"
+        )
+    if weights != _weights_hash(folder):
+        raise UserError(
+            f"DP ledger {path}: its training gave other weights than {folder / _WEIGHTS} holds, so "
+            "no guarantee is inherited; restore the weights"
+        )
     if training.teacher_uuid != uuid:
         raise UserError(
             f"DP ledger {path}: belongs to teacher {training.teacher_uuid}, not {uuid}, so no "
@@ -90,6 +103,14 @@ def read_dp_ledger(folder: Path, uuid: str) -> DpTraining:
         )
     _check(path, training)
     return training
+
+
+def _weights_hash(folder: Path) -> str:
+    """SHA-256 of the weights, in hex. Private: it stays in the teacher's folder."""
+    try:
+        return hashlib.sha256((folder / _WEIGHTS).read_bytes()).hexdigest()
+    except OSError as e:
+        raise UserError(f"teacher {folder / _WEIGHTS}: cannot be read: {e.strerror or e}") from e
 
 
 def _checksum(facts: dict[str, Any]) -> str:

@@ -76,7 +76,7 @@ class Oracle:
         self._teacher, self._plan, self._ledger, self._run = teacher, plan, ledger, run
         self._keep, self._seed, self._batch = keep, seed, batch
         self.seconds = {"teacher": 0.0, "prior": 0.0, "oracle": 0.0}
-        ledger.open_run(plan.record(run, started))
+        ledger.open_run(*plan.records(run, started))
         self._budget = Budget(plan, run, ledger)
         self.fresh = self._budget.fresh
 

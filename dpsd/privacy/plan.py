@@ -6,25 +6,20 @@ epsilon, delta and the number of asks. It is never given.
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
-from dpsd.config import Config, PublicFacts
+from dpsd.config import NAMED, Config, PublicFacts
 from dpsd.errors import UserError
 from dpsd.privacy import accounting
 from dpsd.privacy.events import Release
 from dpsd.privacy.inherited import DpTraining
-from dpsd.privacy.ledger import RunRecord
 from dpsd.privacy.mechanisms.base import Mechanism
 from dpsd.privacy.mechanisms.choose import choose_mechanism, federated_mechanism
 from dpsd.privacy.mechanisms.federated import server_mechanism
+from dpsd.privacy.record import RunRecord, labels_run
 from dpsd.privacy.units import FEDERATED_RELATIONS as FEDERATED
 from dpsd.privacy.units import RELATIONS, scope_of
 
-if TYPE_CHECKING:
-    from dpsd.config import Config
-
-    pass
-
+_LARGE_DELTA = 1e-3  # for one answer
 _MOST_HELD_OUT = 1000
 
 
@@ -52,6 +47,13 @@ class Plan:
     seeded_noise: bool
     route: str = "single"
     training: DpTraining | None = None
+    units: int | None = None
+    """M, the number of records, users or clients; None: unknown, or the unit is an answer."""
+    allow_open: bool = False
+    asked: str = ""
+    """The teacher's UUID, once a run has one."""
+    grouping: str = ""
+    """Random id of the roster of users, or of the partition into clients."""
 
     def position(self, round: int) -> int:
         """Answers asked before a round."""
@@ -96,7 +98,24 @@ class Plan:
         return RunRecord(
             run, self.event, self.answers, self.asks_per_image, self.seeded_noise, started,
             self.unit, None if self.training is None else self.training.teacher_uuid,
+            route=self.route, mechanism=self.mechanism.name, allow_open=self.allow_open,
+            asked=self.asked, grouping=self.grouping,
         )  # fmt: skip
+
+    def records(self, run: str, started: str = "") -> list[RunRecord]:
+        """The run as its ledger holds it, and what it releases beside its answers."""
+        beside = [] if self.training is not None else self.mechanism.beside()
+        return [self.record(run, started)] + [
+            RunRecord(
+                labels_run(run),
+                event,
+                cap,
+                seeded_noise=self.seeded_noise,
+                unit=self.unit,
+                grouping=self.grouping,
+            )
+            for event, cap in beside
+        ]
 
     def releases(self) -> list[tuple[Release, int]]:
         """All releases that may change together in the worst case, each with its cap."""
@@ -105,12 +124,15 @@ class Plan:
         return [(self.mechanism.event, self.answers), *self.mechanism.beside()]
 
     def deltas(self) -> list[float]:
-        """The deltas at which a statement gives epsilon: 1e-5, 1e-6, 1/N^1.1, the configured.
+        """The deltas at which a statement gives epsilon: the configured, 1e-5, 1e-6, 1/M^1.1.
 
-        N is the number of answers, or the number of rows where the guarantee is inherited.
+        M is the number of units. Deltas at or above 1/M flatter, and are left out. For one answer
+        there is no M.
         """
-        n = self.answers if self.training is None else self.training.rows
-        return sorted({1e-5, 1e-6, max(2, n) ** -1.1, self.delta}, reverse=True)
+        more = [1e-5, 1e-6]
+        if self.units is not None:
+            more = [d for d in (*more, self.units**-1.1) if d < 1 / self.units]
+        return list(dict.fromkeys([self.delta, *more]))
 
     def unit_epsilon(self, delta: float) -> float:
         """Epsilon of the unit: one answer (all asks of one image), record, user or client."""
@@ -140,6 +162,9 @@ def make_plan(config: Config) -> Plan:
         raise UserError(f"data.classes: {facts.classes}; accepted: from 2")
     queries = config.queries_per_round()
     unit = "none" if p.mechanism == "none" and p.route != "inherited" else p.unit
+    units = number_of_units(config, unit)
+    if unit != "none" and not p.allow_large_delta:
+        check_delta("privacy.delta", p.delta, unit, units)
     federated = p.route == "federated"
     choose = federated_mechanism if federated else choose_mechanism
     return Plan(
@@ -156,14 +181,53 @@ def make_plan(config: Config) -> Plan:
         facts=facts,
         seeded_noise=p.insecure_seeded_noise,
         route=p.route,
+        units=units,
+        allow_open=p.allow_open,
     )
+
+
+def number_of_units(config: Config, unit: str) -> int | None:
+    """M, the number of records, users or clients, from the configuration alone; None: unknown."""
+    data = config.data
+    if unit == "client":
+        return config.federated.clients
+    if unit not in ("record", "user"):
+        return None
+    named = NAMED.get(data.name) if unit == "record" and data.split is None else None
+    if named is not None and data.units not in (None, named.rows):
+        raise UserError(
+            f"data.units: {data.units}; accepted with data.name {data.name}: {named.rows}, or null"
+        )
+    return data.units or (None if named is None else named.rows)
+
+
+def check_delta(key: str, delta: float, unit: str, units: int | None) -> None:
+    """Refuse a delta at which a mechanism may publish one unit whole.
+
+    Args:
+        key: of the configuration.
+        delta: its value.
+        unit: of privacy.
+        units: M, their number, or None where it is unknown.
+
+    Raises:
+        UserError: delta is at or above 1/M; for one answer, at or above 0.001.
+    """
+    limit = _LARGE_DELTA if units is None else min(_LARGE_DELTA, 1 / units)
+    if delta >= limit:
+        why = "" if units is None else f" (1/M, M = {units:,} {unit}s)"
+        raise UserError(
+            f"{key}: {delta:g} for one {unit}; accepted: below {limit:.3g}{why}, or "
+            "privacy.allow_large_delta: true"
+        )
 
 
 def inherit(plan: Plan, training: DpTraining) -> Plan:
     """The plan with the guarantee of the teacher's own training (route `inherited`)."""
     known = replace(
-        plan, training=training, seeded_noise=plan.seeded_noise or training.seeded_noise
-    )
+        plan, training=training, seeded_noise=plan.seeded_noise or training.seeded_noise,
+        units=plan.units or training.rows,
+    )  # fmt: skip
     return replace(known, epsilon=known.unit_epsilon(plan.delta))
 
 

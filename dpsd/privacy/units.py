@@ -49,6 +49,10 @@ UNITS = {
 """(Route, kind of release) -> units. Releases that all routes may make stand under `single`."""
 
 
+TEST_RECORD = "test record"
+"""The unit of an accuracy that is released: one row of the test data, which trains no teacher."""
+
+
 def scope_of(unit: str) -> str:
     """`total` where epsilon covers all answers together, else `per_answer`."""
     return "total" if unit in ("record", "user", "client") else "per_answer"

@@ -16,7 +16,8 @@ _NOT_COVERED = (
     "attacks on releases that are floats; figures measured on private data; "
 )
 _LEFT_OUT = {
-    "single": "the teacher itself",
+    "single": "the teacher itself; other models trained on the same data, and other releases of "
+    "this teacher that are not in its ledger",
     "none": "the teacher itself",
     "ensemble": "the teachers themselves; other models trained on the same data whose answers are "
     "not in this ledger",
@@ -31,6 +32,17 @@ _LEFT_OUT = {
 def not_covered(route: str) -> str:
     """What the guarantee of a route does not cover."""
     return _NOT_COVERED + _LEFT_OUT[route]
+
+
+def accountant(scope: str, versions: dict[str, str]) -> str:
+    """Which software computed epsilon, and how."""
+    own = f"dpsd {versions['dpsd']}"
+    if scope == "total":
+        return (
+            f"{own}: privacy-loss distributions of dp-accounting {versions['dp-accounting']}, "
+            "connect-the-dots"
+        )
+    return f"{own}: exact Gaussian and optimal pure-epsilon formulas"
 
 
 def mechanism_lines(facts: dict[str, Any]) -> list[str]:
@@ -76,6 +88,51 @@ def whom_it_protects(unit: str) -> str:
         "This is the worst case already: it holds for one record, whatever it is. Somebody with "
         "several records is protected less."
     )
+
+
+def parameters_line(facts: dict[str, Any]) -> list[str]:
+    """Mu, pure epsilon or rho: what the mechanism itself guarantees, before any delta."""
+    g, release = facts["guarantee"], facts["release"]
+    if g["mu"] is not None:
+        return [f"Gaussian DP: mu {g['mu']:.6g} per answer."]
+    if release["kind"] == "pure":
+        pure = release["epsilon"] * facts["asks_per_image"]
+        return [f"Pure epsilon: {show(pure)} per answer, at delta 0."]
+    if release["kind"] == "votes":
+        return [f"Zero-concentrated DP: rho {g['rho']:.6g} for one {facts['unit']}."]
+    return []
+
+
+def groups_line(facts: dict[str, Any]) -> list[str]:
+    """Epsilon for k records of one person, or k clients of one owner."""
+    g, unit = facts["guarantee"], facts["unit"]
+    if "groups" not in g:
+        return []
+    who = "records of one person" if unit == "record" else "clients of one owner"
+
+    def told(groups: list[dict[str, Any]], relation: str) -> str:
+        each = "; ".join(f"{x['k']}: epsilon {show(x['epsilon'])} ({x['bound']})" for x in groups)
+        runs = " and all earlier runs" * bool(facts["earlier_runs"])
+        return f"For several {who}{runs}, at delta {facts['delta']:.3g}{relation}: {each}."
+
+    if "add_or_remove_groups" not in g:
+        return [told(g["groups"], "")]
+    return [told(g["groups"], " under replace-one"),
+            told(g["add_or_remove_groups"], " under add-or-remove-one")]  # fmt: skip
+
+
+def near_duplicates_line(facts: dict[str, Any]) -> list[str]:
+    """How many queries were close to earlier ones; for the unit answer alone."""
+    near = facts["near_duplicates"]
+    if near is None or facts["scope"] == "total" or near["share"] is None:
+        return []
+    kept = "" if near["compared"] >= facts["answers_made"] else " that were kept, the newest"
+    return [
+        f"Near-duplicates: {100 * near['share']:.2f} % of {near['sampled']:,} sampled queries lie "
+        f"within a root mean square of {near['distance']:g} of 255 grey levels (8 x 8 averages) of "
+        f"an earlier one among {near['compared']:,}{kept}; each is an entry of its own, and the "
+        "epsilon per answer of an entry does not cover what answers to its look-alikes say."
+    ]
 
 
 def _training_lines(t: dict[str, Any] | None) -> list[str]:

@@ -40,8 +40,9 @@ def write_card(run: Run, plan_facts: dict[str, Any], evaluation: dict[str, Any] 
         _what(run, facts, plan_facts),
         _loading(run.config.student.model, facts),
         f"## Privacy statement\n\n```text\n{statement_text(plan_facts)}```\n\n"
-        "`statement.json` holds the same as facts, and the hashes of all released files; "
-        "`dpsd verify` recomputes the figures from them.",
+        "`statement.json` holds the same as facts, and the hashes of all released files. "
+        "`dpsd verify` rebuilds it from `config.yaml`; with `--key` it tells whether the owner "
+        "signed it, with `--ledger` whether the owner's ledger agrees.",
         _training(run),
     ]
     if evaluation is not None and run.data_is_public:
@@ -72,7 +73,8 @@ def _what(run: Run, facts: PublicFacts, plan_facts: dict[str, Any]) -> str:
         "| `config.yaml`, `env.json` | settings, versions |\n"
         "| `metrics.jsonl`, `tb/`, `curves.png` | public figures of the training |\n"
         "| `synthetic.png` | synthetic images of the last round |\n"
-        "| `statement.txt`, `statement.json` | the privacy statement |\n\n"
+        "| `statement.txt`, `statement.json` | the privacy statement |\n"
+        "| `statement.sig` | its signature (Ed25519), and the public key |\n\n"
         "![synthetic images](synthetic.png)"
     )
 

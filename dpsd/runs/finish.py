@@ -2,15 +2,21 @@
 
 import shutil
 import time
+from dataclasses import asdict
+from datetime import UTC, datetime
 from typing import Any
 
-from dpsd.config import PublicFacts
+from dpsd.config import load_config
 from dpsd.files import read_json, write_json
 from dpsd.generator.synthesizer import Synthesizer
 from dpsd.privacy.ledger import Ledger
+from dpsd.privacy.near_duplicates import kept_queries, near_duplicates
 from dpsd.privacy.plan import Plan
-from dpsd.privacy.statement import file_hashes, statement_facts
+from dpsd.privacy.record import is_beside
+from dpsd.privacy.signature import sign, signing_key
+from dpsd.privacy.statement import Made, file_hashes, statement_facts
 from dpsd.privacy.statement_text import statement_text
+from dpsd.privacy.units import TEST_RECORD
 from dpsd.runs.card import write_card
 from dpsd.runs.folder import Run
 from dpsd.runs.pictures import curves, newest_images, synthetic_grid
@@ -66,21 +72,53 @@ def publish_attack(run: Run, name: str, section: str) -> None:
 def state(run: Run, plan: Plan, federation: dict[str, Any] | None) -> dict[str, Any]:
     """Write the statement from the ledger, and a private copy of the ledger."""
     ledger = Ledger(run.ledger_folder, run.ledger)
-    declared = _declared(run, plan.facts)
-    facts = statement_facts(plan, run.id, run.teacher, ledger.runs(), declared, federation)
-    write_json(run.release / "statement.json", facts)
-    (run.release / "statement.txt").write_text(statement_text(facts))
+    signing_key(run.ledger_folder)  # made on first use, before a release is remembered
+    near = near_duplicates(kept_queries(run.bank)) if plan.scope == "per_answer" else None
+    head = ledger.head
+    before = run.release / "statement.json"
+    paid = read_json(before).get("accuracy") if before.exists() else None
+    made = Made(
+        run=run.id, teacher=run.teacher, ledger=run.ledger, head=head, runs=ledger.runs(head),
+        allowances=ledger.allowances(head),
+        finished=datetime.now(UTC).isoformat(timespec="seconds"),
+        near_duplicates=None if near is None else asdict(near), federation=federation,
+        other_runs=_other_runs(run, made_by={r.run for r in ledger.runs(head)}),
+    )  # fmt: skip
+    facts = statement_facts(load_config(run.release / "config.yaml"), plan, made)
+    if paid:  # accuracies that were released stay so when a finished run is opened again
+        facts["accuracy"] = paid
+    write_statement(run, facts)
+    ledger.remember(run.release)
     shutil.copyfile(ledger.path, run.private / "ledger.jsonl")
     return facts
 
 
+def _other_runs(run: Run, made_by: set[str]) -> int:
+    """How many runs the data set's ledger holds that the run's own does not."""
+    if run.dataset is None or run.dataset[0] == run.ledger_folder:
+        return 0
+    others = (r for r in Ledger(*run.dataset).runs() if r.unit != TEST_RECORD)
+    return sum(r.run not in made_by and not is_beside(r.run) for r in others)
+
+
+def write_statement(run: Run, facts: dict[str, Any]) -> None:
+    """The statement as facts and as text."""
+    write_json(run.release / "statement.json", facts)
+    (run.release / "statement.txt").write_text(statement_text(facts))
+
+
 def seal(run: Run) -> None:
-    """Enter the hashes of all released files in the statement. This is the last write."""
+    """Enter the hashes of all released files in the statement, and sign it. The last writes.
+
+    Raises:
+        UserError: the key beside the run's ledger is missing, or cannot be read.
+    """
     for unfinished in run.release.rglob("*.partial"):
         unfinished.unlink()  # left by a process that was stopped
     path = run.release / "statement.json"
     facts = read_json(path)
     write_json(path, facts | {"files": file_hashes(run.release)})
+    sign(run.release, signing_key(run.ledger_folder))
 
 
 def report_of(
@@ -109,15 +147,4 @@ def report_of(
         "wall_seconds": wall,
         "seconds": seconds,
         "seed": run.config.seed,
-    }
-
-
-def _declared(run: Run, facts: PublicFacts) -> dict[str, Any]:
-    g = run.config.generator
-    source = f"declared public by the user: {g.source}" if g.kind == "images" else g.kind
-    return {
-        "image_shape": list(facts.shape),
-        "classes": facts.classes,
-        "pixel_range": list(facts.pixel_range),
-        "query_images": source,
     }

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dpsd.config import Config, flatten, parse_config, placed
 from dpsd.errors import UserError
-from dpsd.files import append_lines, read_json, read_lines, sync, whole_file, write_json
+from dpsd.files import append_lines, make_once, read_json, read_lines, sync, whole_file, write_json
 
 _KEPT_CHECKPOINTS = 2
 _BEGUN = ("config.yaml", "env.json")
@@ -34,6 +34,8 @@ class Run:
         teacher, teacher_folder: the teacher's UUID and home.
         ledger, ledger_folder: what answers are charged to, and where its ledger lies. It is the
             teacher, or the data set where the unit is a record or a user.
+        dataset: home and UUID of the data set, in whose ledger the run is entered; None: unnamed.
+        grouping: which rows make one user or client, a random id; empty for other units.
     """
 
     def __init__(self, path: Path) -> None:
@@ -46,6 +48,8 @@ class Run:
             self.teacher_folder, self.teacher = Path(facts["teacher_folder"]), str(facts["teacher"])
             self.ledger_folder, self.ledger = Path(facts["ledger_folder"]), str(facts["ledger"])
             self.data_is_public = bool(facts["data_is_public"])
+            self.grouping, dataset = str(facts.get("grouping", "")), facts.get("dataset")
+            self.dataset = None if dataset is None else (Path(dataset[0]), str(dataset[1]))
         except KeyError as e:
             raise UserError(
                 f"{self.private / 'run.json'}: no key {e.args[0]!r}; the file is damaged, or the "
@@ -154,6 +158,8 @@ def create_run(
     data_is_public: bool,
     ledger: str | None = None,
     ledger_folder: Path | None = None,
+    dataset: tuple[Path, str] | None = None,
+    grouping: str = "",
 ) -> Run:
     """Make a run folder. By default answers are charged to the teacher, in its folder.
 
@@ -165,30 +171,38 @@ def create_run(
         folder.mkdir(parents=True, exist_ok=True)
     os.chmod(path / "private", 0o700)
     plain = placed(config).model_dump(mode="json")
-    released = plain | {"teacher": {k: v for k, v in plain["teacher"].items()
-                                    if k not in ("path", "root", "weights")}}  # fmt: skip
-    released["data"] = {
-        k: v for k, v in plain["data"].items() if k not in ("root", "rows", "user_ids")
-    }
-    released["attacks"] = {k: v for k, v in plain["attacks"].items() if k != "cache"}
+    released = released_config(plain)
     (path / "release" / _BEGUN[0]).write_text(yaml.safe_dump(released, sort_keys=False))
     write_json(path / "release" / _BEGUN[1], environment(config))
-    begun = path / "private" / f".run-{uuid.uuid4()}"
-    write_json(
-        begun,
-        {"run": str(uuid.uuid4()), "started": datetime.now(UTC).isoformat(timespec="seconds"),
-         "teacher": teacher, "teacher_folder": str(teacher_folder.absolute()),
-         "ledger": ledger or teacher,
-         "ledger_folder": str((ledger_folder or teacher_folder).absolute()),
-         "data_is_public": data_is_public, "config": plain},
-    )  # fmt: skip
-    try:  # last: a folder with run.json is whole, and one process made it
-        os.link(begun, path / "private" / "run.json")
-    except FileExistsError as e:
-        raise UserError(f"--out {path}: another process has just made it") from e
-    finally:
-        begun.unlink()
+    facts = {
+        "run": str(uuid.uuid4()), "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "teacher": teacher, "teacher_folder": str(teacher_folder.absolute()),
+        "ledger": ledger or teacher,
+        "ledger_folder": str((ledger_folder or teacher_folder).absolute()),
+        "dataset": None if dataset is None else [str(dataset[0].absolute()), dataset[1]],
+        "grouping": grouping, "data_is_public": data_is_public, "config": plain,
+    }  # fmt: skip
+    # Last: a folder with run.json is whole, and one process made it.
+    if not make_once(path / "private" / "run.json", json.dumps(facts, indent=2).encode() + b"\n"):
+        raise UserError(f"--out {path}: another process has just made it")
     return Run(path)
+
+
+def released_config(plain: dict[str, Any]) -> dict[str, Any]:
+    """The part of a configuration that may be released: what made the student.
+
+    How the teacher was trained may follow from its private data (people choose a learning rate on
+    them, or compute a normalisation from them). So of the teacher only the number of shards is
+    here, which is a parameter of the mechanism, and a normalisation that is declared public.
+    """
+    teacher: dict[str, Any] = {"shards": plain["teacher"]["shards"]}
+    if (normalize := plain["teacher"]["normalize"]) is not None and normalize["public"]:
+        teacher["normalize"] = normalize
+    data = {k: v for k, v in plain["data"].items() if k != "root"}
+    for key in ("rows", "user_ids"):  # that there is one is public, its place is not
+        data[key] = None if data[key] is None else "not-released"
+    rest = {k: v for k, v in plain.items() if k != "attacks"}
+    return rest | {"teacher": teacher, "data": data}
 
 
 def refuse_existing(path: Path) -> None:
@@ -222,6 +236,9 @@ def resume_run(path: Path, config: Config) -> Run:
         UserError: no run is there, or its configuration differs; the message names the keys.
     """
     run = open_run(path)
+    was, data = run.config.data, config.data
+    found = {"units": data.units or was.units, "dataset": data.dataset or was.dataset}
+    config = config.model_copy(update={"data": data.model_copy(update=found)})  # found as it began
     old, new = (flatten(placed(c).model_dump(mode="json")) for c in (run.config, config))
     changed = [k for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k)]
     finished = (run.private / "report.json").exists()

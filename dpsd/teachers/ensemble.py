@@ -12,13 +12,13 @@ from torch import Tensor
 
 from dpsd.config import Config
 from dpsd.console import Say
-from dpsd.data.identity import dataset_home
 from dpsd.data.load import PrivateData, Split
 from dpsd.device import broadcast, gather, pick_device, pick_dtype, rank, world_size
 from dpsd.errors import UserError
 from dpsd.files import write_json
 from dpsd.imports import brief
 from dpsd.randomness import draw_key
+from dpsd.teachers.dataset import dataset_of, roster_id
 from dpsd.teachers.folder import TeacherFolder, make_home
 from dpsd.teachers.members import (
     KINDS,
@@ -64,6 +64,7 @@ def train_ensemble(
     facts, device = config.facts, pick_device(config.device)
     dtype = pick_dtype(config.precision, device)
     start = time.perf_counter()
+    dataset = dataset_of(config, data, "an ensemble")  # on every rank: all fail, or none
     key = key or draw_key()
     first, processes = 0, 1
     if together:
@@ -89,7 +90,8 @@ def train_ensemble(
         "accuracy": {"holdout": _plurality(choose, data.holdout), "test": None},
         "rows": {"train": len(data.train), "holdout": len(data.holdout)},
         "seconds": seconds,
-        "dataset": dataset_home(config, data),
+        "dataset": dataset,
+        "roster": roster_id(config, dataset),
     }
     _write(folder, record, weights, shards)
 

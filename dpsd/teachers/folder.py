@@ -7,13 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from dpsd.config import Config
 from dpsd.data.identity import read_dataset
 from dpsd.errors import UserError
 from dpsd.files import locked, write_json
+from dpsd.models.frozen import Teacher
 from dpsd.models.own import load_own_teacher
+
+_COUNTS = "num_batches_tracked"  # files of weights may lack it
 
 Kind = Literal["own", "plain", "dp_sgd", "ensemble", "federation"]
 """The user's own model; trained here without DP, by DP-SGD, or in shards; or at its clients."""
@@ -44,6 +48,11 @@ class TeacherFolder:
         """What reaches one teacher of an ensemble alone: a record or a user; else None."""
         return self.recipe.get("unit")
 
+    @property
+    def roster(self) -> str:
+        """Random id of the roster of users by which an ensemble was sharded; else empty."""
+        return str(self.facts.get("roster") or "")
+
     def ledger(self, unit: str) -> tuple[Path, str]:
         """The folder of the ledger that releases are charged to, and the UUID of its owner.
 
@@ -53,13 +62,28 @@ class TeacherFolder:
         Raises:
             UserError: the data set's folder is missing, or another's.
         """
-        dataset = self.facts.get("dataset")
-        if dataset is None or unit not in ("record", "user"):
-            return self.path, self.uuid
-        folder = self.path.parent / dataset["folder"]
-        if read_dataset(folder)["uuid"] != dataset["uuid"]:
+        dataset = self.dataset()
+        return dataset if dataset is not None and unit in ("record", "user") else (
+            self.path, self.uuid
+        )  # fmt: skip
+
+    def dataset(self) -> tuple[Path, str] | None:
+        """The home of the data set that the teacher was trained on, and its UUID; None: unnamed.
+
+        Raises:
+            UserError: the data set's folder is missing, or another's.
+        """
+        known = self.facts.get("dataset")
+        if known is None:
+            return None
+        folder = self.path.parent / known["folder"]
+        if not folder.exists():  # its owner may have given it another name
+            others = (p.parent for p in folder.parent.glob("*/dataset.json"))
+            same = (p for p in others if read_dataset(p)["uuid"] == known["uuid"])
+            folder = next(same, folder)
+        if read_dataset(folder)["uuid"] != known["uuid"]:
             raise UserError(f"{folder}: is another data set's than {self.path} was trained on")
-        return folder, str(dataset["uuid"])
+        return folder, str(known["uuid"])
 
 
 def read_folder(path: Path) -> TeacherFolder:
@@ -85,18 +109,21 @@ def make_home(folder: Path) -> None:
 def own_folder(config: Config) -> TeacherFolder:
     """The home of the user's own teacher, made where it is missing.
 
-    It lies beside the weights. A teacher without weights has one below `teacher.root`.
+    It lies in a registry below `teacher.root`, under the hash of the teacher's parameters: a copied
+    or renamed file of weights finds the same ledger.
 
     Raises:
-        UserError: the teacher does not load, or the folder belongs to another teacher.
+        UserError: the teacher does not load, or an older version kept its ledger beside the
+            weights.
     """
-    t, identity = config.teacher, _identity(config)
-    if t.weights is None:
-        folder = t.root / hashlib.blake2b(t.model.encode(), digest_size=8).hexdigest()
-    else:
-        folder = t.weights.with_name(t.weights.name + ".dpsd")
+    t = config.teacher
+    identity = own_identity(config, load_own_teacher(t, config.facts))
+    folder = t.root / hashlib.blake2b(t.model.encode(), digest_size=8).hexdigest()
+    if t.weights is not None:
+        folder = t.root / "own" / identity
+        _refuse_beside(t.weights, folder)
+        _refuse_trained(t.weights, t.root, identity)
     if not (folder / "teacher.json").exists():
-        load_own_teacher(t, config.facts)  # a file that does not load gets no home
         make_home(folder)
         with locked(folder):  # two processes must not give the teacher two names
             if not (folder / "teacher.json").exists():
@@ -105,22 +132,45 @@ def own_folder(config: Config) -> TeacherFolder:
                     {"uuid": str(uuid.uuid4()), "kind": "own", "identity": identity,
                      "recipe": None, "accuracy": None},
                 )  # fmt: skip
-    home = read_folder(folder)
-    check_identity(config, home)
-    return home
+    return read_folder(folder)
 
 
-def check_identity(config: Config, home: TeacherFolder) -> None:
+def own_identity(config: Config, teacher: Teacher) -> str:
+    """What tells the user's own teachers apart, in hex: a hash of the parameters. Private.
+
+    A teacher without a file of weights is known by its import path. Where a program hides its
+    parameters, the file is hashed.
+    """
+    t = config.teacher
+    if t.weights is None:
+        return t.model
+    state = teacher.model.state_dict()
+    if not state:
+        return hashlib.blake2b(t.weights.read_bytes(), digest_size=16).hexdigest()
+    return parameters_hash(state)
+
+
+def parameters_hash(state: dict[str, Tensor]) -> str:
+    """BLAKE2b of a model's parameters and buffers with their names, in hex. Private."""
+    digest = hashlib.blake2b(digest_size=16)
+    kept = {k: v for k, v in state.items() if not k.endswith(_COUNTS)}
+    for name, tensor in sorted(kept.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def check_identity(config: Config, home: TeacherFolder, teacher: Teacher) -> None:
     """Refuse to charge one teacher's answers to another's ledger, also on resume.
 
     Raises:
         UserError: the user's own teacher is not the one that the folder belongs to.
     """
-    if home.facts.get("identity") != _identity(config):
+    known = home.facts.get("identity")
+    if known != own_identity(config, teacher) and known != _older_identity(config):
         raise UserError(
             f"teacher.weights: {config.teacher.weights or config.teacher.model} is not the teacher "
-            f"that {home.path} belongs to; give new weights another file name, so that each "
-            "teacher keeps its own ledger"
+            f"that {home.path} belongs to; accepted: the same parameters"
         )
 
 
@@ -140,11 +190,30 @@ def _kind_by_recipe(recipe: dict[str, Any] | None) -> Kind:
     return "dp_sgd" if recipe.get("dp") else "plain"
 
 
-def _identity(config: Config) -> str:
-    """What tells the user's own teachers apart: the hash of the weights, or the import path."""
-    t = config.teacher
-    if t.weights is None:
-        return t.model
-    if not t.weights.is_file():
-        raise UserError(f"teacher.weights: {t.weights} is no file")
-    return hashlib.blake2b(t.weights.read_bytes(), digest_size=16).hexdigest()
+def _older_identity(config: Config) -> str | None:
+    """The identity in folders of older versions: the hash of the file."""
+    weights = config.teacher.weights
+    if weights is None:
+        return None
+    return hashlib.blake2b(weights.read_bytes(), digest_size=16).hexdigest()
+
+
+def _refuse_trained(weights: Path, root: Path, identity: str) -> None:
+    """Weights that were trained here have a ledger already, and a data set."""
+    for path in root.glob("*/teacher.json"):
+        home = read_folder(path.parent)
+        if home.kind != "own" and home.facts.get("identity") == identity:
+            raise UserError(
+                f"teacher.weights: {weights} holds the teacher in {home.path}, which was trained "
+                f"here; accepted: teacher.path: {home.path} and teacher.weights: null, so that "
+                "all its releases count together"
+            )
+
+
+def _refuse_beside(weights: Path, folder: Path) -> None:
+    beside = weights.with_name(weights.name + ".dpsd")
+    if (beside / "teacher.json").exists():
+        raise UserError(
+            f"teacher.weights: {weights}: an older version kept this teacher's ledger in {beside}; "
+            f"move that folder to {folder}, so that what was released goes on counting"
+        )

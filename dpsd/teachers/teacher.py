@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -14,7 +15,6 @@ from torch import Tensor, nn
 from dpsd.config import Config
 from dpsd.config.sections import TeacherConfig
 from dpsd.console import Say
-from dpsd.data.identity import dataset_home, read_dataset
 from dpsd.data.load import PrivateData, Split, load_data
 from dpsd.device import broadcast, pick_device, pick_dtype, rank, world_size
 from dpsd.errors import UserError
@@ -25,12 +25,15 @@ from dpsd.models.networks import Norm, build_model
 from dpsd.models.own import load_own_teacher
 from dpsd.privacy.inherited import DpTraining, write_dp_ledger
 from dpsd.privacy.noise import NoiseSource
+from dpsd.privacy.plan import check_delta
+from dpsd.teachers.dataset import admit_training, dataset_of, with_dataset
 from dpsd.teachers.ensemble import check_kind, load_ensemble, train_ensemble
 from dpsd.teachers.folder import (
     TeacherFolder,
     check_identity,
     make_home,
     own_folder,
+    parameters_hash,
     read_folder,
 )
 from dpsd.teachers.recipe import recipe_hash, recipe_of
@@ -53,10 +56,25 @@ def fit_privately(config: Config, model: nn.Module, split: Split, say: Say) -> D
 
     t, seeded = config.teacher, config.privacy.insecure_seeded_noise
     source = NoiseSource(f"dp-sgd {t.seed}".encode() if seeded else None)
-    run = train_dp(model, split.images, split.labels, t.dp, source=source, say=say)
+    train_dp(model, split.images, split.labels, t.dp, source=source, say=say)
+    return planned_training(config, len(split))
+
+
+def planned_training(config: Config, rows: int) -> DpTraining:
+    """The mechanism of `fit_privately`, before it has run; without the UUID.
+
+    Raises:
+        UserError: the noise or the delta is not accepted.
+    """
+    from dpsd.teachers.dp_sgd import plan_training
+
+    dp, seeded = config.teacher.dp, config.privacy.insecure_seeded_noise
+    if not config.privacy.allow_large_delta:
+        check_delta("teacher.dp.delta", dp.delta, "record", rows)
+    recipe = plan_training(dp, rows)
     return DpTraining(
-        teacher_uuid="", noise_multiplier=run.noise_multiplier, sample_rate=run.sample_rate,
-        steps=run.steps, max_grad_norm=t.dp.max_grad_norm, rows=len(split), delta=t.dp.delta,
+        teacher_uuid="", noise_multiplier=recipe.noise_multiplier, steps=recipe.steps,
+        sample_rate=recipe.sample_rate, max_grad_norm=dp.max_grad_norm, rows=rows, delta=dp.delta,
         seeded_noise=seeded,
     )  # fmt: skip
 
@@ -73,34 +91,49 @@ def ensure_teacher(
         data: instead of the configuration's, as a client of a federation holds them.
 
     Raises:
-        UserError: a named folder or file is missing or unreadable, or the teacher charges another
-            data set's ledger than `teacher.dataset` names.
+        UserError: a named folder or file is missing or unreadable, the teacher charges another
+            data set's ledger than `data.dataset` names, or an older `./teachers` is not adopted.
     """
     own = config.teacher.path
     if own is not None:
-        return read_folder(own)
+        return with_dataset(config, read_folder(own))
+    check_root(config)
     shards = config.teacher.shards
     if shards is not None:
         check_kind(config)
     if config.teacher.weights is not None or ":" in config.teacher.model:
-        return own_folder(config)
+        return with_dataset(config, own_folder(config))
     data = data or load_data(config.data)
     folder = config.teacher.root / recipe_hash(config, data)
     if together and shards is not None and world_size() > 1:
-        if broadcast((folder / "teacher.json").exists()):
-            _check_dataset(config, read_folder(folder))
-        else:
+        if not broadcast((folder / "teacher.json").exists()):
             _train(config, data, folder, say, together=True)
     elif not together or rank() == 0:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         with locked(folder):  # another process may be training the same teacher
-            if (folder / "teacher.json").exists():
-                _check_dataset(config, read_folder(folder))
-            else:
+            if not (folder / "teacher.json").exists():
                 _train(config, data, folder, say, together=False)
     if together:
         broadcast(None)  # wait until the first process has written
-    return read_folder(folder)
+    home = read_folder(folder)
+    return with_dataset(config, home) if rank() == 0 else home
+
+
+def check_root(config: Config) -> None:
+    """Refuse the default root where the working directory has teachers of an older default.
+
+    Raises:
+        UserError: it says how to adopt them.
+    """
+    older = Path("teachers")
+    if "root" in config.teacher.model_fields_set or not older.is_dir():
+        return
+    if any(older.glob("*/teacher.json")) or (older / "datasets").is_dir():
+        raise UserError(
+            f"teacher.root: {config.teacher.root} by default, but ./teachers holds teachers and "
+            "ledgers; accepted: --set teacher.root=teachers to go on with them, or move them to "
+            f"{config.teacher.root}, so that what was released goes on counting"
+        )
 
 
 def _train(config: Config, data: PrivateData, folder: Path, say: Say, *, together: bool) -> None:
@@ -153,8 +186,8 @@ def frozen_teacher(config: Config, folder: TeacherFolder) -> Teacher:
             raise UserError(f"teacher {weights}: unreadable: {str(e).splitlines()[0]}") from e
         teacher = Teacher(model, normalize=None, classes=facts.classes, shape=facts.shape)
     else:
-        check_identity(config, folder)
         teacher = load_own_teacher(config.teacher, facts)
+        check_identity(config, folder, teacher)
     return teacher
 
 
@@ -165,6 +198,10 @@ def train_teacher(config: Config, data: PrivateData, folder: Path, say: Say) -> 
     dtype = pick_dtype(config.precision, device)
     start = time.perf_counter()
     dp = config.teacher.dp.epsilon is not None
+    dataset = dataset_of(config, data, "training by DP-SGD" if dp else None)
+    if dp:
+        assert dataset is not None
+        admit_training(config, dataset, planned_training(config, len(data.train)))
     training = None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.teacher.seed)
@@ -191,10 +228,11 @@ def train_teacher(config: Config, data: PrivateData, folder: Path, say: Say) -> 
         return logits.float().cpu()
 
     name = str(uuid.uuid4())
-    record = {
+    record: dict[str, Any] = {
         "uuid": name,
         "kind": "dp_sgd" if dp else "plain",
         "recipe": recipe_of(config),
+        "identity": parameters_hash(model.state_dict()),
         "accuracy": {
             "holdout": accuracy(ask, data.holdout),
             "test": None if data.test is None else accuracy(ask, data.test),
@@ -202,13 +240,12 @@ def train_teacher(config: Config, data: PrivateData, folder: Path, say: Say) -> 
         "rows": {"train": len(data.train), "holdout": len(data.holdout)},
         "seconds": time.perf_counter() - start,
     }
-    if training is not None:
-        record["dataset"] = dataset_home(config, data)
+    record["dataset"] = dataset
     make_home(folder)
-    if training is not None:
-        write_dp_ledger(folder, replace(training, teacher_uuid=name))
     save_file({k: v.cpu().contiguous() for k, v in model.state_dict().items()},
               folder / "weights.safetensors")  # fmt: skip
+    if training is not None:
+        write_dp_ledger(folder, replace(training, teacher_uuid=name))
     write_json(folder / "teacher.json", record)
     return read_folder(folder)
 
@@ -220,16 +257,3 @@ def accuracy(ask: Callable[[Tensor], Tensor], split: Split) -> float:
         for x, y in zip(split.images.split(512), split.labels.split(512), strict=True)
     )
     return hits / len(split)
-
-
-def _check_dataset(config: Config, home: TeacherFolder) -> None:
-    """Refuse a trained teacher that charges another data set's ledger than the wanted one."""
-    wanted = config.teacher.dataset
-    if wanted is None or home.facts.get("dataset") is None:
-        return
-    charged = read_dataset(home.ledger("record")[0])["name"]
-    if charged != wanted:
-        raise UserError(
-            f"teacher.dataset: {wanted}, but {home.path} charges the ledger of data set {charged}; "
-            f"accepted: {charged}, or another teacher.root"
-        )

@@ -1,14 +1,16 @@
-"""How a run begins, or goes on after a stop: its teacher, its folder and its ledger."""
+"""How a run begins, or goes on after a stop: its teacher, its plan and its folder."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from dpsd.config import Config
+from dpsd.data.identity import dataset_name, read_dataset
+from dpsd.data.users import read_roster
 from dpsd.errors import UserError
 from dpsd.privacy.inherited import read_dp_ledger
-from dpsd.privacy.ledger import Ledger
-from dpsd.privacy.plan import Plan
+from dpsd.privacy.plan import Plan, inherit, make_plan
 from dpsd.runs.folder import (
     Run,
     create_run,
@@ -19,6 +21,7 @@ from dpsd.runs.folder import (
 )
 from dpsd.teachers.folder import TeacherFolder
 from dpsd.teachers.teacher import ensure_teacher, load_teacher
+from dpsd.transcription.entries import admit
 
 
 def open_run_folder(
@@ -42,59 +45,64 @@ def open_run_folder(
         return declared_public(run) if data_is_public and not run.data_is_public else run
     refuse_existing(path)
     if home is None:
+        admit(config, make_plan(config))
         home = ensure_teacher(config, say)
         load_teacher(config, home)  # an unreadable teacher fails before anything is written
     _check_voters(config, home)
     if config.privacy.route == "inherited":
         read_dp_ledger(home.path, home.uuid)  # so does a guarantee that is not there
-        if home.facts.get("dataset") is None:
+        if home.dataset() is None:
             raise UserError(
                 f"teacher {home.path}: names no data set whose ledger its training is charged to, "
                 "so no guarantee is inherited; train it anew"
             )
+    config = with_known(config, home)
+    make_plan(config)  # a delta that is too large for so many units is refused here
     folder, owner = home.ledger(config.privacy.unit)
     return create_run(
         path, config, home.uuid, home.path, data_is_public=data_is_public,
-        ledger=owner, ledger_folder=folder,
+        ledger=owner, ledger_folder=folder, dataset=home.dataset(),
+        grouping=_grouping(config, home),
     )  # fmt: skip
 
 
-def ledger_of(run: Run) -> Ledger:
-    """The ledger that a run is charged to.
+def plan_of(run: Run) -> Plan:
+    """The plan of a run, with the guarantee that it inherits."""
+    plan = replace(make_plan(run.config), asked=run.teacher, grouping=run.grouping)
+    if plan.route != "inherited":
+        return plan
+    return inherit(plan, read_dp_ledger(run.teacher_folder, run.teacher))
 
-    Raises:
-        UserError: it lacks answers that the run has had, so that it is another or an older one;
-            nothing is written then.
+
+def discard(run: Run) -> None:
+    """Remove the folder of a run that never began."""
+    shutil.rmtree(run.path)
+
+
+def with_known(config: Config, home: TeacherFolder) -> Config:
+    """The configuration with what is known now: the data set's name, and M.
+
+    M is the public number of records or users.
     """
-    had = max((int(p.stem) + 1 for p in run.bank.glob("*.safetensors")), default=0)
-    path = run.ledger_folder / "ledger.jsonl"
-    ledger = Ledger(run.ledger_folder, run.ledger) if path.exists() or not had else None
-    charged = 0 if ledger is None else ledger.charged(run.id)
-    if ledger is None or charged < had:
-        raise UserError(
-            f"ledger {path}: holds {charged} answers of run {run.id}, which has had more; restore "
-            "the ledger that it was charged to"
-        )
-    return ledger
+    data, rows = config.data, home.facts.get("rows")
+    units = data.units
+    if config.privacy.unit == "user" and data.user_ids is not None:
+        units = read_roster(data.user_ids)
+    elif config.privacy.unit == "record" and rows is not None:
+        units = int(rows["train"])
+    if data.units not in (None, units):
+        raise UserError(f"data.units: {data.units}; accepted: {units}, as the data have, or null")
+    dataset, charged = data.dataset, home.dataset()
+    if charged is not None and (name := read_dataset(charged[0])["name"]) != dataset_name(config):
+        dataset = name
+    known = data.model_copy(update={"units": units, "dataset": dataset})
+    return config.model_copy(update={"data": known})
 
 
-def enter_elsewhere(run: Run, plan: Plan, home: TeacherFolder) -> None:
-    """Enter a run on a teacher that was trained by DP-SGD in the other ledger too.
-
-    The teacher's own ledger needs the answers: later runs for the unit answer compose with them.
-    The data set's ledger needs the training, which the answers post-process: later claims about its
-    records count it.
-    """
-    if home.facts.get("dataset") is None or home.kind == "ensemble":
-        return
-    training = read_dp_ledger(home.path, home.uuid)
-    answers = replace(plan, training=None).record(run.id, run.started)
-    trained = replace(
-        answers, event=training.event, asks_per_image=1, seeded_noise=training.seeded_noise,
-        unit="record", teacher=home.uuid,
-    )  # fmt: skip
-    Ledger(*home.ledger("record")).open_run(trained)
-    Ledger(*home.ledger("answer")).open_run(answers)
+def _grouping(config: Config, home: TeacherFolder) -> str:
+    """Which rows make one user (by the teacher's roster) or one client (by the federation)."""
+    unit = config.privacy.unit
+    return home.uuid if unit == "client" else home.roster if unit == "user" else ""
 
 
 def _check_voters(config: Config, home: TeacherFolder) -> None:

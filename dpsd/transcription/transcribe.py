@@ -9,15 +9,15 @@ from dpsd.config import Config
 from dpsd.device import join_processes, leave_processes, pick_device, rank
 from dpsd.errors import UserError
 from dpsd.generator.synthesizer import Synthesizer
-from dpsd.privacy.inherited import read_dp_ledger
 from dpsd.privacy.oracle import Door, Oracle
-from dpsd.privacy.plan import Plan, inherit, make_plan
+from dpsd.privacy.plan import Plan, make_plan
 from dpsd.runs.finish import finish
 from dpsd.runs.folder import Run
 from dpsd.runs.pictures import Board, newest_images
 from dpsd.teachers.folder import TeacherFolder, read_folder
 from dpsd.teachers.teacher import load_teacher
-from dpsd.transcription.begin import enter_elsewhere, ledger_of, open_run_folder
+from dpsd.transcription.begin import discard, open_run_folder, plan_of
+from dpsd.transcription.entries import enter, ledger_of
 from dpsd.transcription.loop import distil
 from dpsd.transcription.session import Session, check_memory, new_session, prune_releases
 
@@ -67,11 +67,15 @@ def transcribe(
     run = None
     if rank() == 0:
         run = open_run_folder(config, out, resume, data_is_public, say, home)
-        if plan.route == "inherited":
-            session.plan = inherit(plan, read_dp_ledger(run.teacher_folder, run.teacher))
-        session.oracle = (open_oracle or open_teacher_oracle)(
-            session.plan, run, session.synthesizer
-        )
+        session.plan = plan_of(run)
+        try:
+            session.oracle = (open_oracle or open_teacher_oracle)(
+                session.plan, run, session.synthesizer
+            )
+        except UserError:
+            if not resume:  # refused before its first answer: nothing is left behind
+                discard(run)
+            raise
     start = session.share(session.restore(run) if run is not None else 0)
     if run is None:  # this rank learns and writes nothing
         distil(session, start=start, after_round=lambda round, figures: None)
@@ -137,7 +141,6 @@ def open_teacher_oracle(plan: Plan, run: Run, synthesizer: Synthesizer) -> Oracl
         raise UserError(
             f"teacher {home.path}: is {home.uuid}, the run has asked {run.teacher}; restore it"
         )
-    teacher, ledger = load_teacher(config, home), ledger_of(run)
-    oracle = Oracle(teacher, plan, ledger, run.id, run.started, run.bank, config.seed)
-    enter_elsewhere(run, plan, home)
-    return oracle
+    teacher = load_teacher(config, home)
+    enter(run, plan, home)
+    return Oracle(teacher, plan, ledger_of(run), run.id, run.started, run.bank, config.seed)

@@ -64,12 +64,19 @@ def configure(cell: dict, seed: int, teachers: Path, shrink: int = 1) -> Config:
 
 GONE = {"threshold": None, "threshold_share": 0.1, "threshold_answers": None}
 """Removed keys of `privacy` with the value that every cell had; hashes still cover them."""
+TRUST = {"": ("threads", "owner", "retention"), "privacy": ("allow_open", "allow_large_delta"),
+         "data": ("root", "units"), "teacher": ("root",)}  # fmt: skip
+"""Keys by section that no figure depends on."""
 
 
 def hashed_tree(config: Config) -> dict:
-    """What a configuration's hash covers: all but both root folders and the number of threads."""
+    """What a configuration's hash covers: all that a figure depends on."""
     tree = config.model_dump(mode="json")
-    tree["teacher"].pop("root"), tree["data"].pop("root"), tree.pop("threads")
+    for section, keys in TRUST.items():
+        for key in keys:
+            (tree[section] if section else tree).pop(key)
+    tree["teacher"]["dataset"] = None  # the older place of the name, which no cell gave
+    tree["data"].pop("dataset")
     tree["privacy"] |= GONE
     return tree
 

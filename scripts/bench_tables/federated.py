@@ -17,7 +17,7 @@ import numpy as np
 import torch
 import yaml
 
-from bench_tables.cells import config_hash, stated_epsilon
+from bench_tables.cells import config_hash, hashed_tree, stated_epsilon
 from bench_tables.fedavg import fedavg
 from bench_tables.jobs import RESULTS, ROOT, Job, chosen, digest
 from dpsd.config import Config, load_config
@@ -106,7 +106,7 @@ def baseline_facts(config: Config) -> dict[str, Any]:
     """All that the baselines of a partition depend on, and its hash under `config_hash`."""
     f = config.federated
     facts = {"federated": {k: getattr(f, k) for k in ("clients", "partition", "alpha", "seed")},
-             "teacher": config.teacher.model_dump(mode="json", exclude={"root"}),
+             "teacher": hashed_tree(config)["teacher"],
              "student": config.student.model, "fedavg": FEDAVG}  # fmt: skip
     return {"config_hash": digest(json.dumps(facts, sort_keys=True)), "facts": facts}
 

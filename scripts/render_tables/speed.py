@@ -65,6 +65,25 @@ def ensemble_speed(path: Path) -> list[str]:
     ]
 
 
+def ledger_speed(path: Path) -> list[str]:
+    """What opening a long ledger costs; nothing where the file is missing."""
+    result = read(path)
+    if not result:
+        return []
+    rows = [
+        (f"{part['charges']:,} of {part['answers'] // part['charges']:,} answers",
+         f"{part['seconds']:.2f}", f"{part['ledger_MiB']:.0f}")
+        for part in (result["of_2000"], result["of_500"])
+    ]  # fmt: skip
+    return [
+        f"`scripts/bench ledger`: a run that goes on opens a ledger of {result['answers']:,}",
+        "answers, with every checksum and every hash verified (must: under 2 s, under 500 MiB):",
+        "",
+        *table(("charges", "seconds", "MiB beside the imports"), rows),
+        "",
+    ]
+
+
 def imagenet(path: Path) -> list[str]:
     """The section on the ImageNet-shaped smoke test; nothing where it is missing."""
     result = read(path)

@@ -1,5 +1,7 @@
+import importlib
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -180,7 +182,8 @@ def test_own_teacher_and_image_folder(folder, monkeypatch, capsys):
     assert re.search(r"answers asked +400", out)
     report = json.loads((folder / "own/private/report.json").read_text())
     assert 0 <= report["student"]["agreement"] <= 1
-    assert (folder / "mine.pt.dpsd/ledger.jsonl").exists()
+    assert not (folder / "mine.pt.dpsd").exists()
+    assert list((Path(os.environ["DPSD_HOME"]) / "own").glob("*/ledger.jsonl"))
     assert "split test, 18 rows" in here("evaluate", "own")
     assert len((ROOT / "configs/custom.yaml").read_text().splitlines()) < 25
 
@@ -214,6 +217,7 @@ def test_api_takes_files_trees_and_configurations():
 
 def test_transcribe_stays_the_function_when_the_submodule_is_imported():
 
+    importlib.import_module("dpsd.transcription.transcribe")
     assert callable(dpsd.transcribe) and dpsd.transcribe.__module__ == "dpsd"
     assert "distil" in vars(sys.modules["dpsd.transcription.transcribe"])
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
@@ -224,7 +228,7 @@ def test_api_transcribes_without_a_command_line(folder, config, transcribed):
     seen = []
     config = load_config(
         config[0],
-        [*TINY, "privacy.answers=400", f"teacher.root={folder / 'teachers'}", "device=cpu"],
+        [*TINY, "privacy.answers=400", "device=cpu"],
     )
     run = dpsd.transcribe(config, out=folder / "api", progress=seen.append, evaluate=False)
     assert [record["round"] for record in seen] == [0, 1]

@@ -109,6 +109,7 @@ def test_nothing_measured_on_private_data_is_released(measured):
     run, _, found = measured
     released = contents(run.release)
     known = {"README.md", "config.yaml", "env.json", "metrics.jsonl", "statement.json"}
+    known |= {"statement.sig"}
     known |= {"statement.txt", "student.safetensors", "generator.safetensors"}
     known |= {"synthetic.png", "curves.png"}
     assert known <= released.keys()
@@ -147,7 +148,10 @@ def test_figures_reach_the_card_when_the_data_are_public(finished, tmp_path):
     found = evaluate(run)
     after = contents(run.release)
     changed = {name for name in before if before[name] != after[name]}
-    assert changed == {"README.md", "statement.json"} and before.keys() == after.keys()
+    assert (
+        changed == {"README.md", "statement.json", "statement.sig"}
+        and before.keys() == after.keys()
+    )
     card = after["README.md"].decode()
     assert "declared the data public" in card
     assert f"| {found['teacher']['accuracy']:.4f} |" in card
@@ -213,18 +217,25 @@ def test_a_teacher_that_was_moved(finished, measured, tmp_path):
     with pytest.raises(UserError, match="gone holds no readable"):
         evaluate(run)
     assert evaluate(run, teacher=folder) == measured[2]
-    own = tmp_path / "own.safetensors"  # the user's own weights, their ledger beside them
-    shutil.copy(folder / "weights.safetensors", own)
-    (tmp_path / "own.safetensors.dpsd").mkdir()
-    record = json.loads((folder / "teacher.json").read_text())
-    record["identity"] = hashlib.blake2b(own.read_bytes(), digest_size=16).hexdigest()
-    (tmp_path / "own.safetensors.dpsd" / "teacher.json").write_text(json.dumps(record))
-    beside = tmp_path / "own.safetensors.dpsd"
-    assert evaluate(run, teacher=own) == measured[2] == evaluate(run, teacher=beside)
-    for given in (own, beside):  # the attacks find it the same way
-        located, home = Attack(run, teacher=given).find_teacher()
-        assert home.path == beside and located.teacher.weights == own
-        load_teacher(located, home)
+    located, home = Attack(run, teacher=folder).find_teacher()  # the attacks find it the same way
+    assert home.path == folder
+    load_teacher(located, home)
+
+
+def test_weights_of_ones_own_that_were_moved(finished, measured, tmp_path):
+    own, tree = tmp_path / "own.safetensors", finished.config.model_dump(mode="json")
+    shutil.copy(finished.teacher_folder / "weights.safetensors", own)
+    tree["teacher"] |= {"weights": str(own), "root": str(tmp_path / "root")}
+    run = transcribe(parse_config(tree), out=tmp_path / "run")
+    expected = evaluate(run)
+    assert expected["teacher"] == measured[2]["teacher"]
+    moved = own.rename(tmp_path / "moved.safetensors")
+    with pytest.raises(UserError, match=r"own\.safetensors"):
+        evaluate(run)
+    assert evaluate(run, teacher=moved) == expected
+    located, home = Attack(run, teacher=moved).find_teacher()
+    assert home.path == run.teacher_folder and located.teacher.weights == moved
+    load_teacher(located, home)
 
 
 def test_table(measured):

@@ -123,6 +123,7 @@ def dp_teacher(tmp_path):
     def dp_teacher(**changes):
         (tmp_path / "teacher.json").write_text(json.dumps({"uuid": "u"}))
         facts = {"noise_multiplier": 10.0, "sample_rate": 0.05, "steps": 100, "max_grad_norm": 1.0}
+        (tmp_path / "weights.safetensors").write_bytes(b"weights")
         training = DpTraining("u", **(facts | changes), rows=54_000, delta=1e-5)
         write_dp_ledger(tmp_path, training)
         return TREE | {"data": NOTHING, "teacher": {"path": str(tmp_path)}}, training

@@ -4,9 +4,17 @@ from dataclasses import replace
 import pytest
 
 from dpsd.errors import UserError
-from dpsd.privacy.inherited import DpTraining, read_dp_ledger, write_dp_ledger
+from dpsd.privacy.inherited import DpTraining, _checksum, read_dp_ledger, write_dp_ledger
 
 TRAINING = DpTraining("t", 1.3, 512 / 60_000, 1758, 1.0, 60_000, 1e-5)
+
+
+@pytest.fixture(autouse=True)
+def weights(tmp_path):
+    """The weights that the training gave."""
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(b"weights")
+    return path
 
 
 def test_what_is_written_is_read(tmp_path):
@@ -53,3 +61,24 @@ def test_parameters_that_no_training_has_are_refused(tmp_path, bad):
     with pytest.raises(UserError, match=f"{next(iter(bad))} is .*; accepted: above 0"):
         write_dp_ledger(tmp_path, replace(TRAINING, **bad))
     assert not (tmp_path / "dp.json").exists()
+
+
+def test_a_guarantee_is_bound_to_the_weights(tmp_path, weights):
+    """Before, any weights in the same place inherited the guarantee."""
+    write_dp_ledger(tmp_path, TRAINING)
+    weights.write_bytes(b"other weights")
+    with pytest.raises(UserError, match=r"gave other weights .* restore the weights"):
+        read_dp_ledger(tmp_path, "t")
+    weights.unlink()
+    with pytest.raises(UserError, match=r"weights\.safetensors: cannot be read"):
+        read_dp_ledger(tmp_path, "t")
+
+
+def test_a_ledger_of_an_older_version_vouches_for_no_weights(tmp_path):
+    write_dp_ledger(tmp_path, TRAINING)
+    path = tmp_path / "dp.json"
+    facts = json.loads(path.read_text())
+    del facts["checksum"], facts["weights_sha256"]
+    path.write_text(json.dumps(facts | {"checksum": _checksum(facts)}))
+    with pytest.raises(UserError, match="names no weights, as an older version wrote it"):
+        read_dp_ledger(tmp_path, "t")

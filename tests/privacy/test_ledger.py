@@ -1,12 +1,16 @@
+import hashlib
 import json
 import multiprocessing
+import os
+from dataclasses import fields, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from dpsd.errors import UserError
-from dpsd.privacy import ledger as module
+from dpsd.privacy.chain import Chain, Head
 from dpsd.privacy.events import (
     GaussianRelease,
     OpenRelease,
@@ -130,10 +134,22 @@ def test_damaged_hashes_are_detected(used, tmp_path):
         Ledger(tmp_path, "t").hashes("a")
 
 
+def head_of(folder, lines):
+    """Write the head that stood beside the first lines, as a process killed in time leaves it."""
+    ledger = Ledger(folder, "t")
+    checksum = ledger._chain._sums[lines - 1] if lines else ""
+    facts = {"entries": lines, "checksum": checksum, "releases": []}
+    (folder / "ledger.head.json").write_text(json.dumps(facts))
+
+
 @pytest.mark.parametrize("cut", [1, 5, 40])
-def test_torn_last_line_is_cut(used, tmp_path, cut):
-    whole = used.path.read_bytes()
-    used.path.write_bytes(whole[:-cut])
+def test_torn_last_line_is_cut(tmp_path, monkeypatch, cut):
+    """A process that was killed while it wrote its second line: its hashes and their mark stand."""
+    ledger = Ledger(tmp_path, "t")
+    open_run(ledger)
+    ledger.charge("a", 0, image_hashes(images(3)))
+    killed = killed_after(ledger, monkeypatch, "a", 3, image_hashes(images(2, seed=1)))
+    ledger.path.write_bytes(killed[:-cut])
     again = Ledger(tmp_path, "t")
     assert again.charged("a") == 3  # the batch that was never given
     again.charge("a", 3, image_hashes(images(1, seed=5)))
@@ -141,9 +157,35 @@ def test_torn_last_line_is_cut(used, tmp_path, cut):
     np.testing.assert_array_equal(Ledger(tmp_path, "t").hashes("a"), expected)
 
 
+def killed_after(ledger, monkeypatch, run, position, hashes):
+    """Charge, but be killed once the line is written; returns the bytes of all lines."""
+
+    class Killed(Exception):
+        pass
+
+    def die(*_):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger._chain, "write_head", die)
+        with pytest.raises(Killed):
+            ledger.charge(run, position, hashes)
+    return ledger.path.read_bytes()
+
+
+@pytest.mark.parametrize("cut", [1, 5, 40])
+def test_a_given_answer_whose_line_was_torn_is_missed(used, tmp_path, cut):
+    torn = used.path.read_bytes()[:-cut]
+    used.path.write_bytes(torn)
+    with pytest.raises(UserError, match=r"ledger\.head\.json beside it names line 4"):
+        Ledger(tmp_path, "t")
+    assert used.path.read_bytes() == torn  # nothing is written where a ledger is refused
+
+
 @pytest.mark.parametrize("left", [0, 1, 30])
 def test_crash_while_the_ledger_is_created(tmp_path, left):
     path = Ledger(tmp_path, "t").path
+    head_of(tmp_path, 0)
     path.write_bytes(path.read_bytes()[:left])
     ledger = Ledger(tmp_path, "t")
     assert [e["kind"] for e in ledger.entries()] == ["ledger"]
@@ -206,10 +248,232 @@ def test_processes_take_turns(tmp_path):
 
 def test_charge_is_synced_before_it_returns(used, monkeypatch):
     synced = []
-    fsync = module.os.fsync
-    monkeypatch.setattr(module.os, "fsync", lambda fd: (synced.append(fd), fsync(fd)))
+
+    def fsync(handle):
+        synced.append(Path(os.readlink(f"/proc/self/fd/{handle}")).name)
+
+    monkeypatch.setattr(os, "fsync", fsync)
     used.charge("a", 5, image_hashes(images(1)))
-    assert len(synced) == 2  # hashes first, then the line that speaks of them
+    assert synced == [
+        "ledger.hashes",  # their mark
+        "ledger.hashes",
+        "ledger.jsonl",
+        ".ledger.head.json.partial",
+    ]
+
+
+@pytest.mark.parametrize("gone", ["line", "line and head", "two lines and head"])
+def test_hashes_without_their_line_are_refused(used, tmp_path, gone):
+    lines = used.path.read_bytes().splitlines(keepends=True)
+    kept = 2 if "two" in gone else 3
+    if "head" in gone:
+        head_of(tmp_path, kept)
+    used.path.write_bytes(b"".join(lines[:kept]))
+    missing = "names line 4" if gone == "line" else f"holds {5 if kept == 2 else 2} answers more"
+    with pytest.raises(UserError, match=missing):
+        Ledger(tmp_path, "t")
+
+
+@pytest.mark.parametrize("written", range(0, 16 * 2000 + 10, 997))
+def test_hashes_of_a_batch_that_was_never_given_are_dropped(used, tmp_path, written):
+    """The batch is far larger than any before; it was killed after so many bytes."""
+    before, end = used.charged("a"), (tmp_path / "ledger.hashes").stat().st_size
+    batch = np.random.default_rng(0).bytes(16 * 2000)
+    mark = used._mark()
+    with (tmp_path / "ledger.hashes").open("r+b") as f:
+        f.seek(end + len(batch))
+        f.write(mark[:written])
+        f.seek(end)
+        f.write(batch[: max(0, written - len(mark))])
+    again = Ledger(tmp_path, "t")
+    assert again.charged("a") == before
+    again.charge("a", before, image_hashes(images(1, seed=9)))
+    assert (tmp_path / "ledger.hashes").stat().st_size == end + 16
+    assert Ledger(tmp_path, "t").hashes("a")[-1:] == image_hashes(images(1, seed=9))
+
+
+def test_the_mark_of_a_killed_batch_does_not_excuse_lost_lines(used, tmp_path):
+    mark = used._mark()
+    with (tmp_path / "ledger.hashes").open("ab") as f:
+        f.write(b"h" * 16 + mark)
+    assert Ledger(tmp_path, "t").charged("a") == 5
+    head_of(tmp_path, 3)
+    used.path.write_bytes(b"".join(used.path.read_bytes().splitlines(keepends=True)[:3]))
+    with pytest.raises(UserError, match="lines were cut off"):
+        Ledger(tmp_path, "t")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"event": PureRelease(0.4)},
+        {"cap": 101},
+        {"asks_per_image": 2},
+        {"seeded_noise": True},
+        {"unit": "record"},
+        {"teacher": "other"},
+        {"route": "ensemble"},
+        {"mechanism": "gaussian"},
+        {"asked": "other"},
+        {"grouping": "other"},
+    ],
+)
+def test_opening_a_run_compares_every_field(tmp_path, change):
+    ledger = Ledger(tmp_path, "t")
+    entered = RunRecord("a", HALF, 100, 1, False, "2024", route="single", mechanism="laplace",
+                        asked="teacher", grouping="roster")  # fmt: skip
+    ledger.open_run(entered)
+    with pytest.raises(UserError, match=f"entered with another plan: {next(iter(change))} "):
+        ledger.open_run(replace(entered, **change))
+    with pytest.raises(UserError, match="entered with another plan"):
+        ledger.admit(replace(entered, **change))
+    ledger.open_run(replace(entered, started="2025", allow_open=True))  # no part of the release
+    assert ledger.runs() == [entered]
+
+
+def test_every_field_of_a_run_is_compared_or_named_here():
+    names = {f.name for f in fields(RunRecord)} - {"run", "started", "answers", "allow_open"}
+    tried = {"event", "cap", "asks_per_image", "seeded_noise", "unit", "teacher", "route",
+             "mechanism", "asked", "grouping"}  # fmt: skip
+    assert names == tried
+
+
+def test_runs_are_entered_together_or_not_at_all(used):
+    known = RunRecord("a", HALF, 99)
+    with pytest.raises(UserError, match="cap 100 in the ledger, 99 in the plan"):
+        used.open_run(RunRecord("new", HALF, 5), known)
+    assert [r.run for r in used.runs()] == ["a"]
+    used.admit(RunRecord("new", HALF, 5))  # a look enters nothing
+    assert [r.run for r in used.runs()] == ["a"]
+
+
+def test_rows_are_entered_once_a_value(tmp_path):
+    ledger = Ledger(tmp_path, "t")
+    assert ledger.rows() is None
+    for rows in (10, 10, 12, 12, 10):
+        ledger.set_rows(rows)
+    assert [e["rows"] for e in ledger.entries() if e["kind"] == "rows"] == [10, 12, 10]
+    assert Ledger(tmp_path, "t").rows() == 10
+
+
+def test_releases_are_remembered_once_and_outlive_charges(used, tmp_path):
+    for name in ("one", "two", "one"):
+        used.remember(tmp_path / name)
+    used.charge("a", 5, image_hashes(images(1)))
+    assert Ledger(tmp_path, "t").releases() == [tmp_path / "one", tmp_path / "two"]
+    head = json.loads((tmp_path / "ledger.head.json").read_text())
+    assert (head["entries"], head["checksum"]) == (used.head.entries, used.head.checksum)
+
+
+def test_a_ledger_holds_the_heads_that_it_had(tmp_path):
+    ledger = Ledger(tmp_path / "mine", "t")
+    heads = [ledger.head]
+    open_run(ledger)
+    heads.append(ledger.head)
+    ledger.charge("a", 0, image_hashes(images(3)))
+    heads.append(ledger.head)
+    assert [h.entries for h in heads] == [1, 2, 3]
+    assert all(ledger.holds(h) for h in [Head(0, ""), *heads])
+    assert [r.answers for h in heads for r in ledger.runs(h)] == [0, 3]
+    for wrong in (Head(0, "x"), Head(4, heads[2].checksum), Head(2, heads[2].checksum),
+                  Head(-1, heads[2].checksum)):  # fmt: skip
+        assert not ledger.holds(wrong)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [None, b"", b"[]", b"{}", b"\xff", b'{"entries": 4}', b'{"entries": Infinity, "checksum": ""}',
+     b'{"entries": 0, "checksum": "", "releases": 5}', b"[" * 100_000],
+)  # fmt: skip
+def test_a_head_that_is_missing_or_damaged_is_refused(used, tmp_path, head):
+    path = tmp_path / "ledger.head.json"
+    path.unlink()
+    if head is not None:
+        path.write_bytes(head)
+    with pytest.raises(UserError, match=r"ledger\.head\.json: missing or damaged"):
+        Ledger(tmp_path, "t")
+
+
+def make_older(folder):
+    """Rewrite a ledger as version 1 wrote it: keys in the entry's order, no head."""
+    path, chain = folder / "ledger.jsonl", ""
+    written = []
+    for line in path.read_text().splitlines():
+        entry = json.loads(line)
+        del entry["checksum"]
+        if entry["kind"] == "ledger":
+            entry["version"] = 1
+        entry = dict(reversed(entry.items()))
+        text = chain + json.dumps(entry, sort_keys=True)
+        chain = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+        written.append(json.dumps(entry | {"checksum": chain}) + "\n")
+    path.write_text("".join(written))
+    (folder / "ledger.head.json").unlink()
+
+
+@pytest.fixture
+def older(used, tmp_path):
+    make_older(tmp_path)
+    return tmp_path
+
+
+def test_an_older_ledger_is_adopted(older):
+    ledger = Ledger(older, "t")
+    assert (ledger.charged("a"), ledger.entries()[-1]["kind"]) == (5, "adopted")
+    ledger.charge("a", 5, image_hashes(images(1, seed=3)))
+    again = Ledger(older, "t")
+    assert again.charged("a") == 6 and len(again.hashes("a")) == 6
+    kinds = [e["kind"] for e in again.entries()]
+    assert kinds == ["ledger", "run", "answers", "answers", "adopted", "answers"]
+
+
+@pytest.mark.parametrize("stop", ["write_head", "append"])
+def test_an_adoption_that_was_killed_is_made_again(older, monkeypatch, stop):
+    def die(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Chain, stop, die)
+        with pytest.raises(KeyboardInterrupt):
+            Ledger(older, "t")
+    assert Ledger(older, "t").entries()[-1]["kind"] == "adopted"
+
+
+def test_an_adopted_ledger_must_keep_its_head(older):
+    ledger = Ledger(older, "t")
+    ledger.charge("a", 5, image_hashes(images(1, seed=3)))
+    (older / "ledger.head.json").unlink()
+    with pytest.raises(UserError, match="missing or damaged"):
+        Ledger(older, "t")
+    lines = ledger.path.read_bytes().splitlines(keepends=True)
+    ledger.path.write_bytes(b"".join(lines[:4]))  # as if it were not adopted yet
+    with pytest.raises(UserError, match="holds 1 answers more than the lines speak of"):
+        Ledger(older, "t")
+
+
+def test_an_older_ledger_with_hashes_of_a_killed_batch_says_what_to_do(older):
+    with (older / "ledger.hashes").open("ab") as f:
+        f.write(b"h" * 32)
+    with pytest.raises(UserError, match=r"or cut ledger\.hashes to 80 bytes if an older version"):
+        Ledger(older, "t")
+    os.truncate(older / "ledger.hashes", 80)
+    assert Ledger(older, "t").charged("a") == 5
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"kind": "answers", "run": "a", "n": -1, "position": 5, "hashes_offset": 80},
+        {"kind": "answers", "run": "a", "n": 1, "position": 4, "hashes_offset": 80},
+        {"kind": "answers", "run": "a", "n": 1, "position": 5, "hashes_offset": 64},
+        {"kind": "answers", "run": ["a"], "n": 1, "position": 5, "hashes_offset": 80},
+        {"kind": "answers"}, {"x": 1}, {"kind": "run", "run": "b"}, {"kind": "budget"},
+    ],
+)  # fmt: skip
+def test_a_line_that_does_not_follow_is_refused_whatever_its_checksum(used, tmp_path, entry):
+    used._chain.append(entry)
+    with pytest.raises(UserError, match="line 5 is damaged"):
+        Ledger(tmp_path, "t")
 
 
 @pytest.mark.parametrize("event", [GaussianRelease(2**0.5, 0.1), PureRelease(1 / 3), OpenRelease()])

@@ -2,6 +2,7 @@ import dataclasses
 import math
 
 import pytest
+from ensembles import ensemble_config
 from scipy.stats import norm
 
 from dpsd.config import parse_config
@@ -64,8 +65,33 @@ def test_worst_case_composes_all_answers():
 
 
 def test_deltas():
-    assert plan({"delta": 1e-4}).deltas() == pytest.approx([1000**-1.1, 1e-4, 1e-5, 1e-6])
-    assert plan().deltas() == pytest.approx([1000**-1.1, 1e-5, 1e-6])
+    """The configured one first. Only numbers of units count, never of answers."""
+    assert plan({"delta": 1e-4}).deltas() == [1e-4, 1e-5, 1e-6]
+    assert plan().deltas() == [1e-5, 1e-6]
+
+
+def units_plan(delta=1e-6, units=1000, **privacy):
+    tree = ensemble_config(delta=delta, **privacy)
+    return make_plan(parse_config(tree | {"data": tree["data"] | {"units": units}}))
+
+
+def test_delta_is_judged_against_the_number_of_units():
+    """Before, a record ensemble printed first "At delta 4.96e-05", above 1/n, which flattered."""
+    assert units_plan().deltas() == [1e-6, 1e-5, 1000**-1.1]
+    assert units_plan(units=200_000).deltas() == [1e-6, 200_000**-1.1]  # 1e-5 is above 1/M
+    for delta, units in ((0.5, 1000), (1e-3, 1000), (2e-5, 60_000), (1e-3, None)):
+        with pytest.raises(UserError, match=r"privacy\.delta: .* below .*allow_large") as e:
+            units_plan(delta, units)
+        assert "\n" not in str(e.value)
+    assert units_plan(2e-5, 60_000, allow_large_delta=True).delta == 2e-5
+    with pytest.raises(
+        UserError, match=r"privacy\.delta: 0\.5 for one answer; accepted: below 0.001"
+    ):
+        plan({"delta": 0.5})
+    mnist = {"data": {"name": "mnist"}, "teacher": {"shards": 100}}
+    votes = {"route": "ensemble", "unit": "record", "mechanism": "noisy_votes", "epsilon": 1}
+    known = make_plan(parse_config(mnist | {"privacy": votes}))
+    assert known.units == 54_000 and known.deltas() == [1e-5, 1e-6, 54_000**-1.1]
 
 
 def test_private_needs_a_mechanism_and_fresh_noise():

@@ -42,6 +42,7 @@ def teacher(route):
 @pytest.fixture
 def home(tmp_path):
     (tmp_path / "home").mkdir()
+    (tmp_path / "home/weights.safetensors").write_bytes(b"weights")
     (tmp_path / "data").mkdir()
     (tmp_path / "data/dataset.json").write_text(json.dumps({"uuid": "d", "name": "digits"}))
     return TeacherFolder(
@@ -121,7 +122,7 @@ def test_a_dp_trained_teacher_and_an_ensemble_of_the_same_data_compose(home, tmp
     facts = json.loads(path.read_text())
     facts["earlier_runs"] = []
     path.write_text(json.dumps(facts))
-    with pytest.raises(UserError, match="composed_epsilon says"):
+    with pytest.raises(UserError, match="it was changed since"):
         verify_release(second.release)
 
 

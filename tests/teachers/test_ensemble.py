@@ -181,7 +181,7 @@ def test_a_named_data_set_keeps_its_ledger_when_a_record_is_mended(tmp_path):
     c = parse_config(tree(tmp_path, dataset="patients") | {"data": {"name": "digits"}})
     assert ensure_teacher(c, quiet).ledger("record")[0] == tmp_path / "datasets/patients"
     other = parse_config(tree(tmp_path, dataset="others") | {"data": {"name": "digits"}})
-    with pytest.raises(UserError, match=r"teacher\.dataset: others, but .* data set patients"):
+    with pytest.raises(UserError, match=r"data\.dataset: others, but .* data set patients"):
         ensure_teacher(other, pytest.fail)
 
 

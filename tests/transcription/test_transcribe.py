@@ -261,15 +261,16 @@ def test_a_stopped_run_is_charged_to_its_own_ledger_or_not_gone_on_with(root, tm
         transcribe(config, out=out, progress=stop_after(1))
     run = Run(out)
     ledger, teacher = run.ledger_folder / "ledger.jsonl", run.teacher_folder / "teacher.json"
-    kept = ledger.read_bytes()
+    kept, head = ledger.read_bytes(), ledger.with_name("ledger.head.json")
     ledger.unlink()
     with pytest.raises(UserError, match="holds 0 answers of run"):
         transcribe(config, out=out, resume=True)
     assert not ledger.exists()
     ledger.write_bytes(b"".join(kept.splitlines(keepends=True)[:-1]))  # of before the answers
-    with pytest.raises(UserError, match="holds 0 answers of run"):
+    with pytest.raises(UserError, match="names line 3, which is not the last"):
         transcribe(config, out=out, resume=True)
     ledger.write_bytes(kept)
+    assert json.loads(head.read_text())["entries"] == 3
     facts = json.loads(teacher.read_text())
     teacher.write_text(json.dumps(facts | {"uuid": "another"}))  # trained anew in the same place
     ledger.unlink()

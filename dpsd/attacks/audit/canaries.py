@@ -79,7 +79,7 @@ def canary_run(
     labels[places] = torch.where(torch.from_numpy(coins), pair[0], pair[1])
     planted = replace(data, train=Split(data.train.images, labels))
     # A root of its own, so that the real data set's ledger is not charged.
-    own = {"root": folder, "dataset": None, "path": None}
+    own = {"root": folder, "path": None}
     config = fewer_answers(recipe_config(context.config, home), answers)
     config = config.model_copy(update={"teacher": config.teacher.model_copy(update=own)})
     teacher = _teacher(config, planted, folder / f"teacher-{seed}", context.say)

@@ -240,13 +240,14 @@ def _noise_free(
 
 
 def _copied(home: TeacherFolder, folder: Path) -> TeacherFolder:
-    """The same weights under another UUID and an empty ledger."""
+    """The same weights under another UUID, an empty ledger, and no data set to charge."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(mode=0o700)
     weights = home.path / "weights.safetensors"
     if weights.is_file():
         shutil.copyfile(weights, folder / weights.name)
-    write_json(folder / "teacher.json", home.facts | {"uuid": str(uuid.uuid4())})
+    facts = {k: v for k, v in home.facts.items() if k != "dataset"}
+    write_json(folder / "teacher.json", facts | {"uuid": str(uuid.uuid4())})
     return read_folder(folder)
 
 

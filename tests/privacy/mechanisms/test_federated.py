@@ -74,10 +74,12 @@ def facts(unit, partition="iid", aggregate="plain", earlier=()):
                       "aggregate": aggregate, "labels_sigma": 5.0 if labels else None},
         "labels": None if unit == "none" else labels, "answers_cap": 400, "answers_made": 400,
         "asks_per_image": 1, "delta": 1e-5, "deltas": [1e-5],
-        "earlier_runs": [{"run": name} for name in earlier],
+        "earlier_runs": [{"run": name} for name in earlier], "near_duplicates": None,
+        "release": {"kind": "open" if unit == "none" else "votes"},
         "federation": {"clients": 3, "rounds": 4, "partition": partition, "quorum": 2,
                        "aggregate": aggregate, "fewest": 2, "answered": {}},
-        "guarantee": {"epsilon": 0.5, "epsilon_at": [0.5], "worst_case_epsilon_at": [90.0],
+        "guarantee": {"epsilon": 0.5, "mu": None, "rho": 0.1, "epsilon_at": [0.5],
+                      "worst_case_epsilon_at": [90.0],
                       "composed_epsilon": 0.75, "composed_worst_case_epsilon": 95.0},
     }  # fmt: skip
 

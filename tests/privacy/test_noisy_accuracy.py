@@ -8,13 +8,13 @@ import pytest
 from scipy.stats import binom, binomtest, chisquare
 
 from dpsd.errors import UserError
-from dpsd.evaluation.noisy_accuracy import (
+from dpsd.privacy.noise import NoiseSource
+from dpsd.privacy.noisy_accuracy import (
     accuracy_interval,
     noise_at_least,
     noise_scale,
     noisy_hits,
 )
-from dpsd.privacy.noise import NoiseSource
 
 DRAWS = 2000
 
