@@ -65,9 +65,9 @@ class Allowance:
         Raises:
             UserError: with what is spent.
         """
-        spent = self.spent(runs)
         if self.unit not in UNITS:
             raise UserError(f"--unit: {self.unit}; accepted: {', '.join(UNITS)}")
+        spent = self.spent(runs)
         if not self.fits(runs):
             raise UserError(
                 f"--epsilon: {self.epsilon:g} for one {self.unit} at delta {self.delta:g} is below "

@@ -70,7 +70,8 @@ def test_every_route_is_entered_in_the_data_sets_ledger(tmp_path):
     ]  # fmt: skip
     assert facts_of(votes)["guarantee"]["composed_epsilon"] is None
     text = (votes.release / "statement.txt").read_text()
-    assert "Earlier runs on the same data: 6. Together with this one they have epsilon infinite for"
+    earlier = "Earlier runs on the same data: 6. Together with this one they have epsilon infinite"
+    assert f"{earlier} for one record" in text
     assert "3. What that means: no bound: up to 100 %" in text
     assert "2. Total: epsilon infinite for one record" in text
     # What each statement claims for its own unit is unchanged.
