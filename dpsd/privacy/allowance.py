@@ -46,6 +46,8 @@ class Allowance:
     def left(self, runs: Sequence[RunRecord]) -> float:
         """The largest epsilon of one more run with Gaussian noise that fits, at the same delta."""
         before = together(runs, self.unit)
+        if not before:
+            return self.epsilon
 
         def fits(mu: float) -> bool:
             all_ = [*before, (GaussianRelease(mu, 1.0), 1)]

@@ -211,4 +211,5 @@ def test_what_is_left_is_the_rest_of_the_budget(ledger):
     exact = epsilon_of((1.2**2 - 1.0) ** 0.5)
     assert 0.97 * exact < left <= exact
     assert allowance.left([gaussian("a", 1.2)]) == 0
+    assert allowance.left([]) == allowance.epsilon
     assert allowance.left([RunRecord("a", OpenRelease(), cap=1, unit="record")]) == 0
