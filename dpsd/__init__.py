@@ -47,11 +47,11 @@ def plan(config: "Config | Path | str | dict[str, Any]") -> "Plan":
         UserError: bad input, in one line.
     """
     from dpsd.privacy.plan import make_plan
-    from dpsd.transcription.session import check_memory
+    from dpsd.transcription.session import check_room
 
     config = _config(config)
     plan = make_plan(config)
-    check_memory(config, plan)
+    check_room(config, plan)
     return plan
 
 

@@ -1,13 +1,20 @@
 """Where and in which arithmetic a run computes, alone or in several processes under torchrun."""
 
+import math
 import os
-from typing import Any
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from dpsd.errors import UserError
+from dpsd.imports import brief
+
+T = TypeVar("T")
+_PATIENCE = timedelta(days=2)  # rank 0 may train a teacher; a rank that died is noticed at once
 
 
 def use_threads(threads: int | None) -> str:
@@ -28,10 +35,18 @@ def use_threads(threads: int | None) -> str:
 
 
 def join_processes(device: torch.device) -> None:
-    """Join the process group that torchrun announces; without torchrun do nothing."""
+    """Join the process group that torchrun announces; without torchrun do nothing.
+
+    Each process takes a GPU of its own where `device` names none by number. Values on the CPU
+    travel by gloo, gradients on a GPU by NCCL.
+    """
     announced = "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
     if announced and not dist.is_initialized():
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        on_gpu = device.type == "cuda"
+        if on_gpu and device.index is None:
+            local = int(os.environ.get("LOCAL_RANK", "0"))
+            torch.cuda.set_device(local % torch.cuda.device_count())
+        dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=_PATIENCE)
 
 
 def leave_processes() -> None:
@@ -50,9 +65,67 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
+def local_processes() -> int:
+    """Number of processes on this machine, 1 without torchrun."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if world_size() > 1 else 1
+
+
+def rows_at_once(shape: tuple[int, ...]) -> int:
+    """How many images of a shape [C, H, W] go through a network at a time: 512, fewer large ones.
+
+    So activations take bounded memory. 512 images of 28 x 28 grey pixels stay in the cache.
+    """
+    return max(1, min(512, 2**23 // math.prod(shape)))
+
+
 def own_share(rows: Tensor) -> Tensor:
     """This process's part of rows that all processes hold alike."""
     return rows.tensor_split(world_size())[rank()]
+
+
+def own_chunks(rows: Tensor, chunk: int) -> Tensor:
+    """This process's part of rows that all processes hold alike, in whole chunks.
+
+    A network's outputs may depend, in their last bit, on the batch that a row is in. The chunks
+    are those of one process, and so are the outputs. With fewer chunks than processes some have
+    none.
+
+    Args:
+        rows: [B, ...].
+        chunk: rows that one process takes at a time.
+    """
+    starts = own_share(torch.arange(0, len(rows), chunk))
+    return rows[int(starts[0]) : int(starts[-1]) + chunk] if len(starts) else rows[:0]
+
+
+def agreed(work: Callable[[], T]) -> T:
+    """What `work` gives on this rank, once it has succeeded on every rank. All ranks call it.
+
+    An error on one rank is raised on all, so that none waits for another that has stopped. No rank
+    goes on before all have come this far.
+
+    Raises:
+        UserError: as one rank raised it.
+        RuntimeError: another error on another rank.
+    """
+    if world_size() == 1:
+        return work()
+    error: Exception | None = None
+    try:
+        value = work()
+    except Exception as e:
+        error = e
+    told = error if isinstance(error, UserError) else error and f"{rank()}: {brief(error)}"
+    errors: list[Any] = [None] * world_size()
+    dist.all_gather_object(errors, told)
+    if error is not None:
+        raise error
+    for other in errors:
+        if isinstance(other, UserError):
+            raise other
+        if other is not None:
+            raise RuntimeError(f"stopped with rank {other}")
+    return value
 
 
 def broadcast(value: Any) -> Any:
@@ -73,16 +146,72 @@ def gather(value: Any) -> list[Any] | None:
     return box
 
 
-def mean_gradients(model: nn.Module) -> None:
-    """Average the gradients over all ranks."""
+def shared(pieces: int, work: Callable[[int], Tensor]) -> Tensor:
+    """The rows of `work(0)`, `work(1)`, ... in order, on every rank; each is made by one rank.
+
+    All ranks call it. `work` must give the same rows on every rank.
+
+    Args:
+        pieces: how many there are, from 1.
+        work: makes one piece, [B, ...].
+    """
+    mine = own_share(torch.arange(pieces)).tolist()
+    made = agreed(lambda: [work(i) for i in mine])
+    if world_size() == 1:
+        return torch.cat(made)
+    parts: list[list[Tensor]] = [[] for _ in range(world_size())]
+    dist.all_gather_object(parts, made)
+    return torch.cat([piece for part in parts for piece in part])
+
+
+def gather_rows(rows: Tensor) -> Tensor:
+    """On rank 0 the rows of all ranks, in their order; elsewhere this rank's own."""
+    parts = gather(rows)
+    return rows if parts is None else torch.cat([p for p in parts if len(p)] or [rows])
+
+
+def sum_over_ranks(values: Tensor) -> Tensor:
+    """The sum over all ranks, with a gradient; itself in one process."""
+    if world_size() == 1:
+        return values
+    total: Tensor = _Sum.apply(values)
+    return total
+
+
+class _Sum(torch.autograd.Function):
+    """y = sum_r x_r on every rank. So the gradient of each x_r is the sum of all ranks' of y."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        total = values.detach().clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total
+
+
+def sum_gradients(model: nn.Module) -> None:
+    """Add up the gradients of all ranks."""
     if world_size() == 1:
         return
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     flat = torch.cat([g.reshape(-1) for g in gradients])
     dist.all_reduce(flat)
-    flat /= world_size()
     for g, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
         g.copy_(part.view_as(g))
+
+
+def align_random(device: torch.device) -> None:
+    """Set torch's global random generators on all ranks to where rank 0's stand."""
+    if world_size() == 1:
+        return
+    torch.set_rng_state(broadcast(torch.get_rng_state()))
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(broadcast(torch.cuda.get_rng_state()))
 
 
 def mean_buffers(tensors: list[Tensor]) -> None:
@@ -115,3 +244,15 @@ def pick_dtype(precision: str, device: torch.device) -> torch.dtype:
         )
         return torch.bfloat16 if fast else torch.float32
     return torch.bfloat16 if precision == "bfloat16" else torch.float32
+
+
+def available_bytes() -> int:
+    """Memory that is free now, in bytes."""
+    try:
+        with open("/proc/meminfo") as f:
+            for line in f:
+                if line.startswith("MemAvailable:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return 2**62

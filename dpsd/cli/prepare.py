@@ -67,23 +67,29 @@ def run_teacher(args: argparse.Namespace) -> int:
 
 def add_manifest(commands: Commands) -> None:
     """`dpsd manifest CONFIG`."""
-    text = "number the records of an image folder"
+    text = "number the records of an image folder or of WebDataset shards"
     added = add_command(commands, "manifest", run_manifest, text, "CONFIG")
     added.add_argument("--out", type=Path, required=True, metavar="FILE",
                        help="the list, for data.rows")  # fmt: skip
 
 
 def run_manifest(args: argparse.Namespace) -> int:
-    """Number the records of an image folder."""
+    """Number the records of an image folder or of WebDataset shards."""
     config = load(args)
+    from dpsd.config import NUMBERED
+    from dpsd.data.folders import training_files
     from dpsd.data.manifest import write_manifest
-    from dpsd.data.sources import image_files
+    from dpsd.data.tars import training_samples
 
-    if config.data.name != "image_folder":
-        raise UserError(f"data.name: {config.data.name}; a manifest is for image_folder alone")
-    base, files = image_files(config.data.folder())
-    write_manifest(base, files, args.out)
-    say(f"{len(files):,} records numbered in {args.out}; set data.rows to it, and keep it private")
+    name, root = config.data.name, config.data.folder()
+    if name not in NUMBERED:
+        raise UserError(f"data.name: {name}; a manifest is for {' or '.join(NUMBERED)}")
+    if name == "image_folder":
+        base, names = training_files(root)
+    else:
+        base, names = training_samples(root, config.facts.shape)
+    write_manifest(base, names, args.out)
+    say(f"{len(names):,} records numbered in {args.out}; set data.rows to it, and keep it private")
     return 0
 
 

@@ -52,21 +52,71 @@ def run_evaluate(args: argparse.Namespace) -> int:
 
 def add_sample(commands: Commands) -> None:
     """`dpsd sample RUN`."""
-    text = "write labelled synthetic images"
+    text = "write labelled synthetic images, or measure what a fresh model learns from them"
     added = add_command(commands, "sample", run_sample, text, "RUN")
     added.add_argument("--n", type=count, required=True, metavar="N", help="number of images")
-    added.add_argument("--out", type=Path, required=True, metavar="FILE.npz")
+    added.add_argument("--out", type=Path, metavar="FILE.npz",
+                       help="images, the student's classes and its probabilities")  # fmt: skip
+    added.add_argument("--balanced", action="store_true",
+                       help="equally many images of each class, by the student's label; at most "
+                       "20 candidates for each image are drawn, times K of --best")  # fmt: skip
+    added.add_argument("--best", type=count, default=1, metavar="K",
+                       help="of K candidates of a class, keep that of which the student is "
+                       "surest")  # fmt: skip
+    added.add_argument("--select", type=count, metavar="K",
+                       help="of K images, rather take those of which the student is unsure, and "
+                       "rare classes; default: the run's generator.select")  # fmt: skip
+    added.add_argument("--check", action="store_true",
+                       help="train a fresh model on the samples alone and measure it on private "
+                       "rows; needs a run, writes private/downstream.json")  # fmt: skip
+    checks = added.add_argument_group("with --check")
+    checks.add_argument("--split", choices=("test", "holdout", "train"), help="default: test")
+    checks.add_argument("--model", metavar="NAME", help="the fresh model; not the student's")
+    checks.add_argument("--passes", type=count, metavar="P", help="over the samples")
+    checks.add_argument("--hard", action="store_true", default=None,
+                        help="learn the student's classes, not its probabilities")  # fmt: skip
+    checks.add_argument("--teacher", type=Path, metavar="DIR", help="the teacher's folder")
+    checks.add_argument("--data", type=Path, metavar="DIR", help="the data's folder")
+    checks.add_argument("--json", action="store_true", default=None, help="print JSON")
+
+
+_OF_CHECK = ("split", "model", "passes", "hard", "teacher", "data", "json")
 
 
 def run_sample(args: argparse.Namespace) -> int:
-    """Write labelled synthetic images."""
+    """Write labelled synthetic images, and check them."""
     from dpsd.config import load_config
     from dpsd.device import use_threads
-    from dpsd.runs.release import release_folder, sample
+    from dpsd.runs.release import release_folder
+    from dpsd.runs.samples import draw_samples
 
-    say(use_threads(load_config(release_folder(args.target) / "config.yaml").threads))
-    sample(args.target, args.n, args.out)
-    say(f"{args.n:,} labelled synthetic images in {args.out}")
+    if not args.check:
+        for option in _OF_CHECK:
+            if getattr(args, option) is not None:
+                raise UserError(f"--{option}: accepted with --check")
+        if args.out is None:
+            raise UserError("--out: missing; name a FILE.npz, or give --check")
+    else:
+        from dpsd.evaluation.downstream import downstream, downstream_table, fresh_model
+        from dpsd.runs.folder import open_run
+
+        run = open_run(args.target)
+        fresh_model(run.config.student.model, args.model)
+    talk = (lambda text: None) if args.json else say
+    talk(use_threads(load_config(release_folder(args.target) / "config.yaml").threads))
+    choice = {"balanced": args.balanced, "best": args.best, "select": args.select}
+    samples = draw_samples(args.target, args.n, **choice)
+    if samples.short:
+        talk(samples.shortage())
+    if args.out is not None:
+        samples.write(args.out)
+        talk(f"{args.n:,} labelled synthetic images in {args.out}")
+    if args.check:
+        result = downstream(
+            run, samples, split=args.split or "test", choice=choice, model=args.model,
+            passes=args.passes, soft=not args.hard, teacher=args.teacher, data=args.data, say=talk,
+        )  # fmt: skip
+        say(as_json(result) if args.json else downstream_table(result))
     return 0
 
 

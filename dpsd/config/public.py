@@ -4,7 +4,7 @@ import difflib
 import functools
 from dataclasses import dataclass
 
-from dpsd.config.sections import DataConfig
+from dpsd.config.sections import DataConfig, GeneratorConfig, Photograph
 from dpsd.errors import UserError
 
 
@@ -35,8 +35,31 @@ NAMED = {
     "cifar10_jpeg": NamedData((3, 32, 32), _CIFAR, 45_000),
     "att_faces": NamedData((1, 112, 92), tuple(f"person {i}" for i in range(40)), 252),
 }
-_OTHERS = ("image_folder", "npz", "none")
+_OTHERS = ("image_folder", "webdataset", "npz", "none")
+NUMBERED = ("image_folder", "webdataset")
+"""Data on disk whose order may depend on the class: a manifest numbers their rows."""
 _ACCEPTED = f"{', '.join((*NAMED, *_OTHERS))} or an import path package.module:callable"
+
+
+SHIPPED_PHOTOGRAPHS = (
+    Photograph(
+        file="china.jpg",
+        sha256="8378025ad2519d649d02e32bd98990db4ab572357d9f09841c2fbfbb4fefad29",
+    ),
+    Photograph(
+        file="flower.jpg",
+        sha256="a77f6ec41e353afdf8bdff2ea981b2955535d8d83294f8cfa49cf4e423dd5638",
+    ),
+)
+"""The photographs that come with scikit-learn: CC BY 2.0, by danielbuechele and by vultilion."""
+
+
+def public_photographs(generator: GeneratorConfig) -> tuple[Photograph, ...]:
+    """The photographs that a run's images are cut from; none without a share of photographs."""
+    share = generator.shares.get("photographs", 0)
+    if generator.kind not in ("procedural", "mixed") or share == 0:
+        return ()
+    return SHIPPED_PHOTOGRAPHS if generator.photographs is None else generator.photographs
 
 
 @dataclass(frozen=True)
@@ -75,8 +98,8 @@ def public_facts(config: DataConfig) -> PublicFacts:
     if shape is None or classes is None:
         key, what = ("shape", "[C, H, W]") if shape is None else ("classes", "a number from 2")
         raise UserError(f"data.{key}: missing; with data.name {name} declare {what}")
-    if name == "image_folder" and shape[0] not in (1, 3):
-        raise UserError(f"data.shape: {list(shape)}; an image folder has 1 (grey) or 3 channels")
+    if name in NUMBERED and shape[0] not in (1, 3):
+        raise UserError(f"data.shape: {list(shape)}; data of {name} have 1 (grey) or 3 channels")
     numbers = tuple(str(i) for i in range(classes))
     return _private_facts(config, PublicFacts(shape, classes, numbers))
 

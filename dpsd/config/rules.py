@@ -1,6 +1,6 @@
 """Which keys of the configuration go together, section by section."""
 
-from dpsd.config.public import NAMED
+from dpsd.config.public import NAMED, NUMBERED, public_photographs
 from dpsd.config.sections import (
     DataConfig,
     FederatedConfig,
@@ -54,6 +54,24 @@ def check_sections(
 def _check_generator(g: GeneratorConfig) -> None:
     if g.kind == "images" and g.source is None:
         raise ValueError("generator.source: null; kind images needs a folder or an import path")
+    if g.photographs == ():
+        raise ValueError("generator.photographs: []; accepted: files or folders, or null")
+    cut = bool(public_photographs(g))
+    if g.photographs is not None and not cut:
+        raise ValueError(
+            f"generator.photographs: {[p.file for p in g.photographs]}, but no image is cut out of "
+            "them; accepted with generator.shares.photographs above 0 (kind procedural or mixed)"
+        )
+    if g.augment is not None and not cut and g.kind != "images":
+        raise ValueError(
+            f"generator.augment: {list(g.augment)} with kind {g.kind} and no share of photographs; "
+            "accepted with generator.shares.photographs above 0, or with kind images"
+        )
+    if g.augment is not None and g.kind == "images" and ":" in (g.source or ""):
+        raise ValueError(
+            f"generator.augment: {list(g.augment)} with generator.source {g.source}; accepted with "
+            "a folder of images, or with a share of photographs"
+        )
     if any(s < 0 for s in g.shares.values()) or sum(g.shares.values()) <= 0:
         raise ValueError(
             f"generator.shares: {g.shares}; accepted: numbers from 0, with a sum above 0"
@@ -80,9 +98,9 @@ def _check_privacy(
             f"privacy.unit: {p.unit} with route {p.route} and mechanism none; one teacher's open "
             "answers protect nobody; accepted: route ensemble, or inherited for unit record"
         )
-    if p.unit == "record" and data.name == "image_folder" and data.rows is None:
+    if p.unit == "record" and data.name in NUMBERED and data.rows is None:
         raise ValueError(
-            "data.rows: null; a record claim on an image folder needs a manifest of its rows, "
+            f"data.rows: null; a record claim on data of {data.name} needs a manifest of its rows, "
             "made by `dpsd manifest`"
         )
     if p.unit in ("record", "user", "client") and data.name not in (*NAMED, "none"):

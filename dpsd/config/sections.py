@@ -53,10 +53,12 @@ class DataConfig(Section):
     """The private data, and the facts about it that are declared public."""
 
     name: str = "digits"
-    """digits | mnist | fashion_mnist | cifar10 | cifar10_jpeg | att_faces | image_folder | npz |
-    none (a checkpoint only) | an import path `package.module:callable`."""
+    """digits | mnist | fashion_mnist | cifar10 | cifar10_jpeg | att_faces | image_folder |
+    webdataset | npz | none (a checkpoint only) | an import path `package.module:callable`."""
     root: Path | None = None
-    """Folder (or npz file) of the data; default `$DPSD_DATA`, else `data/`."""
+    """Folder (or npz file) of the data; default `$DPSD_DATA`, else `data/`. Images of a folder, of
+    WebDataset shards and of an uncompressed npz stay on disk where they take more than 2 GiB once
+    decoded."""
     classes: int | None = Field(default=None, ge=2)
     """Number of classes, public. Named data sets know theirs."""
     shape: tuple[int, int, int] | None = None
@@ -70,8 +72,8 @@ class DataConfig(Section):
     """Number of units of privacy in the training data, public: rows, or users with unit user. Null:
     known for a named data set, else counted when the run begins."""
     rows: Path | None = None
-    """Manifest from `dpsd manifest` that numbers the rows of an image folder, in advance and
-    independently of content. Unit `record` on an image folder needs it."""
+    """Manifest from `dpsd manifest` that numbers the rows of an image folder or of WebDataset
+    shards, in advance and independently of content. Unit `record` on them needs it."""
     user_ids: Path | None = None
     """Which user each row belongs to, over a public roster. Unit `user` needs it."""
     split: SplitFile | None = None
@@ -205,23 +207,46 @@ class StudentConfig(Section):
     early hardly gets a gradient and never comes back. This term keeps all classes alive."""
     augment: Literal["none", "shift", "shift-flip", "affine"] = "none"
     """Augmentation of answered images, drawn anew at each use; for runs with few answers."""
+    balance: float = Field(default=0.0, ge=0, le=1)
+    """Rows of the passes over all answers are drawn in proportion to the frequency of their
+    likeliest class to the power of minus this. 0 shows each row once a pass; 1 shows all classes
+    equally often. Synthetic images look like some classes far oftener than like others."""
     batch_size: int = Field(default=256, ge=1)
     lr: float = Field(default=0.01, gt=0)
     average: float = Field(default=0.99, ge=0, lt=1)
     """Decay of the moving average of the weights. The average is released."""
 
 
+class Photograph(Section):
+    """A file that you declare public, and the hash that it must have."""
+
+    file: Line
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+    """Null: any. A run enters the hash that it found, and the statement lists it."""
+
+
+Augmentation = Literal["scale", "aspect", "turn", "flip", "colour", "tone", "paste"]
+
+
 class GeneratorConfig(Section):
     """The synthesizer: makes query images from public knowledge alone."""
 
     kind: Literal["procedural", "adversarial", "mixed", "images"] = "procedural"
-    shares: dict[Literal["strokes", "blobs", "spectra", "leaves", "adversarial"], float] = {
+    shares: dict[
+        Literal["strokes", "blobs", "spectra", "leaves", "photographs", "adversarial"], float
+    ] = {
         "strokes": 0.4,
         "blobs": 0.2,
         "spectra": 0.1,
         "leaves": 0.3,
     }
     """Shares of the mix, normalised to one. `adversarial` is read when kind is mixed."""
+    photographs: tuple[Photograph, ...] | None = None
+    """Files, or folders of them, that you declare public: `shares.photographs` of the images are
+    crops of them. Null: the two photographs that ship with scikit-learn."""
+    augment: tuple[Augmentation, ...] | None = None
+    """How crops of photographs vary: scale | aspect | turn | flip | colour | tone | paste. Null: in
+    all of these ways; but images of kind `images` are asked as they are, each once."""
     select: int = Field(default=1, ge=1)
     """Candidates drawn for each image asked; doubtful ones and rare classes are preferred."""
     recombine: float = Field(default=0.5, ge=0, lt=1)
@@ -233,10 +258,26 @@ class GeneratorConfig(Section):
     """Updates of the trainable generator in a round."""
     lr: float = Field(default=0.001, gt=0)
     latent: int = Field(default=64, ge=1)
+    network: Literal["decoder", "fields"] = "decoder"
+    """The trainable generator: a plain decoder, or one whose random weights already make varied
+    images (`dpsd.generator.fields`)."""
+    untrained: float = Field(default=0.0, ge=0, le=1)
+    """Share of the trainable generator's images that come from untrained networks of kind `fields`,
+    with weights drawn anew for every 128 images."""
+    restart: int | None = Field(default=None, ge=1)
+    """The trainable generator gets new random weights after so many rounds. Null: never."""
     classification: float = Field(default=1.0, ge=0)
     entropy: float = Field(default=5.0, ge=0)
     activation: float = Field(default=0.1, ge=0)
     disagreement: float = Field(default=1.0, ge=0)
+
+    @field_validator("photographs", mode="before")
+    @classmethod
+    def _by_path(cls, value: Any) -> Any:
+        entries = [value] if isinstance(value, str | Path | dict) else value
+        if not isinstance(entries, list | tuple):
+            return entries
+        return [{"file": str(e)} if isinstance(e, str | Path) else e for e in entries]
 
 
 class LoopConfig(Section):

@@ -7,35 +7,46 @@ mended row would begin a new ledger, and whether it did would be a bit about tha
 import hashlib
 import json
 import os
+import re
 import uuid
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from dpsd.config import NAMED, Config
 from dpsd.config.rules import check_named
-from dpsd.data.load import PrivateData, Split
+from dpsd.data.load import PrivateData, join_splits
+from dpsd.data.rows import DiskRows
 from dpsd.errors import UserError
 from dpsd.files import make_once
 
+_BY_CONTENT = re.compile("[0-9a-f]{32}")
+_BATCH = 512
 
-def fingerprint(data: PrivateData) -> str:
+
+def fingerprint(data: PrivateData, *, read: bool = False) -> str:
     """BLAKE2b of the training images, labels and shape, in hex. Private.
 
-    Whoever guesses the data can confirm the guess with it. The order of the rows counts.
+    Whoever guesses the data can confirm the guess with it. The order of the rows counts. Files that
+    stay on disk are known by name, size and time, unless they are to be `read`: an image that was
+    changed, or copied without its time, is another one.
     """
-    digest = hashlib.blake2b(repr(tuple(data.train.images.shape)).encode(), digest_size=32)
-    for tensor in (data.train.images, data.train.labels):
-        digest.update(np.ascontiguousarray(tensor.cpu().numpy()).data)
+    images = data.train.images
+    digest = hashlib.blake2b(repr(tuple(images.shape)).encode(), digest_size=32)
+    if isinstance(images, DiskRows) and not read:
+        for number in images.numbers.tolist():
+            digest.update(images.source.mark(number))
+    else:
+        for batch in images.split(_BATCH):
+            digest.update(np.ascontiguousarray(batch.cpu().numpy()).data)
+    digest.update(np.ascontiguousarray(data.train.labels.cpu().numpy()).data)
     return digest.hexdigest()
 
 
-def rows_fingerprint(data: PrivateData) -> str:
+def rows_fingerprint(data: PrivateData, *, read: bool = False) -> str:
     """`fingerprint` of training and holdout rows together, 32 hex digits. Private."""
-    whole = (torch.cat([getattr(s, part) for s in (data.train, data.holdout)])
-             for part in ("images", "labels"))  # fmt: skip
-    return fingerprint(PrivateData(Split(*whole), data.holdout, None))[:32]
+    whole = join_splits(data.train, data.holdout)
+    return fingerprint(PrivateData(whole, data.holdout, None), read=read)[:32]
 
 
 def dataset_fingerprint(data: PrivateData) -> str:
@@ -43,10 +54,11 @@ def dataset_fingerprint(data: PrivateData) -> str:
 
     Older versions named ledgers by it.
     """
-    parts = [x for s in (data.train, data.holdout) for x in zip(s.images, s.labels, strict=True)]
+    whole = join_splits(data.train, data.holdout)
+    images = (image for batch in whole.images.split(_BATCH) for image in batch)
     rows = sorted(
         hashlib.blake2b(image.cpu().numpy().tobytes() + b"%d" % int(label), digest_size=32).digest()
-        for image, label in parts
+        for image, label in zip(images, whole.labels, strict=True)
     )
     shape = repr(tuple(data.train.images.shape[1:])).encode()
     return hashlib.blake2b(shape + b"".join(rows), digest_size=16).hexdigest()
@@ -110,7 +122,10 @@ def read_dataset(folder: Path) -> dict[str, str]:
 
 def _refuse_older(root: Path, name: str, data: PrivateData) -> None:
     """A second ledger would forget what the first one, named by content, holds."""
-    for older in (dataset_fingerprint(data), rows_fingerprint(data)):
+    named_so = [p.name for p in (root / "datasets").glob("*") if _BY_CONTENT.fullmatch(p.name)]
+    if not named_so and not _BY_CONTENT.fullmatch(name):
+        return  # nobody reads a whole data set in vain
+    for older in (dataset_fingerprint(data), rows_fingerprint(data, read=True)):
         folder = dataset_folder(root, older)
         if older == name:
             raise UserError(f"data.dataset: {name} is made of the data; accepted: another name")

@@ -1,4 +1,4 @@
-"""Readers of data sets, folders and archives: files in, arrays out.
+"""Readers of named data sets, and of arrays by name: files in, arrays out.
 
 They know formats alone. `dpsd.data.load` checks and splits what they return.
 """
@@ -13,27 +13,22 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
-from dpsd.data.manifest import read_manifest
+from dpsd.data.archives import read_npz
+from dpsd.data.folders import shuffled_order
+from dpsd.data.rows import DiskRows
 from dpsd.errors import UserError
 from dpsd.imports import brief, import_object
 
 Array = NDArray[Any]
 Shape = tuple[int, int, int]
-Rows = tuple[Array, Array]
-"""Images and labels, as the source holds them."""
+Rows = tuple[Array | DiskRows, Array]
+"""Images, in memory or on disk, and labels, as the source holds them."""
 Tables = tuple[Rows, Rows | None]
 """Training rows, and test rows if there are any."""
 
 _BILINEAR = Image.Resampling.BILINEAR
-_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
-
-
-def _shuffled(rows: Rows) -> Rows:
-    # RandomState, because numpy promises that its streams never change.
-    order = np.random.RandomState(20260119).permutation(len(rows[1]))
-    return rows[0][order], rows[1][order]
 
 
 def read_digits() -> Tables:
@@ -43,7 +38,8 @@ def read_digits() -> Tables:
     bunch = load_digits()
     small = torch.tensor(bunch.images, dtype=torch.float32)[:, None] / 16 * 255
     large = torch.nn.functional.interpolate(small, (28, 28), mode="bilinear", align_corners=False)
-    images, labels = _shuffled((large.round().to(torch.uint8).numpy(), bunch.target))
+    order = shuffled_order(len(bunch.target))
+    images, labels = large.round().to(torch.uint8).numpy()[order], bunch.target[order]
     n_test = len(labels) // 5
     return (images[n_test:], labels[n_test:]), (images[:n_test], labels[:n_test])
 
@@ -104,75 +100,6 @@ def read_att_faces(path: Path, shape: Shape) -> Tables:
     return (images[train], labels[train]), (images[test], labels[test])
 
 
-def image_files(root: Path) -> tuple[Path, list[Path]]:
-    """The folder that holds the training classes, and all training images below it, sorted."""
-    base = root / "train" if (root / "train").is_dir() else root
-    classes = (p for p in base.iterdir() if p.is_dir() and p.name[0] != ".")
-    return base, sorted(p for c in classes for p in c.rglob("*") if p.suffix.lower() in _SUFFIXES)
-
-
-def read_image_folder(root: Path, shape: Shape, classes: int, rows: Path | None) -> Tables:
-    """Images of one folder a class, directly in `root` or in its `train` (and `test`).
-
-    Training rows come in the order of the manifest `rows`. Without a manifest they are shuffled.
-    """
-    base = root / "train" if (root / "train").is_dir() else root
-    if not base.is_dir():
-        raise UserError(f"data.root: no folder {base.absolute()}; accepted: one folder a class")
-    names = sorted(p.name for p in base.iterdir() if p.is_dir() and p.name[0] != ".")
-    if len(names) != classes:
-        raise UserError(f"data.classes: {classes}, but {base} has {len(names)} class folders")
-    if rows is None:
-        train = _shuffled(_read_folder(base, names, shape))
-    else:
-        files = read_manifest(rows, *image_files(root))
-        labels = [names.index(path.relative_to(base).parts[0]) for path in files]
-        train = np.stack([_read_image(path, shape) for path in files]), np.asarray(labels)
-    held = root / "test"
-    has_test = base != root and held.is_dir()
-    return train, _read_folder(held, names, shape) if has_test else None
-
-
-def _read_folder(base: Path, names: list[str], shape: Shape) -> Rows:
-    images, labels = [], []
-    for folder in sorted(p for p in base.iterdir() if p.is_dir() and p.name[0] != "."):
-        if folder.name not in names:
-            raise UserError(f"{folder}: no such class in training; accepted: {', '.join(names)}")
-        files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in _SUFFIXES)
-        if not files:
-            raise UserError(f"{folder}: no images; accepted: {', '.join(sorted(_SUFFIXES))}")
-        images += [_read_image(path, shape) for path in files]
-        labels += [names.index(folder.name)] * len(files)
-    if not images:
-        raise UserError(f"{base}: no class folders; accepted: {', '.join(names)}")
-    return np.stack(images), np.asarray(labels)
-
-
-def _read_image(path: Path, shape: Shape) -> Array:
-    channels, height, width = shape
-    try:
-        with Image.open(path) as image:
-            if image.mode[0] in "IF":
-                raise ValueError(f"pixel mode {image.mode}; accepted: 8 bits a channel")
-            upright = ImageOps.exif_transpose(image).convert("L" if channels == 1 else "RGB")
-            pixels = np.asarray(upright.resize((width, height), _BILINEAR))
-    except Exception as e:
-        raise UserError(f"{path}: not a readable image ({brief(e)})") from e
-    return pixels[None] if channels == 1 else np.moveaxis(pixels, 2, 0)
-
-
-def read_npz(path: Path) -> dict[str, Array]:
-    """All arrays of an archive."""
-    if not path.is_file():
-        hint = "looked for in data.root, else $DPSD_DATA, else data/"
-        raise UserError(f"data.root: no file {path.absolute()}; {hint}")
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {key: archive[key] for key in archive.files}
-    except Exception as e:
-        raise UserError(f"{path}: not a readable npz archive ({brief(e)})") from e
-
-
 def read_imported(name: str) -> Tables:
     """Training and test rows from the callable at an import path."""
     function, keys = import_object(name), ("images", "labels", "test_images", "test_labels")
@@ -200,12 +127,3 @@ def as_tables(arrays: Mapping[str, Array], source: str) -> Tables:
             raise UserError(f"{source}: no array {name} (or {short[name]}); found: {names}")
     x, y, test_x, test_y = (np.asarray(array) for array in found.values())
     return (x, y), (test_x, test_y) if has_test else None
-
-
-def read_images(folder: Path, shape: Shape) -> Array:
-    """All images under a folder, resized to `shape`, uint8 [N, C, H, W]."""
-    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in _SUFFIXES)
-    if not files:
-        accepted = ", ".join(sorted(_SUFFIXES))
-        raise UserError(f"generator.source: {folder} holds no images; accepted: {accepted}")
-    return np.stack([_read_image(path, shape) for path in files])

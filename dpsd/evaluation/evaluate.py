@@ -7,7 +7,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from dpsd.config import Config
-from dpsd.data.load import load_data
+from dpsd.data.load import Split, load_data
 from dpsd.device import pick_device
 from dpsd.errors import UserError
 from dpsd.evaluation.measures import on_rows, without_rows
@@ -51,19 +51,13 @@ def evaluate(
     Raises:
         UserError: an unknown split, an unfinished run, another teacher, or missing data.
     """
-    if split not in _SPLITS:
-        raise UserError(f"split: {split!r}; accepted: {', '.join(_SPLITS)}")
     report = run.report()
     predict = Labeller(load_student(run), pick_device(run.config.device)).predict
-    config, rows = run.config, None
-    if config.data.name != "none":
-        root = {"root": data} if data is not None else {}
-        config = config.model_copy(update={"data": config.data.model_copy(update=root)})
-        rows = getattr(load_data(config.data), split)
+    config, rows = read_rows(run, split, data)
     if rows is None:
         result = {"split": split} | without_rows(run, predict)
     else:
-        ask = _teacher(config, run, teacher)
+        ask = ask_teacher(config, run, teacher)
         result = {"split": split} | on_rows(rows, config.facts.class_names, ask, predict)
     write_json(run.private / "evaluation.json", result)
     report["teacher"]["accuracy"] = result["teacher"]["accuracy"]
@@ -76,7 +70,29 @@ def evaluate(
     return result
 
 
-def _teacher(config: Config, run: Run, moved: Path | None) -> Callable[[Tensor], Tensor]:
+def read_rows(run: Run, split: str, data: Path | None = None) -> tuple[Config, Split | None]:
+    """The run's configuration, with another `data.root` if one is given, and its private rows.
+
+    Raises:
+        UserError: an unknown split, or missing data.
+    """
+    if split not in _SPLITS:
+        raise UserError(f"split: {split!r}; accepted: {', '.join(_SPLITS)}")
+    config = run.config
+    if config.data.name == "none":
+        return config, None
+    root = {"root": data} if data is not None else {}
+    config = config.model_copy(update={"data": config.data.model_copy(update=root)})
+    rows: Split | None = getattr(load_data(config.data), split)
+    return config, rows
+
+
+def ask_teacher(config: Config, run: Run, moved: Path | None) -> Callable[[Tensor], Tensor]:
+    """The run's frozen teacher: uint8 images [B, C, H, W] -> its logits or votes [B, K].
+
+    Raises:
+        UserError: no teacher is there, or it is another one.
+    """
     if config.privacy.route == "federated":
         from dpsd.evaluation.federation import federation_teacher
 

@@ -37,11 +37,12 @@ def on_rows(
         rows: B images and labels.
         class_names: K names.
         ask: uint8 images [b, C, H, W] -> the teacher's logits or votes [b, K].
-        predict: uint8 images [B, C, H, W] -> the student's probabilities [B, K].
+        predict: uint8 images [b, C, H, W] -> the student's probabilities [b, K].
     """
     y = rows.labels
-    answers = torch.cat([as_logits(ask(x).cpu()) for x in rows.images.split(_BATCH)]).softmax(1)
-    predictions = predict(rows.images)
+    both = [(as_logits(ask(x).cpu()), predict(x)) for x in rows.images.split(_BATCH)]
+    answers = torch.cat([answer for answer, _ in both]).softmax(1)
+    predictions = torch.cat([prediction for _, prediction in both])
     t, s = answers.argmax(1), predictions.argmax(1)
 
     def share(hits: Tensor) -> float | None:

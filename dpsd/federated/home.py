@@ -18,7 +18,7 @@ from torch import Tensor
 from dpsd.config import NAMED, Config
 from dpsd.console import Say
 from dpsd.data.identity import rows_fingerprint
-from dpsd.data.load import PrivateData, Split, load_data
+from dpsd.data.load import PrivateData, load_data
 from dpsd.device import pick_device, pick_dtype
 from dpsd.errors import UserError
 from dpsd.federated.partition import (
@@ -174,7 +174,7 @@ def _open(
 
 def _of(data: PrivateData, rows: Tensor) -> PrivateData:
     """A client's data. All clients share the holdout, which measures teachers and trains none."""
-    return PrivateData(Split(data.train.images[rows], data.train.labels[rows]), data.holdout, None)
+    return PrivateData(data.train.pick(rows), data.holdout, None)
 
 
 def chosen(ask: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:

@@ -1,1 +1,1 @@
-"""Synthetic images: procedural families, a trainable generator, and mixes of both."""
+"""Synthetic images: procedural families, crops of photographs, a trainable generator, and mixes."""

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dpsd.config.sections import GeneratorConfig
+from dpsd.generator.fields import FieldGenerator, untrained
 from dpsd.models.networks import logits_and_features
 from dpsd.student.student import Student
 
@@ -69,29 +70,60 @@ def generator_loss(
 
 
 class Adversarial:
-    """Generator and optimiser; `update` needs the student, `sample` nothing but the seed."""
+    """The generator and its optimiser; `update` needs the student, `sample` nothing but the seed.
+
+    Args:
+        config: of the synthesizer.
+        shape: (C, H, W).
+        seed: of the first weights.
+        device: where the network lives.
+    """
 
     def __init__(
         self, config: GeneratorConfig, shape: tuple[int, int, int], seed: int, device: torch.device
     ) -> None:
-        self.config, self.device = config, device
+        self.config, self.shape, self.device = config, shape, device
+        self._start(seed)
+
+    def _start(self, seed: int) -> None:
+        """Random weights and a fresh optimiser."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.model = (
-                Generator(config.latent, shape).to(device).to(memory_format=torch.channels_last)
-            )
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.lr, betas=(0.5, 0.99))
+            network = FieldGenerator if self.config.network == "fields" else Generator
+            model: FieldGenerator | Generator = network(self.config.latent, self.shape)
+        self.model = model.to(self.device).to(memory_format=torch.channels_last)
+        self.optimizer = torch.optim.Adam(
+            self.model.parameters(), lr=self.config.lr, betas=(0.5, 0.99)
+        )
 
     @torch.no_grad()
     def sample(self, n: int, rng: torch.Generator) -> Tensor:
-        """uint8 images [n, C, H, W] on the CPU; all randomness from `rng`."""
-        self.model.eval()
-        z = torch.randn(n, self.config.latent, generator=rng)
-        parts = [self.model(part.to(self.device)).cpu() for part in z.split(1024)]
-        return (torch.cat(parts) * 255).round().to(torch.uint8)
+        """uint8 images [n, C, H, W] on the CPU; all randomness from `rng`.
 
-    def update(self, student: Student, rng: torch.Generator, batch: int = 128) -> dict[str, float]:
-        """`steps` updates against a frozen copy of the student; returns the last losses."""
+        The share `generator.untrained` of them comes from networks with random weights of their
+        own, the rest from the network that was trained.
+        """
+        fresh, parts = round(n * self.config.untrained), []
+        if fresh:
+            parts.append(untrained(fresh, self.shape, self.config.latent, rng, self.device))
+        if fresh == n > 0:
+            return parts[0]
+        self.model.eval()
+        z = torch.randn(n - fresh, self.config.latent, generator=rng)
+        for part in z.split(1024):
+            images = self.model(part.to(self.device)).cpu()
+            parts.append((images * 255).round().to(torch.uint8))
+        return torch.cat(parts)
+
+    def update(
+        self, student: Student, rng: torch.Generator, batch: int = 128, *, round: int = 0
+    ) -> dict[str, float]:
+        """`steps` updates against a frozen copy of the student; returns the last losses.
+
+        In every round that is a multiple of `generator.restart` the weights are drawn anew first.
+        """
+        if self.config.restart is not None and round % self.config.restart == 0:
+            self._start(int(torch.randint(2**62, (1,), generator=rng)))
         frozen = copy.deepcopy(student.model).eval().requires_grad_(False)
         self.model.train()
         losses: dict[str, Tensor] = {}

@@ -10,9 +10,14 @@ import torch
 from torch import Tensor
 
 from dpsd.config import Config, PublicFacts
+from dpsd.config.sections import GeneratorConfig
+from dpsd.data.folders import image_names
 from dpsd.data.load import load_public_images
+from dpsd.data.photographs import read_large, read_photographs
+from dpsd.device import rows_at_once, shared
 from dpsd.errors import UserError
 from dpsd.generator.adversarial import Adversarial
+from dpsd.generator.photographs import AUGMENTATIONS, Photographs
 from dpsd.generator.procedural import FAMILIES, procedural
 from dpsd.generator.recombine import Pool
 from dpsd.imports import import_object
@@ -20,6 +25,7 @@ from dpsd.student.student import Student
 
 _TRIES = 20
 _LEAST_DRAW = 64
+_CHUNK = 512
 _SURE = (
     0.2  # the weight of an image of which the student is sure, where an unsure one has up to 1.1
 )
@@ -53,8 +59,13 @@ class Synthesizer:
             if "adversarial" in self.shares
             else None
         )
+        self.photographs = (
+            Photographs(read_photographs(self.config), facts.shape, _augmentations(self.config))
+            if "photographs" in self.shares
+            else None
+        )
         self.pool = Pool()
-        self._own = _own_source(self.config.source, facts) if self.config.kind == "images" else None
+        self._own = _own_source(self.config, facts) if self.config.kind == "images" else None
 
     def sample(
         self, n: int, student: Predicts, oracle: CanAsk | None = None, *, round: int = 0
@@ -98,7 +109,7 @@ class Synthesizer:
         if self.adversarial is None:
             return {}
         rng = torch.Generator().manual_seed(self._key("update", round))
-        return self.adversarial.update(student, rng)
+        return self.adversarial.update(student, rng, round=round)
 
     def state_dict(self) -> dict[str, Any]:
         """The pool, and weights and optimiser of the trainable generator, if any."""
@@ -124,13 +135,25 @@ class Synthesizer:
         return torch.cat([self._anew(n - len(variants), rng), variants])
 
     def _anew(self, n: int, rng: torch.Generator) -> Tensor:
+        """Images of the mix, in chunks that have a random stream each. Ranks share the chunks."""
         if self._own is not None:
             return self._own(n, rng)
+        key = int(torch.randint(2**62, (1,), generator=rng))
+        sizes = [len(part) for part in torch.arange(n).split(_CHUNK)]
+        if not sizes:
+            return torch.empty((0, *self.facts.shape), dtype=torch.uint8)
+        return shared(len(sizes), lambda i: self._mixed(sizes[i], key, i))
+
+    def _mixed(self, n: int, key: int, chunk: int) -> Tensor:
+        rng = torch.Generator().manual_seed(self._key(key, chunk))
         parts = []
         for name, count in _split_count(n, self.shares).items():
             if name == "adversarial":
                 assert self.adversarial is not None
                 parts.append(self.adversarial.sample(count, rng))
+            elif name == "photographs":
+                assert self.photographs is not None
+                parts.append(self.photographs.draw(count, rng))
             else:
                 parts.append(procedural(name, count, self.facts.shape, rng))
         return torch.cat(parts)
@@ -145,7 +168,8 @@ class Synthesizer:
             return images
         if self.config.select == 1:
             return images[torch.randperm(len(images), generator=rng)[:n]]
-        p = student.predict(images)
+        parts = images.split(rows_at_once(self.facts.shape))
+        p = shared(len(parts), lambda i: student.predict(parts[i]))
         rarity = (p / p.mean(0).clamp_min(1e-3)).sum(1)
         weight = rarity * (1 + _SURE - p.max(1).values)
         uniform = torch.rand(len(images), generator=rng).clamp_min(1e-12)
@@ -163,7 +187,7 @@ class Synthesizer:
         if not shares:
             raise UserError(
                 f"generator.shares: {self.config.shares} leaves nothing for kind {kind}; "
-                f"accepted: a share above 0 for one of {', '.join(FAMILIES)}"
+                f"accepted: a share above 0 for one of {', '.join(FAMILIES)}, photographs"
             )
         total = math.fsum(shares.values())
         return {name: share / total for name, share in sorted(shares.items())}
@@ -184,12 +208,24 @@ def _split_count(n: int, shares: dict[str, float]) -> dict[str, int]:
     return {name: count for name, count in counts.items() if count}
 
 
-def _own_source(source: str | None, facts: PublicFacts) -> Callable[[int, torch.Generator], Tensor]:
+def _augmentations(config: GeneratorConfig) -> tuple[str, ...]:
+    return AUGMENTATIONS if config.augment is None else config.augment
+
+
+def _own_source(
+    config: GeneratorConfig, facts: PublicFacts
+) -> Callable[[int, torch.Generator], Tensor]:
     """The user's declared-public images: a folder, or a callable (n, rng) -> uint8 images."""
+    source = config.source
     assert source is not None
     if ":" in source:
         draw: Callable[[int, torch.Generator], Tensor] = import_object(source)
         return draw
+    if config.augment is not None:
+        folder = Path(source)
+        files = [folder / name for name in image_names(folder, "generator.source")]
+        photographs = read_large(files, "generator.source")
+        return Photographs(photographs, facts.shape, config.augment).draw
     pool = load_public_images(Path(source), facts)
 
     def from_folder(n: int, rng: torch.Generator) -> Tensor:

@@ -1,10 +1,11 @@
 """Classifiers for DP-SGD: activations are bounded, and no layer mixes the rows of a batch."""
 
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
+from dpsd.data.rows import Images
 from dpsd.errors import UserError
 from dpsd.models.frozen import Shape
 from dpsd.models.scattering import MAPS, STRIDE, FilterBank, scattering_maps
@@ -93,25 +94,35 @@ def trainable_part(model: nn.Module) -> nn.Module:
     return model.head if isinstance(model, ScatterNet) else model
 
 
-def fixed_inputs(model: nn.Module, images: Tensor) -> Tensor:
-    """What the trainable part reads, computed once.
+def fixed_inputs(model: nn.Module, images: Images) -> tuple[Images, Callable[[Tensor], Tensor]]:
+    """What the trainable part reads, computed once where the images are in memory.
 
     Each row depends on its own image alone, so that DP-SGD may sample rows of it for images.
 
     Args:
         model: from `build_model`.
-        images: uint8 [N, C, H, W].
+        images: uint8 [N, C, H, W], in memory or on disk.
 
     Returns:
-        float16 features for a head on fixed features; else the images themselves.
+        N rows, and a function that makes the trainable part's input of B of them. For a head on
+        fixed features the rows are its float16 features, or the images where they are on disk: then
+        the features, which take more room, are computed whenever a row is drawn. Otherwise the rows
+        are the images themselves.
     """
     if not isinstance(model, ScatterNet):
-        return images
+        return images, _as_float
     device = next(model.parameters()).device
 
-    def parts() -> Iterator[Tensor]:
-        for chunk in images.split(_CHUNK):
-            yield model.inputs(chunk.to(device).float() / 255).half().cpu()
+    @torch.inference_mode()
+    def features(chunk: Tensor) -> Tensor:
+        parts = [model.inputs(x.to(device).float() / 255).half() for x in chunk.split(_CHUNK)]
+        return torch.cat(parts)
 
-    with torch.inference_mode():
-        return torch.cat(list(parts())).clone()
+    if not isinstance(images, Tensor):
+        return images, lambda x: features(x).float()
+    parts = [features(x).cpu() for x in images.split(_CHUNK)]
+    return torch.cat(parts), _as_float
+
+
+def _as_float(x: Tensor) -> Tensor:
+    return x.float() / 255 if x.dtype == torch.uint8 else x.float()

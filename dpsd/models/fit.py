@@ -1,8 +1,8 @@
 """Train a plain classifier: one loop for teachers and for the models of attacks."""
 
-import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
+from contextlib import closing
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dpsd.console import Say
+from dpsd.data.rows import Images, ahead
 from dpsd.models.augment import augment
 from dpsd.models.networks import as_input
 
@@ -28,7 +29,7 @@ class FitRecipe:
 
 def fit(
     model: nn.Module,
-    images: Tensor,
+    images: Images,
     labels: Tensor | Callable[[Tensor], Tensor],
     recipe: FitRecipe,
     *,
@@ -38,18 +39,22 @@ def fit(
 ) -> None:
     """Train a model in place, on the device that it is on, and leave it in evaluation mode.
 
-    Torch's global generator decides the order of the rows and the augmentation.
+    Torch's global generator decides the order of the rows and the augmentation. Images on disk are
+    decoded while the batches before them train; the weights are those of a fit from memory.
 
     Args:
         model: float images [B, C, H, W] from 0 to 1 in, logits [B, K] out.
-        images: uint8 [N, C, H, W].
-        labels: int64 [N]; or a function from augmented images, float [B, C, H, W] from 0 to 1, to
-            the probabilities [B, K] that the model learns for them.
+        images: uint8 [N, C, H, W], in memory or on disk.
+        labels: int64 [N]; or probabilities, float [N, K]; or a function from augmented images,
+            float [B, C, H, W] from 0 to 1, to the probabilities [B, K] that the model learns.
         recipe: how to train.
         dtype: of the forward pass.
         say: receives the mean loss after each pass.
         stop: called after each step with the number of steps done; True ends the training. One
             that evaluates the model puts it back into training mode.
+
+    Raises:
+        UserError: an image on disk is missing or unreadable.
     """
     device = next(model.parameters()).device
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.lr, weight_decay=1e-2)
@@ -57,27 +62,35 @@ def fit(
     per_pass = math.ceil(len(images) / recipe.batch_size)
     model.train()
     total = 0.0
-    batches = itertools.islice(_batches(len(images), recipe.batch_size), recipe.steps)
-    for step, rows in enumerate(batches, 1):
-        x = as_input(augment(images[rows], recipe.augment).to(device))
-        target = labels(x) if callable(labels) else labels[rows].to(device)
-        with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
-            logits = model(x)
-        loss = F.cross_entropy(logits.float(), target, label_smoothing=recipe.label_smoothing)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        total += float(loss.detach()) * len(rows)
-        if step % per_pass == 0:
-            passes = f"{step // per_pass}/{math.ceil(recipe.steps / per_pass)}"
-            say(f"epoch {passes} loss {total / len(images):.4f}")
-            total = 0.0
-        if stop(step):
-            break
+    with closing(_batches(images, recipe)) as batches:
+        for step, (rows, batch) in enumerate(batches, 1):
+            x = as_input(augment(batch, recipe.augment).to(device))
+            target = labels(x) if callable(labels) else labels[rows].to(device)
+            with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
+                logits = model(x)
+            loss = F.cross_entropy(logits.float(), target, label_smoothing=recipe.label_smoothing)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            total += float(loss.detach()) * len(rows)
+            if step % per_pass == 0:
+                passes = f"{step // per_pass}/{math.ceil(recipe.steps / per_pass)}"
+                say(f"epoch {passes} loss {total / len(images):.4f}")
+                total = 0.0
+            if stop(step):
+                break
     model.eval()
 
 
-def _batches(rows: int, size: int) -> Iterator[Tensor]:
-    while True:
-        yield from torch.randperm(rows).split(size)
+def _batches(images: Images, recipe: FitRecipe) -> Generator[tuple[Tensor, Tensor]]:
+    """Row numbers and images of each step.
+
+    The next pass is drawn when the one before is done, as from memory: the draws of the
+    augmentation come from the same generator.
+    """
+    left = recipe.steps
+    while left > 0:
+        order = torch.randperm(len(images)).split(recipe.batch_size)[:left]
+        yield from ahead(images, order)
+        left -= len(order)

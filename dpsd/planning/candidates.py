@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from dpsd.config import Config, PublicFacts
+from dpsd.config import NUMBERED, Config, PublicFacts
 from dpsd.errors import UserError
 from dpsd.models.dp_networks import DP_MODELS
 from dpsd.planning.votes import best_choice, search, share_rows, stand_ins
@@ -20,7 +20,7 @@ Unit = Literal["answer", "record", "user"]
 MODEL = "scatter-linear"
 AUGMENT = "affine"
 """Model and augmentation of the teachers in shard_figures.yaml and of proposed teachers."""
-_BY_CLASS = ("image_folder", "att_faces")
+_BY_CLASS = (*NUMBERED, "att_faces")
 
 
 @dataclass(frozen=True)
@@ -111,9 +111,9 @@ def inherited_route(config: Config, has: Holdings, unit: Unit) -> dict[str, Any]
     if not has.data:
         return out | {"why": "needs the private data, or a teacher trained by DP-SGD with its "
                       "ledger beside it (teacher.path)"}  # fmt: skip
-    if config.data.name == "image_folder" and config.data.rows is None:
-        return out | {"why": "data.rows: null; a record claim on an image folder needs a manifest "
-                      "of its rows, made by `dpsd manifest`"}  # fmt: skip
+    if config.data.name in NUMBERED and config.data.rows is None:
+        return out | {"why": f"data.rows: null; a record claim on data of {config.data.name} needs "
+                      "a manifest of its rows, made by `dpsd manifest`"}  # fmt: skip
     assert has.rows is not None
     dp = config.teacher.dp.model_copy(update={"epsilon": p.epsilon, "delta": p.delta})
     try:

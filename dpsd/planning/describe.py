@@ -7,10 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dpsd.config import Config
+from dpsd.config import NUMBERED, Config
+from dpsd.data.rows import IN_MEMORY_BYTES, fits_in_memory, on_disk_line
 from dpsd.device import pick_device, use_threads
 from dpsd.generator.synthesizer import Synthesizer
 from dpsd.planning.clients import enough_line
+from dpsd.planning.priors import priors
 from dpsd.planning.timing import LOOP_OVERHEAD, expected_seconds, peak_bytes
 from dpsd.privacy import accounting
 from dpsd.privacy.budget import Budget
@@ -24,7 +26,7 @@ from dpsd.privacy.wording import (
     not_covered,
 )
 from dpsd.teachers.folder import read_folder
-from dpsd.transcription.session import check_memory, expected_bytes
+from dpsd.transcription.session import check_room, disk_bytes, expected_bytes, on_disk
 
 _DRAWN = 2000
 _LEAST_DRAWN = 64
@@ -39,7 +41,7 @@ def describe(config: Config) -> dict[str, Any]:
     """
     use_threads(config.threads)
     plan = _known(config, make_plan(config))
-    check_memory(config, plan)
+    check_room(config, plan)
     seconds = expected_seconds(config, plan)
     return {
         "data": config.data.name,
@@ -68,13 +70,30 @@ def describe(config: Config) -> dict[str, Any]:
         "not_covered": not_covered(plan.route),
         "estimate": {
             "bytes": expected_bytes(config, plan) + peak_bytes(),
+            "disk_bytes": disk_bytes(config, plan),
+            "bank_on_disk": on_disk(config, plan),
             "seconds": sum(v for v in seconds.values() if v is not None) * LOOP_OVERHEAD,
             "seconds_by_part": seconds,
             "device": str(pick_device(config.device)),
             "threads": torch.get_num_threads(),
+            "private_images": _where_images_lie(config),
         },
+        "priors": priors(config),
         "near_duplicates": _expected_near_duplicates(config, plan),
     }
+
+
+def _where_images_lie(config: Config) -> str | None:
+    """Where the images of folders and shards will lie, by public facts alone; None elsewhere."""
+    data = config.data
+    if data.name not in NUMBERED:
+        return None
+    each, users = math.prod(config.facts.shape), data.user_ids is not None
+    if data.units is None or users:
+        return f"more than {IN_MEMORY_BYTES // each:,} private images stay on disk"
+    if fits_in_memory(data.units * each):
+        return f"{data.units:,} private images are held in memory"
+    return on_disk_line(data.units, data.units * each)
 
 
 def _expected_near_duplicates(config: Config, plan: Plan) -> dict[str, Any] | None:

@@ -5,6 +5,7 @@ from typing import Any
 from dpsd.console import percent
 from dpsd.console import show_epsilon as show
 from dpsd.planning.candidates import AUGMENT, MODEL
+from dpsd.planning.priors import priors_line
 from dpsd.planning.votes import SHORTFALL, WORTH
 from dpsd.privacy.federated_wording import labels_lines
 from dpsd.privacy.units import ADD_OR_REMOVE
@@ -105,14 +106,32 @@ def _ending(facts: dict[str, Any], shape: str) -> list[str]:
         *_near_duplicates_lines(facts["near_duplicates"]),
         earlier,
         f"Declared public: images of {shape}, {classes} classes.",
+        priors_line(facts["priors"]),
         f"Trust: {facts['trust']}.",
         f"Covered: {facts['covered']}.",
         f"Not covered: {facts['not_covered']}.",
         "",
-        f"Memory, estimated: {cost['bytes'] / 2**30:.1f} GiB at the peak.",
+        f"Memory, estimated: {cost['bytes'] / 2**30:.1f} GiB at the peak.{_data_line(cost)}",
+        *_bank_lines(cost),
         f"Time, estimated: {cost['seconds']:.0f} s on {cost['device']} with {cost['threads']} "
         f"thread(s) ({', '.join(parts)}), extrapolated from a few synthetic batches; "
         "training a missing teacher comes on top.",
+    ]
+
+
+def _data_line(cost: dict[str, Any]) -> str:
+    where = cost["private_images"]
+    return "" if where is None else f" {where[0].upper()}{where[1:]}."
+
+
+def _bank_lines(cost: dict[str, Any]) -> list[str]:
+    """Where a large bank lies."""
+    if not cost["bank_on_disk"]:
+        return []
+    return [
+        f"Disk, estimated: {cost['disk_bytes'] / 2**30:.1f} GiB in the run's private folder at "
+        "the peak: the bank is too large for memory and is read from the releases that the run "
+        "keeps."
     ]
 
 

@@ -9,6 +9,7 @@ import torch
 
 from dpsd.config import Config, PublicFacts
 from dpsd.config.sections import DpConfig
+from dpsd.data.rows import fits_in_memory, in_memory
 from dpsd.device import pick_device, pick_dtype
 from dpsd.generator.procedural import procedural
 from dpsd.generator.synthesizer import Synthesizer
@@ -91,18 +92,20 @@ def inherited_cost(config: Config, facts: PublicFacts, rows: int) -> dict[str, A
 
     def look() -> torch.Tensor:
         model = build_dp_model(config.teacher.model, facts.shape, facts.classes).to(device)
-        return fixed_inputs(model, images)
+        inputs, _ = fixed_inputs(model, images)
+        return in_memory(inputs, "the estimate")
 
     look()
     once = _seconds(look)
     train()
     each = max(0.0, _seconds(train) - once) / dp.epochs / _DP_ROWS
     example = look()[0]
+    held = rows if fits_in_memory(rows * math.prod(facts.shape)) else 0
     return {
         "seconds_by_part": {
             "teachers": once / _DP_ROWS * rows + each * rows * config.teacher.dp.epochs
         },
-        "bytes": rows * example.numel() * example.element_size(),
+        "bytes": held * example.numel() * example.element_size(),
     }
 
 

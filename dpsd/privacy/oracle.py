@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dpsd.device import rows_at_once
 from dpsd.errors import UserError
 from dpsd.privacy.budget import Budget
 from dpsd.privacy.ledger import Ledger, image_hashes
@@ -59,7 +60,7 @@ class Oracle:
         started: when the run started, for the ledger.
         keep: folder under the run's private part where releases are kept, or None.
         seed: of the noise, read only when the plan says `insecure_seeded_noise`.
-        batch: images a teacher call.
+        batch: images a teacher call; None: as many as `rows_at_once` says.
     """
 
     def __init__(
@@ -71,10 +72,11 @@ class Oracle:
         started: str = "",
         keep: Path | None = None,
         seed: int = 0,
-        batch: int = 512,
+        batch: int | None = None,
     ) -> None:
         self._teacher, self._plan, self._ledger, self._run = teacher, plan, ledger, run
-        self._keep, self._seed, self._batch = keep, seed, batch
+        self._keep, self._seed = keep, seed
+        self._batch = batch or rows_at_once(plan.facts.shape)
         self.seconds = {"teacher": 0.0, "prior": 0.0, "oracle": 0.0}
         ledger.open_run(*plan.records(run, started))
         self._budget = Budget(plan, run, ledger)

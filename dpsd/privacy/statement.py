@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dpsd.config import Config, quorum
+from dpsd.config.public import public_photographs
 from dpsd.data.identity import dataset_name
 from dpsd.errors import UserError
 from dpsd.privacy import accounting
@@ -175,12 +176,18 @@ def declared_public(config: Config) -> dict[str, Any]:
     """What the statement lists as public knowledge."""
     g, facts, normalize = config.generator, config.facts, config.teacher.normalize
     source = f"declared public by the user: {g.source}" if g.kind == "images" else g.kind
+    photographs = public_photographs(g)
+    if photographs:
+        others = [k for k, share in g.shares.items() if share > 0 and k != "photographs"]
+        source = "crops of the photographs listed" + (f", and {g.kind} images" if others else "")
     listed: dict[str, Any] = {
         "image_shape": list(facts.shape),
         "classes": facts.classes,
         "pixel_range": list(facts.pixel_range),
         "query_images": source,
     }
+    if photographs:
+        listed["photographs"] = [p.model_dump() for p in photographs]
     if normalize is not None and normalize.public:
         listed["teacher_normalisation"] = {
             "mean": list(normalize.mean), "std": list(normalize.std),

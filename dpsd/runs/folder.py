@@ -8,7 +8,7 @@ import time
 import uuid
 from datetime import UTC, datetime
 from importlib.metadata import version
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dpsd.config import Config, flatten, parse_config, placed
+from dpsd.data.photographs import pinned
 from dpsd.errors import UserError
 from dpsd.files import append_lines, make_once, read_json, read_lines, sync, whole_file, write_json
 
@@ -170,7 +171,7 @@ def create_run(
     for folder in (path / "release", path / "private" / "bank", path / "private" / "checkpoints"):
         folder.mkdir(parents=True, exist_ok=True)
     os.chmod(path / "private", 0o700)
-    plain = placed(config).model_dump(mode="json")
+    plain = _placed(config).model_dump(mode="json")
     released = released_config(plain)
     (path / "release" / _BEGUN[0]).write_text(yaml.safe_dump(released, sort_keys=False))
     write_json(path / "release" / _BEGUN[1], environment(config))
@@ -188,6 +189,12 @@ def create_run(
     return Run(path)
 
 
+def _placed(config: Config) -> Config:
+    """`placed`, with the photographs that are found there now, by their hashes."""
+    config = placed(config)
+    return config.model_copy(update={"generator": pinned(config.generator)})
+
+
 def released_config(plain: dict[str, Any]) -> dict[str, Any]:
     """The part of a configuration that may be released: what made the student.
 
@@ -201,8 +208,12 @@ def released_config(plain: dict[str, Any]) -> dict[str, Any]:
     data = {k: v for k, v in plain["data"].items() if k != "root"}
     for key in ("rows", "user_ids"):  # that there is one is public, its place is not
         data[key] = None if data[key] is None else "not-released"
+    generator = plain["generator"]
+    if generator["photographs"] is not None:  # names and hashes are public, their places are not
+        names = [p | {"file": PurePath(p["file"]).name} for p in generator["photographs"]]
+        generator = generator | {"photographs": names}
     rest = {k: v for k, v in plain.items() if k != "attacks"}
-    return rest | {"teacher": teacher, "data": data}
+    return rest | {"teacher": teacher, "data": data, "generator": generator}
 
 
 def refuse_existing(path: Path) -> None:
@@ -239,7 +250,7 @@ def resume_run(path: Path, config: Config) -> Run:
     was, data = run.config.data, config.data
     found = {"units": data.units or was.units, "dataset": data.dataset or was.dataset}
     config = config.model_copy(update={"data": data.model_copy(update=found)})  # found as it began
-    old, new = (flatten(placed(c).model_dump(mode="json")) for c in (run.config, config))
+    old, new = (flatten(_placed(c).model_dump(mode="json")) for c in (run.config, config))
     changed = [k for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k)]
     finished = (run.private / "report.json").exists()
     differ = [k for k in changed if finished or k not in _MAY_CHANGE]

@@ -20,8 +20,7 @@ _EVENTS = "events.out.tfevents.*.dpsd"
 
 def newest_images(bank: Bank, n: int) -> Tensor:
     """The newest images of a bank, newest first, uint8 [at most n, C, H, W]."""
-    places = (bank.added - 1 - torch.arange(min(n, len(bank)))) % len(bank.images)
-    return bank.images[places]
+    return bank.rows((bank.added - 1 - torch.arange(min(n, len(bank)))) % bank.window)[0]
 
 
 def synthetic_grid(images: Tensor, path: Path) -> None:

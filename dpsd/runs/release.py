@@ -1,4 +1,4 @@
-"""What a release gives without the private part of its run: the student, labels, samples."""
+"""What a release gives without the private part of its run: the student, its labels."""
 
 import json
 from pathlib import Path
@@ -9,15 +9,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dpsd.config import load_config
-from dpsd.device import pick_device
+from dpsd.data.rows import Images
 from dpsd.errors import UserError
-from dpsd.files import whole_file
 from dpsd.generator.synthesizer import Synthesizer
 from dpsd.imports import brief
 from dpsd.models.networks import as_input, build_model
-from dpsd.runs.folder import Run
+from dpsd.runs.folder import Run, open_run
 
-_CHUNK = 10_000
 _PREDICT_BATCH = 512
 
 
@@ -49,45 +47,37 @@ def load_student(run: Path | str | Run) -> nn.Module:
     return model.eval().requires_grad_(False)
 
 
-def sample(run: Path | str | Run, n: int, out: Path) -> None:
-    """Write labelled synthetic data: images of the synthesizer, labels of the student.
+def released_synthesizer(
+    run: Path | str | Run, device: torch.device, select: int | None = None
+) -> Synthesizer:
+    """The synthesizer of a release, with the released weights of its trainable generator, if any.
 
-    Both come from the release alone. The images are drawn from random streams that no training
-    round used.
+    Photographs are those of the run, where the release lies in one; otherwise they are looked for
+    by name in the working directory. They must have the hashes that the statement lists.
 
     Args:
         run: a run, its folder, or a release folder by itself.
-        n: number of images.
-        out: npz file with `images` uint8 [n, C, H, W], `labels` int64 [n] (the student's class)
-            and `probabilities` float32 [n, K]. Written whole or not at all.
+        device: of the trainable generator.
+        select: instead of `generator.select` of the run.
 
     Raises:
-        UserError: n below 1, no release, or a file that cannot be written.
+        UserError: no release is there, weights that cannot be read or do not fit, or photographs
+            that are not at hand.
     """
-    import numpy as np
-
-    if n < 1:
-        raise UserError(f"n: {n}; accepted: from 1")
     release = release_folder(run)
     config = load_config(release / "config.yaml")
-    device, facts = pick_device("auto"), config.facts
-    labeller = Labeller(load_student(release), device)
-    synthesizer = Synthesizer(config, facts, device)
+    generator = config.generator
+    if generator.photographs is not None and (release.parent / "private" / "run.json").is_file():
+        photographs = open_run(release.parent).config.generator.photographs
+        generator = generator.model_copy(update={"photographs": photographs})
+    if select is not None:
+        generator = generator.model_copy(update={"select": select})
+    config = config.model_copy(update={"generator": generator})
+    synthesizer = Synthesizer(config, config.facts, device)
     if synthesizer.adversarial is not None:
         path = release / "generator.safetensors"
         _load(synthesizer.adversarial.model, _read_state(path), path)
-    images = torch.empty((n, *facts.shape), dtype=torch.uint8)
-    for i, part in enumerate(images.split(_CHUNK)):
-        # Training rounds count from 0 up; samples have the streams below.
-        part.copy_(synthesizer.sample(len(part), labeller, round=-1 - i))
-    probabilities = labeller.predict(images)
-    with whole_file(out) as partial, partial.open("wb") as f:
-        np.savez(
-            f,
-            images=images.numpy(),
-            labels=probabilities.argmax(1).numpy(),
-            probabilities=probabilities.numpy(),
-        )
+    return synthesizer
 
 
 def release_folder(run: Path | str | Run) -> Path:
@@ -110,7 +100,7 @@ class Labeller:
         self.model, self.device = model.to(device), device
 
     @torch.inference_mode()
-    def predict(self, images: Tensor) -> Tensor:
+    def predict(self, images: Images) -> Tensor:
         """Probabilities float32 [B, K] on the CPU of uint8 images [B, C, H, W]."""
         parts = [self.model(as_input(x.to(self.device))) for x in images.split(_PREDICT_BATCH)]
         return torch.cat([logits.float().softmax(1).cpu() for logits in parts])

@@ -9,9 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from dpsd.config import Config, PublicFacts
-from dpsd.device import mean_buffers, mean_gradients, own_share
+from dpsd.device import (
+    mean_buffers,
+    own_share,
+    rows_at_once,
+    sum_gradients,
+    sum_over_ranks,
+    world_size,
+)
 from dpsd.models.augment import DRAWS, augment
 from dpsd.models.networks import as_input, build_model
+from dpsd.models.together import see_whole_batches, without_rows
 from dpsd.student.bank import Bank
 from dpsd.student.losses import (
     answer_gain,
@@ -24,7 +32,6 @@ from dpsd.student.losses import (
 )
 
 _WARMUP = 0.05  # of all steps
-_PREDICT_BATCH = 512  # so many 28 x 28 grey images stay in the cache
 
 
 class Student:
@@ -61,6 +68,8 @@ class Student:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = build_model(self.config.model, self.facts.shape, self.facts.classes)
+        if world_size() > 1:
+            model = see_whole_batches(model)
         self.model = model.to(self.device).to(memory_format=torch.channels_last)
         self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
         self.optimizer = torch.optim.AdamW(
@@ -94,7 +103,7 @@ class Student:
         steps = self.config.refit_epochs * math.ceil(len(bank) / self.config.batch_size)
         self._start(self.seed + 1, steps)
         for _ in range(self.config.refit_epochs):
-            figures = self._train(bank, torch.randperm(len(bank), generator=self._rng))
+            figures = self._train(bank, bank.balanced_pass(self.config.balance, self._rng))
         return figures
 
     def _train(self, bank: Bank, places: Tensor) -> dict[str, float]:
@@ -102,9 +111,10 @@ class Student:
         losses, gain, rows, hits, named = [], 0.0, 0, 0.0, 0
         for batch in places.split(self.config.batch_size):
             mine = own_share(batch)
-            images = self._augmented(bank.images[mine], len(batch)).to(self.device)
-            scores = bank.scores[mine].to(self.device)
-            loss, logits = self._step(images, scores)
+            pixels, scores = bank.rows(mine)
+            images = self._augmented(pixels, len(batch)).to(self.device)
+            scores = scores.to(self.device)
+            loss, logits = self._step(images, scores, len(batch))
             losses.append(loss)
             gain += float(answer_gain(logits, scores).sum())
             rows += len(mine)
@@ -112,8 +122,10 @@ class Student:
             hits += float(((logits.argmax(1) == scores.argmax(1)) & naming).sum())
             named += int(naming.sum())
         self._settle_buffers()
+        sums = torch.tensor([gain, rows, hits, named], dtype=torch.float64)
+        gain, rows, hits, named = sum_over_ranks(sums).tolist()
         figures = {
-            "loss": float(torch.stack(losses).mean()),
+            "loss": float(sum_over_ranks(torch.stack(losses)).mean()),
             "gain_nats_per_answer": gain / max(1, rows),
         }
         return figures | ({"agreement_with_answers": hits / named} if named else {})
@@ -141,29 +153,43 @@ class Student:
             return kd_loss(logits, target, alpha=c.alpha, temperature=c.temperature)
         return dkd_loss(logits, target, alpha=c.alpha, beta=c.beta, temperature=c.temperature)
 
-    def _step(self, images: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
+    def _step(self, images: Tensor, scores: Tensor, batch: int) -> tuple[Tensor, Tensor]:
+        """One step on this rank's rows of a batch of so many rows.
+
+        Returns:
+            This rank's part of the batch's mean loss; logits [B, K] of this rank's rows.
+        """
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.lr * self._schedule()
-        pixels = as_input(images)
-        with self._autocast():
-            logits = self.model(pixels)
-        logits = logits.float()
-        loss = self.loss(logits, scores)
-        if smoothing := self._smoothing():
-            loss = loss - smoothing * logits.log_softmax(1).mean()
+        if len(images):
+            logits = self._logits(images)
+            loss = self.loss(logits, scores)
+            if smoothing := self._smoothing():
+                loss = loss - smoothing * logits.log_softmax(1).mean()
+            loss = loss * (len(images) / batch)
+        else:  # more ranks than rows
+            with without_rows():
+                loss = 0 * self._logits(images.new_zeros(1, *images.shape[1:])).sum()
+            logits = loss.new_empty(0, scores.shape[1])
         self.optimizer.zero_grad()
         loss.backward()
-        mean_gradients(self.model)
+        sum_gradients(self.model)
         self.optimizer.step()
         self.steps += 1
         self._update_average()
         return loss.detach(), logits.detach()
 
+    def _logits(self, images: Tensor) -> Tensor:
+        pixels = as_input(images)
+        with self._autocast():
+            logits: Tensor = self.model(pixels)
+        return logits.float()
+
     def predict(self, images: Tensor) -> Tensor:
         """The released model's probabilities; uint8 [B, C, H, W] -> float32 [B, K] on the CPU."""
         parts = []
         with torch.inference_mode(), self._autocast():
-            for part in images.split(_PREDICT_BATCH):
+            for part in images.split(rows_at_once(self.facts.shape)):
                 logits = self.average(as_input(part.to(self.device)))
                 parts.append(logits.float().softmax(1).cpu())
         return torch.cat(parts)

@@ -27,6 +27,7 @@ from opacus.optimizers import DPOptimizer
 from torch import Tensor, nn
 
 from dpsd.config.sections import DpConfig
+from dpsd.data.rows import Images, ahead
 from dpsd.errors import UserError
 from dpsd.models.dp_networks import fixed_inputs, trainable_part
 from dpsd.privacy.noise import NoiseSource
@@ -141,7 +142,7 @@ class NoisyOptimizer(DPOptimizer):
 
 def train_dp(
     model: nn.Module,
-    images: Tensor,
+    images: Images,
     labels: Tensor,
     dp: DpConfig,
     *,
@@ -152,7 +153,7 @@ def train_dp(
 
     Args:
         model: keeps the rows of a batch apart. Its initial weights must not depend on the data.
-        images: uint8 [N, C, H, W].
+        images: uint8 [N, C, H, W], in memory or on disk.
         labels: int64 [N].
         dp: the hyper-parameters.
         source: of the sampling and of the noise.
@@ -162,13 +163,14 @@ def train_dp(
         The mechanism that was run.
 
     Raises:
-        UserError: as `plan_training`; a model with batch norm; weights that diverge.
+        UserError: as `plan_training`; a model with batch norm; weights that diverge; an image on
+            disk that cannot be read.
     """
     recipe = plan_training(dp, len(labels))
     part = trainable_part(model).train()
     if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in part.modules()):
         raise UserError("teacher.model: batch norm mixes the rows; DP-SGD needs group norm")
-    inputs = fixed_inputs(model, images)
+    inputs, prepare = fixed_inputs(model, images)
     device = next(part.parameters()).device
     linear = isinstance(part, nn.Linear)
     engine: nn.Module = part if linear else GradSampleModule(part, loss_reduction="sum")
@@ -183,8 +185,8 @@ def train_dp(
         for p in part.parameters():
             p.summed_grad = torch.zeros_like(p)  # type: ignore[attr-defined]
         rows = poisson_rows(len(labels), recipe.sample_rate, source)
-        for chunk in rows.split(chunk_rows):
-            x, y = _as_float(inputs[chunk].to(device)), labels[chunk].to(device)
+        for chunk, drawn in ahead(inputs, rows.split(chunk_rows)):
+            x, y = prepare(drawn.to(device)), labels[chunk].to(device)
             if isinstance(part, nn.Linear):
                 _add_linear(part, x, y, dp.max_grad_norm)
             else:
@@ -210,10 +212,6 @@ def poisson_rows(rows: int, rate: float, source: NoiseSource) -> Tensor:
     threshold = min(int(rate * 2.0**64), 2**64 - 1)
     drawn = source.integers((rows,)) < np.uint64(threshold)
     return torch.from_numpy(np.flatnonzero(drawn))
-
-
-def _as_float(x: Tensor) -> Tensor:
-    return x.float() / 255 if x.dtype == torch.uint8 else x.float()
 
 
 def _add_linear(layer: nn.Linear, x: Tensor, y: Tensor, bound: float) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dpsd.config import PublicFacts
 from dpsd.config.sections import TeacherConfig
+from dpsd.data.rows import Images, ahead
 from dpsd.errors import UserError
 from dpsd.models.augment import DRAWS, augment
 from dpsd.models.networks import ConvNet, build_model
@@ -35,8 +36,8 @@ Weights = dict[str, Tensor]
 class Members:
     """The private data, and which of their rows some of the teachers learn from."""
 
-    images: Tensor
-    """Pixel values 0 to 255, uint8 [N, C, H, W]: all private rows."""
+    images: Images
+    """Pixel values 0 to 255, uint8 [N, C, H, W]: all private rows, in memory or on disk."""
     labels: Tensor
     """int64 [N]."""
     rows: Mapping[int, Tensor]
@@ -169,9 +170,9 @@ def _train_networks(
         optimizer, recipe.lr, total_steps=steps, pct_start=rise
     )
     order, change = torch.stack(rows), torch.stack(draws)
-    for step in range(steps):
+    batches = ahead(members.images, (order[:, step].flatten() for step in range(steps)))
+    for step, (_, images) in enumerate(batches):
         now = order[:, step]
-        images = members.images[now.flatten()]
         images = augment(images, recipe.augment, change[:, step].flatten(0, 1)).to(device).float()
         images = (images / 255).unflatten(0, now.shape)
         logits = stacked_logits(nets[0], weights, images, dtype).float()

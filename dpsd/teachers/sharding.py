@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dpsd.config import NUMBERED
 from dpsd.config.sections import DataConfig
 from dpsd.data.load import PrivateData
 from dpsd.data.users import held_users, read_user_ids
@@ -20,7 +21,7 @@ from dpsd.imports import brief
 from dpsd.randomness import keyed_permutation
 
 _BY_CLASS = {
-    "image_folder": "set data.rows to a list made by `dpsd manifest`",
+    **dict.fromkeys(NUMBERED, "set data.rows to a list made by `dpsd manifest`"),
     "att_faces": "use an image folder with data.rows, an npz or an import path",
 }
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from dpsd.config import Config
 from dpsd.config.sections import TeacherConfig
 from dpsd.console import Say
-from dpsd.data.load import PrivateData, Split, load_data
+from dpsd.data.load import PrivateData, Split, load_data, where_rows_lie
 from dpsd.device import broadcast, pick_device, pick_dtype, rank, world_size
 from dpsd.errors import UserError
 from dpsd.files import locked, write_json
@@ -104,6 +104,8 @@ def ensure_teacher(
     if config.teacher.weights is not None or ":" in config.teacher.model:
         return with_dataset(config, own_folder(config))
     data = data or load_data(config.data)
+    if line := where_rows_lie(data):
+        say(line)
     folder = config.teacher.root / recipe_hash(config, data)
     if together and shards is not None and world_size() > 1:
         if not broadcast((folder / "teacher.json").exists()):

@@ -1,12 +1,13 @@
 """The loop: synthesise, ask, learn, and let the generator learn from the student."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dpsd.device import broadcast
+from dpsd.device import agreed, gather_rows, own_chunks, rank, rows_at_once
 from dpsd.privacy.oracle import Prior
 from dpsd.privacy.plan import Plan
 from dpsd.student.student import Student
@@ -18,6 +19,9 @@ def distil(
 ) -> None:
     """The loop of private distillation. Only the session's oracle has seen a teacher.
 
+    Several processes run it together: each draws the round's images, asks about its share of them
+    and learns from its rows of every batch.
+
     Args:
         session: synthesizer, oracle, bank and student.
         start: first round, above 0 when resumed.
@@ -27,12 +31,12 @@ def distil(
         session.plan, session.student, session.synthesizer, session.bank
     )  # fmt: skip
     for round in range(start, plan.rounds):
-        images, scores = broadcast(query(session, round) if session.oracle is not None else None)
+        images, scores = query(session, round)
         images, scores = images[plan.trained_on(round)], scores[plan.trained_on(round)]
-        bank.add(images, scores)
+        bank.add(images, scores, plan.position(round))
         figures = student.fit(bank, new=len(images)) if len(bank) else {}
         figures |= synthesizer.update(student, round=round)
-        after_round(round, figures)
+        agreed(partial(after_round, round, figures))
     student.refit(bank)
 
 
@@ -43,7 +47,6 @@ def query(session: Session, round: int) -> tuple[Tensor, Tensor]:
     asked again; their round stays empty.
     """
     plan, student, oracle = session.plan, session.student, session.oracle
-    assert oracle is not None
     position = plan.position(round)
     if position < oracle.position:
         recalled = oracle.recall(position)
@@ -52,7 +55,10 @@ def query(session: Session, round: int) -> tuple[Tensor, Tensor]:
             return nothing, torch.empty((0, plan.facts.classes))
         images, answers = recalled
     else:
-        images = session.synthesizer.sample(plan.queries(round), student, oracle, round=round)
+        # Ranks share the drawing, and the oracle checks that all have the same images.
+        images = agreed(
+            lambda: session.synthesizer.sample(plan.queries(round), student, oracle, round=round)
+        )
         answers = oracle.answer(images, prior=asking_prior(plan, student, round))
     session.synthesizer.remember(images, student)
     return images, plan.mechanism.log_likelihood(answers)
@@ -61,14 +67,19 @@ def query(session: Session, round: int) -> tuple[Tensor, Tensor]:
 def asking_prior(plan: Plan, student: Student, round: int) -> Prior:
     """The student's prediction; for randomised response, uniform on a share of the images.
 
-    The share falls linearly from 1 to `plan.explore` over the first half of the rounds.
+    The share falls linearly from 1 to `plan.explore` over the first half of the rounds. Of several
+    processes each predicts its share of the images, and rank 0 gets all rows.
     """
-    if plan.mechanism.name != "randomized_response":
-        return student.predict
     share = max(plan.explore, 1 - 2 * round / plan.rounds * (1 - plan.explore))
+    explores = plan.mechanism.name == "randomized_response"
 
     def prior(images: Tensor) -> Tensor:
-        believed = student.predict(images)
+        mine = own_chunks(images, rows_at_once(plan.facts.shape))
+        believed = gather_rows(
+            agreed(lambda: student.predict(mine) if len(mine) else torch.empty(0))
+        )
+        if not explores or rank() > 0:
+            return believed
         n, classes = int(share * len(images)), believed.shape[1]
         # Not quite uniform: ties would rank the same few classes first where top_k is set. To
         # clients the prior travels in float16, which keeps larger steps alone.

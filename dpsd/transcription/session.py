@@ -1,19 +1,30 @@
 """The state of a run: what learns and what was asked, whole in one `state_dict`."""
 
 import math
+import shutil
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from dpsd.config import Config
-from dpsd.device import broadcast, pick_dtype, world_size
+from dpsd.device import (
+    agreed,
+    align_random,
+    available_bytes,
+    broadcast,
+    local_processes,
+    pick_dtype,
+    world_size,
+)
 from dpsd.errors import UserError
+from dpsd.generator import recombine
 from dpsd.generator.synthesizer import Synthesizer
 from dpsd.privacy.oracle import Door
 from dpsd.privacy.plan import Plan
-from dpsd.runs.folder import Run
-from dpsd.student.bank import Bank, bank_bytes
+from dpsd.runs.folder import Run, default_run_folder
+from dpsd.student.bank import MAPPED_ABOVE, Bank, bank_bytes
 from dpsd.student.student import Student
 
 
@@ -26,14 +37,14 @@ class Session:
         student: learns, and is released.
         synthesizer: makes images from public knowledge and the student.
         bank: of answered images.
-        oracle: the one door; None on the ranks of a process group that do not ask.
+        oracle: the one door; of several processes rank 0's, and its helpers on the others.
     """
 
     plan: Plan
     student: Student
     synthesizer: Synthesizer
     bank: Bank
-    oracle: Door | None = None
+    oracle: Door
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint holds. The bank is refilled from the releases that the run keeps."""
@@ -44,88 +55,165 @@ class Session:
         self.student.load_state_dict(state["student"])
         self.synthesizer.load_state_dict(state["synthesizer"])
 
-    def restore(self, run: Run) -> int:
-        """Load the newest checkpoint and refill the bank; returns the round to go on with."""
-        state, start = run.load_checkpoint(), 0
+    def restore(self, run: Run | None) -> int:
+        """Load the newest checkpoint and refill the bank; returns the round to go on with.
+
+        Args:
+            run: rank 0's; None on the other ranks, which make the call too.
+        """
+        state, start = broadcast(agreed(lambda: run.load_checkpoint() if run else None)), 0
         if state is not None:
             self.load_state_dict(state)
             start = int(state["round"])
         for round in range(start):
-            self._recall(round)
-        run.forget_rounds(start)
+            self._recall(round, start)
+        if run is not None:
+            run.forget_rounds(start)
+        align_random(self.student.device)
         return start
 
-    def _recall(self, round: int) -> None:
-        assert self.oracle is not None
-        recalled = self.oracle.recall(self.plan.position(round))
+    def _recall(self, round: int, start: int) -> None:
+        plan, position = self.plan, self.plan.position(round)
+        recalled, trained = self.oracle.recall(position), plan.trained_on(round)
         if recalled is not None:
-            trained = self.plan.trained_on(round)
-            scores = self.plan.mechanism.log_likelihood(recalled[1])
-            self.bank.add(recalled[0][trained], scores[trained])
-
-    def share(self, start: int) -> int:
-        """Give rank 0's restored state to the other ranks; returns the round to go on with."""
-        if world_size() == 1:
-            return start
-        bank = self.bank
-        start, state, images, scores, added = broadcast(
-            (start, self.state_dict(), bank.images[: len(bank)], bank.scores[: len(bank)],
-             bank.added)
-        )  # fmt: skip
-        self.load_state_dict(state)
-        bank.images[: len(images)], bank.scores[: len(scores)], bank.added = images, scores, added
-        return start
+            scores = plan.mechanism.log_likelihood(recalled[1])
+            self.bank.add(recalled[0][trained], scores[trained], position)
+        elif position < oldest_kept(plan, start, self.bank.window):
+            self.bank.skip(len(range(plan.queries(round))[trained]))
 
 
-def new_session(config: Config, plan: Plan, device: torch.device) -> Session:
-    """A run's parts before its first round, without an oracle."""
+def new_learners(config: Config, plan: Plan, device: torch.device) -> tuple[Student, Synthesizer]:
+    """A run's student and synthesizer before the first round.
+
+    Raises:
+        UserError: a model or a source of images cannot be used.
+    """
     student = Student(
         config, plan.facts, rounds=plan.rounds, queries_per_round=plan.queries_per_round,
         soft_targets=plan.mechanism.soft_targets, device=device,
         dtype=pick_dtype(config.precision, device),
     )  # fmt: skip
-    bank = Bank(min(config.loop.window, plan.answers), plan.facts.shape, plan.facts.classes)
-    return Session(plan, student, Synthesizer(config, plan.facts, device), bank)
+    return student, Synthesizer(config, plan.facts, device)
+
+
+def window_of(config: Config, plan: Plan) -> int:
+    """Images that the bank can hold."""
+    return min(config.loop.window, plan.answers)
+
+
+def oldest_kept(plan: Plan, rounds: int, window: int) -> int:
+    """Releases before this position are not in the bank's window after so many rounds."""
+    held_out = plan.held_out if rounds == plan.rounds else 0
+    return plan.position(rounds - 1) - window - held_out
 
 
 def prune_releases(run: Run, plan: Plan, rounds: int, window: int) -> None:
     """Drop kept releases that have slid out of the bank's window."""
-    oldest = plan.position(rounds - 1) - window
+    oldest = oldest_kept(plan, rounds, window)
     for path in run.bank.glob("*.safetensors"):
         if int(path.stem) < oldest:
             path.unlink()
 
 
+def check_ranks(plan: Plan) -> None:
+    """Refuse more processes than a round has images.
+
+    Raises:
+        UserError: on every rank, before anything is charged.
+    """
+    if world_size() > plan.queries_per_round:
+        raise UserError(
+            f"torchrun: {world_size()} processes for {plan.queries_per_round} images a round "
+            f"(privacy.answers / loop.rounds); accepted: up to {plan.queries_per_round} processes"
+        )
+
+
+def on_disk(config: Config, plan: Plan) -> bool:
+    """Whether the bank lies on disk (`MAPPED_ABOVE`)."""
+    return bank_bytes(window_of(config, plan), plan.facts.shape, plan.facts.classes) > MAPPED_ABOVE
+
+
 def expected_bytes(config: Config, plan: Plan) -> int:
-    """Memory that the bank and one round of queries need, in bytes, on top of torch."""
-    pixels = math.prod(plan.facts.shape)
-    bank = bank_bytes(min(config.loop.window, plan.answers), plan.facts.shape, plan.facts.classes)
-    return bank + plan.queries(plan.rounds - 1) * config.generator.select * (pixels + 8)
+    """Memory of one process in bytes, on top of torch, networks and activations.
+
+    It holds a bank in memory, a round's candidates and the parents of later ones. What a bank on
+    disk is read from is the system's cache, which gives way.
+    """
+    pixels, g = math.prod(plan.facts.shape), config.generator
+    window, classes = window_of(config, plan), plan.facts.classes
+    bank = 0 if on_disk(config, plan) else bank_bytes(window, plan.facts.shape, classes)
+    parents = min(plan.answers, recombine._KEPT * classes)
+    pool = parents * pixels if g.select > 1 and g.recombine > 0 else 0
+    return bank + pool + plan.queries(plan.rounds - 1) * g.select * (pixels + 8)
 
 
-def check_memory(config: Config, plan: Plan) -> None:
-    """Refuse a bank that will not fit in memory.
+def disk_bytes(config: Config, plan: Plan) -> int:
+    """What a run keeps in its private folder at the most, in bytes, beside checkpoints.
+
+    These are the images of the window and of two more rounds, once, with their answers (at most
+    20 bytes a class), and the scores of a bank on disk.
+    """
+    window, k = window_of(config, plan), plan.facts.classes
+    kept = min(plan.answers, window + plan.queries_per_round + plan.queries(plan.rounds - 1))
+    scores = 4 * window * k if on_disk(config, plan) else 0
+    return kept * (math.prod(plan.facts.shape) + 20 * k + 16) + scores
+
+
+def check_room(config: Config, plan: Plan, folder: Path | None = None) -> None:
+    """Refuse a run that will not fit in memory or on disk.
+
+    Args:
+        config: of the run.
+        plan: of the run.
+        folder: of the run; None: the default one.
 
     Raises:
         UserError: with what is needed and what is free.
     """
-    need, have = expected_bytes(config, plan), available_bytes()
+    check_memory(config, plan)
+    check_disk(config, plan, folder or default_run_folder(config))
+
+
+def check_memory(config: Config, plan: Plan) -> None:
+    """Refuse a bank, or rounds, that will not fit in memory.
+
+    Raises:
+        UserError: with what is needed, by all processes of this machine, and what is free.
+    """
+    processes = local_processes()
+    need, have = processes * expected_bytes(config, plan), available_bytes()
     if need > have:
         queries = plan.queries(plan.rounds - 1)
+        by = f" by {processes} processes" if processes > 1 else ""
+        sizes = f"need {need / 2**30:.1f} GiB{by}, and {have / 2**30:.1f} GiB are free"
+        if on_disk(config, plan):
+            raise UserError(
+                f"loop.rounds: {plan.rounds}, so that {queries} queries a round {sizes}; accepted: "
+                "more rounds, a smaller generator.select or fewer processes"
+            )
         raise UserError(
-            f"loop.window: {config.loop.window} images and {queries} queries a "
-            f"round need {need / 2**30:.1f} GiB, and {have / 2**30:.1f} GiB are free; "
+            f"loop.window: {config.loop.window} images and {queries} queries a round {sizes}; "
             "lower loop.window or raise loop.rounds"
         )
 
 
-def available_bytes() -> int:
-    """Memory that is free now, in bytes."""
-    try:
-        with open("/proc/meminfo") as f:
-            for line in f:
-                if line.startswith("MemAvailable:"):
-                    return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return 2**62
+def check_disk(config: Config, plan: Plan, folder: Path) -> None:
+    """Refuse images and answers that will not fit on the disk of the run's folder.
+
+    Raises:
+        UserError: with what is needed and what is free.
+    """
+    kept = sum(path.stat().st_size for path in folder.glob("private/bank/*.safetensors"))
+    need, have = disk_bytes(config, plan) - kept, free_bytes(folder)
+    if need > have:
+        raise UserError(
+            f"loop.window: {window_of(config, plan)} images and their answers need "
+            f"{need / 2**30:.1f} GiB on the disk of {folder}, and {have / 2**30:.1f} GiB are free; "
+            "lower loop.window or choose another --out"
+        )
+
+
+def free_bytes(folder: Path) -> int:
+    """Free space on the disk of a folder, which need not exist yet, in bytes."""
+    folder = folder.absolute()
+    return shutil.disk_usage(next(p for p in (folder, *folder.parents) if p.exists())).free

@@ -5,21 +5,40 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from dpsd.config import Config
-from dpsd.device import join_processes, leave_processes, pick_device, rank
+from dpsd.device import (
+    agreed,
+    broadcast,
+    join_processes,
+    leave_processes,
+    pick_device,
+    rank,
+    world_size,
+)
 from dpsd.errors import UserError
 from dpsd.generator.synthesizer import Synthesizer
 from dpsd.privacy.oracle import Door, Oracle
 from dpsd.privacy.plan import Plan, make_plan
+from dpsd.privacy.ranks import Helper, LoneDoor, SharedOracle
 from dpsd.runs.finish import finish
 from dpsd.runs.folder import Run
 from dpsd.runs.pictures import Board, newest_images
+from dpsd.student.bank import open_bank
 from dpsd.teachers.folder import TeacherFolder, read_folder
 from dpsd.teachers.teacher import load_teacher
 from dpsd.transcription.begin import discard, open_run_folder, plan_of
 from dpsd.transcription.entries import enter, ledger_of
 from dpsd.transcription.loop import distil
-from dpsd.transcription.session import Session, check_memory, new_session, prune_releases
+from dpsd.transcription.session import (
+    Session,
+    check_ranks,
+    check_room,
+    new_learners,
+    prune_releases,
+    window_of,
+)
 
 OnRound = Callable[[dict[str, Any]], None]
 """Receives the public figures of a round."""
@@ -40,6 +59,10 @@ def transcribe(
 ) -> Run:
     """Transcribe the private teacher into a student that may be released.
 
+    Under torchrun all processes make the call and see the folders of run and teacher. They share
+    the work, and ledger and releases are those of one process. Where `open_oracle` is given, as in
+    federations, rank 0 asks alone and the others learn with it.
+
     Args:
         config: from `load_config`.
         out: run folder, new; default `runs/<data>-<mechanism>-<time>`.
@@ -57,32 +80,88 @@ def transcribe(
     Raises:
         UserError: bad input, in one line.
     """
-    plan = make_plan(config)
-    check_memory(config, plan)
     device = pick_device(config.device)
     join_processes(device)
+    try:
+        session, run = _begin(config, device, out, resume, data_is_public, say, open_oracle, home)
+        start = session.restore(run)
+        if run is None:  # this rank asks its share, learns, and writes nothing
+            distil(session, start=start, after_round=lambda round, figures: None)
+        else:
+            _lead(config, session, run, start, progress, say)
+        session.bank.close()
+    finally:
+        leave_processes()
+    return run  # type: ignore[return-value]  # None on the other ranks
+
+
+def _begin(
+    config: Config,
+    device: torch.device,
+    out: Path | str | None,
+    resume: bool,
+    data_is_public: bool,
+    say: Callable[[str], None],
+    open_oracle: OpenOracle | None,
+    home: TeacherFolder | None,
+) -> tuple[Session, Run | None]:
+    """The session on every rank, and rank 0's run; what cannot begin leaves nothing behind."""
+    plan = make_plan(config)
+    agreed(lambda: check_room(config, plan, None if out is None else Path(out)))
+    check_ranks(plan)
     if config.privacy.insecure_seeded_noise:
         say("WARNING: the noise is seeded and can be predicted; this run is NOT PRIVATE")
-    session = new_session(config, plan, device)
-    run = None
-    if rank() == 0:
-        run = open_run_folder(config, out, resume, data_is_public, say, home)
-        session.plan = plan_of(run)
-        try:
-            session.oracle = (open_oracle or open_teacher_oracle)(
-                session.plan, run, session.synthesizer
-            )
-        except UserError:
-            if not resume:  # refused before its first answer: nothing is left behind
-                discard(run)
-            raise
-    start = session.share(session.restore(run) if run is not None else 0)
-    if run is None:  # this rank learns and writes nothing
-        distil(session, start=start, after_round=lambda round, figures: None)
+    student, synthesizer = agreed(lambda: new_learners(config, plan, device))
+    run = agreed(
+        lambda: (
+            open_run_folder(config, out, resume, data_is_public, say, home) if rank() == 0 else None
+        )
+    )
+    try:
+        private: Path = broadcast(None if run is None else run.private.absolute())
+        bank = open_bank(
+            window_of(config, plan), plan.facts.shape, plan.facts.classes,
+            releases=private / "bank", folder=private / "window",
+        )  # fmt: skip
+        plan = agreed(lambda: plan if run is None else plan_of(run))
+        door = _open_door(plan, run, synthesizer, open_oracle)
+    except UserError:
+        if run is not None and not resume:  # refused before its first answer
+            discard(run)
+        raise
+    return Session(plan, student, synthesizer, bank, door), run
+
+
+def _open_door(
+    plan: Plan, run: Run | None, synthesizer: Synthesizer, open_oracle: OpenOracle | None
+) -> Door:
+    """The oracle; in several processes the part of it that each rank has."""
+    opened = agreed(
+        lambda: (
+            None if run is None else (open_oracle or open_teacher_oracle)(plan, run, synthesizer)
+        )
+    )
+    if world_size() == 1:
+        assert opened is not None
+        return opened
+    door: SharedOracle | Helper | LoneDoor
+    if open_oracle is not None:
+        door = LoneDoor(opened, plan)
     else:
-        _lead(config, session, run, start, progress, say)
-    leave_processes()
-    return run  # type: ignore[return-value]  # None on the other ranks
+        facts = broadcast(
+            run and (run.config, run.teacher_folder, run.teacher, run.bank.absolute())
+        )
+        door = agreed(lambda: opened if isinstance(opened, SharedOracle) else _help(plan, *facts))
+    door.meet()
+    return door
+
+
+def _help(plan: Plan, config: Config, folder: Path, teacher: str, keep: Path) -> Helper:
+    """What another rank than 0 has in the place of the oracle."""
+    home = read_folder(folder)
+    if home.uuid != teacher:
+        raise UserError(f"teacher {folder}: is {home.uuid} here, {teacher} on rank 0")
+    return Helper(load_teacher(config, home), plan, keep)
 
 
 def _lead(
@@ -95,7 +174,6 @@ def _lead(
 ) -> None:
     """The loop on the rank that asks, logs, saves checkpoints and finishes the run."""
     plan, oracle = session.plan, session.oracle
-    assert oracle is not None
     board = Board(run, start)
     saved = time.perf_counter()
     began = saved - run.seconds()
@@ -143,4 +221,5 @@ def open_teacher_oracle(plan: Plan, run: Run, synthesizer: Synthesizer) -> Oracl
         )
     teacher = load_teacher(config, home)
     enter(run, plan, home)
-    return Oracle(teacher, plan, ledger_of(run), run.id, run.started, run.bank, config.seed)
+    oracle = Oracle if world_size() == 1 else SharedOracle
+    return oracle(teacher, plan, ledger_of(run), run.id, run.started, run.bank, config.seed)

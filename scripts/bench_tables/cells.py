@@ -67,6 +67,12 @@ GONE = {"threshold": None, "threshold_share": 0.1, "threshold_answers": None}
 TRUST = {"": ("threads", "owner", "retention"), "privacy": ("allow_open", "allow_large_delta"),
          "data": ("root", "units"), "teacher": ("root",)}  # fmt: skip
 """Keys by section that no figure depends on."""
+LATER = {
+    "generator": {"photographs": None, "augment": None, "network": "decoder", "untrained": 0.0,
+                  "restart": None},
+    "student": {"balance": 0.0},
+}  # fmt: skip
+"""Keys by section that came after cells were measured; a hash covers them where they are set."""
 
 
 def hashed_tree(config: Config) -> dict:
@@ -78,6 +84,10 @@ def hashed_tree(config: Config) -> dict:
     tree["teacher"]["dataset"] = None  # the older place of the name, which no cell gave
     tree["data"].pop("dataset")
     tree["privacy"] |= GONE
+    for section, keys in LATER.items():
+        for key, unset in keys.items():
+            if tree[section][key] == unset:
+                tree[section].pop(key)
     return tree
 
 

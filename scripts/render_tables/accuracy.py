@@ -132,6 +132,12 @@ def _seconds(runs: list[dict], key: str = "seconds") -> float:
 
 def _notes(cells: dict[str, dict], results: Results) -> list[str]:
     """The cells' own notes: what was tried for a missed figure, or how a figure was reached."""
-    lines = [f"- {cell['title']} per {cell.get('unit', 'answer')}: {' '.join(cell['note'].split())}"
+    lines = [f"- {_with_unit(cell)}: {' '.join(cell['note'].split())}"
              for name, cell in cells.items() if "note" in cell and name in results]  # fmt: skip
     return ["", *lines] if lines else []
+
+
+def _with_unit(cell: dict) -> str:
+    """The title, with the unit where it names an epsilon."""
+    unit = f" per {cell.get('unit', 'answer')}" if "eps" in cell["title"] else ""
+    return cell["title"] + unit

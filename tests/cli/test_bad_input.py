@@ -95,6 +95,15 @@ def _tree():
         ("data.shape=[1,32,32]", ["data.shape: [1, 32, 32]", "[1, 28, 28]"]),
         ("student.model=cnn-smal", ["cnn-smal", "cnn-small"]),
         ("generator.kind=images", ["generator.source: null", "folder"]),
+        ("generator.photographs=[]", ["generator.photographs: []", "files or folders"]),
+        (
+            "generator={shares: {photographs: 1}, photographs: nowhere.jpg}",
+            ["generator.photographs: nowhere.jpg", "cannot be read"],
+        ),
+        ("generator.photographs=a.jpg", ["generator.photographs: ['a.jpg']", "above 0"]),
+        ("generator.augment=[flip]", ["generator.augment: ['flip']", "kind images"]),
+        ("generator.augment=[zoom]", ["generator.augment", "'zoom'", "scale"]),
+        ("student.balance=2", ["student.balance: 2", "less than or equal to 1"]),
         ("device=tpu", ["device: 'tpu'", "cuda"]),
         ("epsilon", ["--set epsilon", "KEY=VALUE"]),
     ],
@@ -111,7 +120,7 @@ def test_gaussian_top_k_above_the_classes(refused):
 
 def test_plan_too_large_for_memory(refused):
     args = ("--set", "privacy.answers=40_000_000_000", "loop.window=40_000_000_000")
-    refused("transcribe", "tiny.yaml", *args, says=["loop.window: 40000000000", "GiB"])
+    refused("transcribe", "tiny.yaml", *args, says=["loop.rounds: 2", "GiB", "more rounds"])
 
 
 def test_configuration_files(refused):
@@ -235,6 +244,17 @@ def test_commands_on_what_is_no_run(refused):
     refused("export", "empty", "--format", "torch", says="empty")
 
 
+def test_sample_and_its_check(refused, run, finished):
+    out, check = ("--out", "x.npz"), ("--n", "20", "--check")
+    refused("sample", "run", "--n", "20", says="--out: missing")
+    refused("sample", "run", "--n", "9", "--balanced", *out, says=["n: 9", "from 10"])
+    refused("sample", "run", "--n", "9", "--split", "test", *out, says="--split: accepted with")
+    refused("sample", "run/release", *check, says="run/release: no run folder")
+    refused("sample", "run", *check, "--model", "cnn-small", says="the student's architecture")
+    refused("sample", "run", *check, "--model", "cnn-smal", says=["cnn-smal", "cnn-small"])
+    refused("sample", "run", *check, "--teacher", "nowhere", says="nowhere")
+
+
 def test_verify_finds_a_changed_figure_file_and_text(refused, run):
     release = Path("run/release")
     facts = json.loads((release / "statement.json").read_text())
@@ -289,10 +309,21 @@ def test_interrupted(monkeypatch, capsys):
 
 @pytest.mark.parametrize(
     "args",
-    [["sample", "run", "--n", "0", "--out", "x.npz"], ["export", "run", "--format", "h5"],
+    [["sample", "run", "--n", "0", "--out", "x.npz"], ["sample", "run", "--n", "5", "--best", "0"],
+     ["export", "run", "--format", "h5"],
      ["evaluate", "run", "--split", "all"], ["no-such-command"], []],
 )  # fmt: skip
 def test_arguments(args, capsys):
     with pytest.raises(SystemExit) as e:
         main(args)
     assert e.value.code == 2 and "dpsd" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [["plan"], ["transcribe", "--out", "run"]])
+def test_a_bank_larger_than_the_disk_is_refused(command, refused, monkeypatch):
+    from dpsd.transcription import session
+
+    monkeypatch.setattr(session, "free_bytes", lambda folder: 1000)
+    line = refused(command[0], "tiny.yaml", *command[1:])
+    assert "loop.window: 400 images and their answers need" in line and "on the disk of" in line
+    assert {p.name for p in Path().iterdir()} == {"tiny.yaml"}

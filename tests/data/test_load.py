@@ -356,3 +356,24 @@ def test_real_files(dpsd_data):
     # The known mean of Fashion-MNIST's 60,000 training images is 0.2860.
     total = data.train.images.double().sum() + data.holdout.images.double().sum()
     assert abs(float(total) / (60000 * 784 * 255) - 0.2860) < 1e-4
+
+
+def test_pictures_stand_upright_in_the_declared_mode_and_size(tmp_path):
+    """Pillow's own way, step by step, for every mode and for a camera that was turned."""
+    from PIL import ImageOps
+
+    noise = np.random.default_rng(0).integers(0, 256, (12, 9, 4), dtype=np.uint8)
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    for i, mode in enumerate(("RGB", "L", "RGBA", "P", "1", "CMYK")):
+        suffix, more = ("jpg", {"exif": turned}) if mode in ("RGB", "L", "CMYK") else ("png", {})
+        Image.fromarray(noise[:, :, :4]).convert(mode).save(tmp_path / f"{i}.{suffix}", **more)
+    for shape in ((1, 12, 9), (3, 9, 12), (3, 5, 7)):
+        facts = public_facts(DataConfig(name="none", shape=shape, classes=2))
+        found = load_public_images(tmp_path, facts)
+        for path, image in zip(sorted(tmp_path.iterdir()), found, strict=True):
+            with Image.open(path) as opened:
+                upright = ImageOps.exif_transpose(opened).convert("L" if shape[0] == 1 else "RGB")
+            pixels = np.asarray(upright.resize((shape[2], shape[1]), Image.Resampling.BILINEAR))
+            wanted = pixels[None] if shape[0] == 1 else np.moveaxis(pixels, 2, 0)
+            assert np.array_equal(image.numpy(), wanted), (path, shape)

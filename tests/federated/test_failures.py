@@ -153,7 +153,7 @@ def test_a_late_answer_is_not_taken_for_the_next_one(tmp_path):
 )
 def test_values_that_no_honest_client_sends_are_refused_by_name(tmp_path, mechanism, values, why):
     extra = {"epsilon": None} if mechanism == "none" else {}
-    cfg = config(mechanism=mechanism, federated=FAST, **extra)
+    cfg = config(mechanism=mechanism, federated=FAST | {"deadline_s": 1.5}, **extra)
     clean = door(cfg, tmp_path / "clean", wrap=changed(lambda m: []))
     oracle = door(cfg, tmp_path / "bad", wrap=changed(with_values(values)))
     expected = clean.answer(images(), uniform).values

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from picture_data import SIZE, both_ways, picture_folder
 from torch import nn
 
 from dpsd.models.fit import FitRecipe, fit
@@ -66,3 +67,21 @@ def test_stop_ends_the_training_between_steps():
     done = []
     trained(steps=50, stop=lambda step: done.append(step) or step == 5)
     assert done == [1, 2, 3, 4, 5]
+
+
+def test_a_fit_from_disk_is_a_fit_from_memory_bit_for_bit(tmp_path, monkeypatch):
+    """The rows come in the same order, also where the augmentation draws between two passes."""
+    memory, disk = both_ways(picture_folder(tmp_path), monkeypatch)
+    states, orders = [], []
+    for data in (memory, disk):
+        torch.manual_seed(3)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(SIZE * SIZE, 2), nn.Dropout(0.5))
+        seen = []
+        fit(
+            model, data.train.images, data.train.labels,
+            FitRecipe(8, batch_size=16, lr=0.05, augment="shift-flip"),
+            say=seen.append, stop=lambda step: step == 7,
+        )  # fmt: skip
+        states.append(model[1].weight.detach())
+        orders.append(seen)
+    assert torch.equal(*states) and orders[0] == orders[1] and len(orders[0]) == 2

@@ -62,3 +62,51 @@ def test_a_single_answer_has_no_earlier_one():
     facts = described(loop={"rounds": 1}, privacy=TREE["privacy"] | {"answers": 1})
     assert facts["near_duplicates"]["share"] is None
     assert near_lines(facts) == []
+
+
+def priors_of(**sections):
+    facts = described(**sections)
+    (line,) = [x for x in describe_text(facts).splitlines() if x.startswith("Query images")]
+    return facts["priors"], line
+
+
+def test_the_planner_names_the_priors_that_fit():
+    colour = {"name": "none", "shape": [3, 12, 12], "classes": 3}
+    found, line = priors_of(data=colour)
+    assert found["fits"][0] == "photographs"
+    assert "strokes 40 %" in line
+    assert "set generator.shares.photographs (the statement lists them as declared public)" in line
+    taken, line = priors_of(data=colour, generator={"shares": {"photographs": 3, "leaves": 1}})
+    assert taken["asked"] == {"photographs": 0.75, "leaves": 0.25}
+    assert "this run takes none" not in line
+    assert priors_of(data={"name": "digits"})[0]["fits"] == ["strokes"]
+    xray = {"name": "none", "shape": [1, 64, 64], "classes": 2}
+    assert priors_of(data=xray)[0]["fits"][0] == "photographs"
+
+
+@pytest.mark.parametrize(
+    ("data", "line"),
+    [
+        ({}, None),
+        ({"name": "image_folder"}, " More than 14,266 private images stay on disk."),
+        ({"name": "webdataset", "units": 14_000}, " 14,000 private images are held in memory."),
+        ({"name": "image_folder", "units": 1_200_000},
+         " 1,200,000 private images take 168.2 GiB once decoded, more than 2: they stay on disk, "),
+    ],
+)  # fmt: skip
+def test_the_plan_says_where_private_images_will_lie(data, line):
+    """2 GiB are 14,266.3 images of 3 x 224 x 224; 1.2 million of them are 168.2 GiB."""
+    from dpsd.planning.describe import _where_images_lie
+    from dpsd.planning.text import _data_line
+
+    shape = [3, 224, 224]
+    config = parse_config(TREE | {"data": TREE["data"] | {"shape": shape} | data})
+    said = _data_line({"private_images": _where_images_lie(config)})
+    assert said == "" if line is None else said.startswith(line)
+
+
+def test_the_plan_prints_it(tmp_path):
+    facts = described(data=TREE["data"] | {"name": "image_folder", "root": str(tmp_path)})
+    assert "at the peak. More than 14,913,080 private images stay on disk.\n" in describe_text(
+        facts
+    )

@@ -17,9 +17,14 @@ from dpsd.models.networks import build_model
 from dpsd.privacy.releases import load_release
 from dpsd.privacy.verify import verify_release
 from dpsd.runs import export as exporting
-from dpsd.runs import release
+from dpsd.runs import release, samples
 from dpsd.runs.export import export
-from dpsd.runs.release import load_student, sample
+from dpsd.runs.release import load_student
+from dpsd.runs.samples import draw_samples
+
+
+def sample(run, n, out):
+    draw_samples(run, n).write(out)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +73,7 @@ def test_student_that_is_missing_or_damaged(finished, alone, tmp_path):
 
 
 def test_samples(finished, alone, tmp_path, monkeypatch):
-    monkeypatch.setattr(release, "_CHUNK", 40)
+    monkeypatch.setattr(samples, "_CHUNK", 40)
     sample(alone, 100, tmp_path / "deep" / "s.npz")
     with np.load(tmp_path / "deep" / "s.npz") as found:
         images, labels, probabilities = (

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from bench_tables import accuracy, cells, controls, jobs
+from bench_tables import accuracy, cells, controls, downstream, jobs
 from products import copy_of, tiny_config, tiny_run
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from dpsd.config import Config
+from dpsd.evaluation.downstream import fresh_model
 from dpsd.evaluation.evaluate import evaluate
 from dpsd.privacy.ledger import Ledger
 from dpsd.privacy.plan import make_plan
@@ -56,7 +57,7 @@ def test_every_table_lists_jobs_and_knows_what_is_measured(table, tmp_path):
     module, function, _ = TABLES[table]
     listed = list(getattr(import_module(f"bench_tables.{module}"), function)(arguments(tmp_path)))
     assert listed and all(job.path.is_relative_to(jobs.RESULTS) for job in listed)
-    assert any(job.done() for job in listed)
+    assert any(job.done() for job in listed)  # not measured yet
     names = [(job.path, job.key) for job in listed]
     assert len(names) == len(set(names))
 
@@ -78,6 +79,34 @@ def test_every_cell_is_a_valid_plan(tmp_path):
         assert asked == pytest.approx(whole * cell["budget"])
 
 
+def test_every_downstream_cell_trains_another_model_on_a_plan_of_its_own(tmp_path):
+    hashes = set()
+    for name, cell in downstream.cells().items():
+        config = cells.configure(cell, 0, tmp_path)
+        assert make_plan(config).unit in (cell["unit"], "none"), name
+        assert fresh_model(config.student.model, cell["model"]) == cell["model"]
+        changed = cell | {"select": 2}
+        hashes |= {downstream.current_hash(c, seed) for c in (cell, changed) for seed in (0, 1)}
+        if "inherited" in name:
+            assert f"eps{config.teacher.dp.epsilon:g}" == name.rsplit("-", 1)[1]
+        elif not name.endswith("none"):
+            assert f"eps{config.privacy.epsilon:g}" == name.rsplit("-", 1)[1]
+    assert len(hashes) == 4 * len(downstream.cells())
+
+
+def test_a_downstream_job_keeps_its_run_and_takes_no_other(tmp_path_factory, tmp_path):
+    run = copy_of(tiny_run(tmp_path_factory), tmp_path / "run")
+    config = tiny_config(tmp_path_factory.getbasetemp() / "products")
+    made = {"samples": 40, "balanced": False, "best": 1, "select": 1, "model": "cnn-tiny",
+            "passes": 1, "soft": True}  # fmt: skip
+    found = downstream.measure(config, run.path, made)
+    assert found["samples"] == 40 and found["split"] == "test" and found["relation"]
+    assert found["choice"] == {"balanced": False, "best": 1, "select": 1}
+    other = config.model_copy(update={"seed": 1})
+    with pytest.raises(SystemExit, match="a run of another configuration"):
+        downstream.measure(other, run.path, made)
+
+
 def test_hash_tells_configurations_controls_and_nothing_else_apart(tmp_path):
     config = Config.model_validate({"privacy": {"epsilon": 1.0, "answers": 100}})
     moved = config.model_copy(
@@ -88,6 +117,18 @@ def test_hash_tells_configurations_controls_and_nothing_else_apart(tmp_path):
     hashes = {cells.config_hash(config), cells.config_hash(other)}
     hashes |= {cells.config_hash(config, control) for control in ("permuted", "uniform")}
     assert len(hashes) == 4
+
+
+def test_hash_covers_a_later_key_only_where_it_is_set():
+    def hash_of(**generator):
+        return cells.config_hash(
+            Config.model_validate({"privacy": {"epsilon": 1.0}, "generator": generator})
+        )
+
+    known = {"kind": "mixed"}
+    assert hash_of(**known) == hash_of(**known, network="decoder", untrained=0, restart=None)
+    others = [{"network": "fields"}, {"untrained": 0.5}, {"restart": 1}, {}]
+    assert len({hash_of(**known, **other) for other in others}) == 4
 
 
 def test_share_of_the_trainable_generator(tmp_path):

@@ -5,9 +5,12 @@ import runpy
 from pathlib import Path
 
 from bench_tables import cells
+from bench_tables import downstream as fresh
 from bench_tables import dpsgd as known
 from render_tables.curve import curve, draw_curve
+from render_tables.downstream import downstream
 from render_tables.dpsgd import dpsgd, dpsgd_beside
+from render_tables.speed import imagenet, ranks
 
 ROOT = Path(__file__).parents[2]
 render = runpy.run_path(str(ROOT / "scripts" / "render_results"))["render"]
@@ -45,6 +48,28 @@ def test_plain_dpsgd_is_tabled_with_its_unit(tmp_path):
     assert f"Measured with an earlier configuration, not shown: {name}-seed2." in lines
 
 
+def test_downstream_rows_say_unit_answers_samples_and_whether_the_student_was_reached(tmp_path):
+    assert downstream(tmp_path) == []
+    known = fresh.cells()
+    for name, unit, right in (("fashion-inherited-eps3", "record", 0.875),
+                              ("mnist-rr-eps1", "answer", 0.80)):  # fmt: skip
+        result = {
+            "cell": name, "seed": 0, "config_hash": fresh.current_hash(known[name], 0),
+            "unit": unit,
+            "fresh": right, "student": 0.88, "teacher": 0.89, "control": 0.1, "answers": 5000,
+            "samples": 60_000, "labels": "soft", "model": "cnn-tiny", "student_model": "cnn",
+            "choice": {"balanced": False, "best": 1, "select": 3},
+        }  # fmt: skip
+        (tmp_path / f"{name}-seed0.json").write_text(json.dumps(result))
+    (tmp_path / "mnist-none-seed0.json").write_text(json.dumps(result | {"cell": "mnist-none"}))
+    lines = downstream(tmp_path)
+    how = "| 5,000 | 60,000 soft, select 3 | 89.00 | 88.00 (cnn) | cnn-tiny |"
+    assert f"| Fashion-MNIST, inherited, eps 3 | record {how} 87.50 | 10.00 | 1 | yes |" in lines
+    title = "MNIST, randomised response, eps 1"
+    assert f"| {title} | answer {how} 80.00 | 10.00 | 1 | no |" in lines
+    assert "Measured with an earlier configuration, not shown: mnist-none-seed0." in lines
+
+
 def test_every_cell_says_its_seed_revision_and_unit():
     for path in (ROOT / "docs" / "results").glob("*-seed*.json"):
         cell = json.loads(path.read_text())
@@ -74,3 +99,29 @@ def test_every_baseline_that_a_cell_names_is_one():
     assert named and set(named.values()) <= baselines.keys()
     assert all(baselines[baseline]["epsilon"] == int(name.rsplit("eps", 1)[1])
                for name, baseline in named.items())  # fmt: skip
+
+
+def test_parts_at_real_sizes_are_tabled_with_what_they_would_take(tmp_path):
+    machine = {"threads": 1, "cores": 2}
+    rates = dict.fromkeys(("written", "mapped", "read_cold", "read_warm"), 100.0)
+    found = {
+        "machine": machine, "teacher": "T", "student": "S", "classes": 1000, "rounds": 2,
+        "shape": [3, 4, 4], "answers": 8, "precision": "float32", "seconds": 9.0,
+        "processor_seconds": 5.0, "peak_GiB": 1.5, "images_per_processor_second": {"teacher": 2.0},
+        "mapped": {"bytes": 2**30, "memory_grew_bytes": 2**20, "images_per_second": rates},
+        "planned": {"images": 7200, "rounds": 3, "select": 1, "memory_GiB": 24,
+                    "bank_bytes": 2**31, "disk_bytes": 2**32, "memory_bytes": 2**29,
+                    "hash_bytes": 2**22},
+    }  # fmt: skip
+    assert imagenet(tmp_path / "none.json") == ranks(tmp_path / "none.json") == []
+    (tmp_path / "imagenet.json").write_text(json.dumps(found))
+    text = "\n".join(imagenet(tmp_path / "imagenet.json"))
+    assert "| teacher's forward passes | 2.0 | 1 |" in text
+    assert "a bank of 2 GiB" in text and "0.50 GiB of memory" in text and "4 MiB for hash" in text
+    one = {"processor_seconds": {"teacher": 8.0}, "images_per_processor_second": 10.0,
+           "images_per_second": 9.0}  # fmt: skip
+    two = {"processor_seconds": {"teacher": 4.0}, "images_per_processor_second": 20.0,
+           "images_per_second": 18.0}  # fmt: skip
+    (tmp_path / "ranks.json").write_text(json.dumps(found | {"processes": {"1": one, "2": two}}))
+    text = "\n".join(ranks(tmp_path / "ranks.json"))
+    assert "| teacher's forward passes | 8.0 | 4.0 |" in text and "| 9 | 18 |" in text

@@ -43,7 +43,7 @@ def filled():
 def seen_in(learner, bank, monkeypatch):
     seen = []
     step = learner._step
-    monkeypatch.setattr(learner, "_step", lambda x, y: (seen.append(x.clone()), step(x, y))[1])
+    monkeypatch.setattr(learner, "_step", lambda x, *y: (seen.append(x.clone()), step(x, *y))[1])
     learner.refit(bank)
     return torch.cat(seen)
 
@@ -83,6 +83,6 @@ def test_smoothing_gives_a_gradient_to_a_class_that_was_given_up():
         learner = student(smoothing=smoothing)
         with torch.no_grad():
             learner.model.head.bias.copy_(torch.tensor([12.0, 12.0, -12.0]))
-        learner._step(images, scores)
+        learner._step(images, scores, 8)
         pull.append(-float(learner.model.head.bias.grad[2]))
     assert 0 < pull[0] < 1e-3 and pull[1] == pytest.approx(0.1, rel=0.01)

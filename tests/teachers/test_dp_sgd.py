@@ -81,7 +81,7 @@ def test_clipped_sum_is_that_of_one_row_after_another(name, bound, tiny_images):
     with torch.no_grad():
         for p in part.parameters():
             p.add_(0.02 * torch.randn_like(p))
-    x = fixed_inputs(model, tiny_images).float() / (1 if "scatter" in name else 255)
+    x = fixed_inputs(model, tiny_images)[0].float() / (1 if "scatter" in name else 255)
     y = torch.arange(16) % 10
     expected = _naive_sum(part, x, y, bound)
     found = _clipped(part, x, y, bound)
@@ -186,7 +186,7 @@ def test_head_trains_on_what_the_model_reads(tiny_images):
     nn.init.normal_(next(trainable_part(model).parameters()), std=0.05)
     with torch.no_grad():
         direct = model(tiny_images.float() / 255)
-        split = trainable_part(model)(fixed_inputs(model, tiny_images).float())
+        split = trainable_part(model)(fixed_inputs(model, tiny_images)[0].float())
     torch.testing.assert_close(direct, split, atol=0.02, rtol=0)
 
 

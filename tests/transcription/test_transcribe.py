@@ -202,6 +202,29 @@ def test_stopped_and_resumed_between_rounds_is_bit_for_bit(
         assert not any("second" in key for record in run.metrics() for key in record)
 
 
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_stopped_with_a_sliding_window_and_resumed_is_bit_for_bit(
+    root, tmp_path, monkeypatch, on_disk
+):
+    """Releases that slid out of the window are gone; the others take their places again."""
+    from dpsd.student import bank
+
+    monkeypatch.setattr(sys.modules["dpsd.transcription.transcribe"], "_CHECKPOINT_SECONDS", 0.0)
+    if on_disk:
+        monkeypatch.setattr(bank, "MAPPED_ABOVE", 0)
+    config = changed(
+        tiny_config(root), loop={"rounds": 8, "window": 700}, privacy={"answers": 1600},
+        student={"refit_epochs": 1, "epochs_per_round": 2},
+    )  # fmt: skip
+    whole = transcribe(config, out=tmp_path / "whole")
+    with pytest.raises(Stop):
+        transcribe(config, out=tmp_path / "cut", progress=stop_after(6))
+    cut = transcribe(config, out=tmp_path / "cut", resume=True)
+    assert len(list(cut.bank.iterdir())) < 8
+    assert same(weights(whole), weights(cut))
+    assert not (cut.private / "window").exists()
+
+
 def test_stopped_during_the_last_passes_and_resumed_is_bit_for_bit(root, tmp_path, monkeypatch):
     """The answers that were held out stay held out when the bank is filled again."""
     config = changed(tiny_config(root), loop={"rounds": 2}, student={"refit_epochs": 1})

@@ -12,7 +12,7 @@ from torch import Tensor
 from dpsd.attacks.context import Attack
 from dpsd.config import Config
 from dpsd.config.sections import DpConfig, TeacherConfig
-from dpsd.data.load import PrivateData, Split
+from dpsd.data.load import PrivateData, Split, join_splits
 from dpsd.device import pick_device, pick_dtype
 from dpsd.errors import UserError
 from dpsd.teachers.folder import TeacherFolder, read_folder
@@ -96,20 +96,17 @@ def teacher_pairs(
 def _changed(
     config: Config, data: PrivateData, row: int, *, mislabelled: bool, rng: np.random.Generator
 ) -> tuple[PrivateData, str]:
-    images, labels = data.train.images.clone(), data.train.labels.clone()
+    train = data.train
     if mislabelled:
-        classes = config.facts.classes
+        classes, labels = config.facts.classes, train.labels.clone()
         labels[row] = (labels[row] + int(rng.integers(1, classes))) % classes
-        kind = "the same image with a wrong label"
-    else:
-        if not len(data.holdout):
-            raise UserError(
-                "data: no holdout row to put in place of a record; at least 1 is needed"
-            )
-        other = int(rng.integers(len(data.holdout)))
-        images[row], labels[row] = data.holdout.images[other], data.holdout.labels[other]
-        kind = "another ordinary record"
-    return replace(data, train=Split(images, labels)), kind
+        return replace(data, train=Split(train.images, labels)), "the same image with a wrong label"
+    if not len(data.holdout):
+        raise UserError("data: no holdout row to put in place of a record; at least 1 is needed")
+    places = torch.arange(len(train))
+    places[row] = len(train) + int(rng.integers(len(data.holdout)))
+    changed = join_splits(train, data.holdout).pick(places)
+    return replace(data, train=changed), "another ordinary record"
 
 
 def _trained(config: Config, data: PrivateData, folder: Path) -> Ask:

@@ -34,6 +34,7 @@ from dpsd.attacks.profiles import Profile, load_profile
 from dpsd.attacks.store import Arrays, kept
 from dpsd.console import percent
 from dpsd.data.load import Split
+from dpsd.data.rows import in_memory
 from dpsd.runs.folder import Run
 
 NAME = "inversion"
@@ -151,19 +152,22 @@ def _search_with(
 def _prior(setting: Setting, name: str, teacher: Target) -> tuple[PriorOf, bool]:
     """The prior for each target, and whether the cache held it."""
     b, run, cached = setting.budget, setting.context.run, False
-    public = setting.profile.public.images
+
+    def public() -> Tensor:
+        return in_memory(setting.profile.public.images, f"attack {name}")
+
     if name == "kedmi":
-        config = GanConfig(b.kedmi_steps, seed=setting.context.seed)
+        config, images = GanConfig(b.kedmi_steps, seed=setting.context.seed), public()
         classes = setting.profile.facts.classes
         # Random draws come from the prior that knows most, the teacher's.
         return lambda target: kedmi_prior(
-            (target or teacher).logits, public, classes, config
+            (target or teacher).logits, images, classes, config
         ), False
     if name == "total_variation":
-        prior = smooth_prior(public)
+        prior = smooth_prior(public())
     elif name in ("gmi", "lomma"):
         cache = run.config.attacks.cache or run.teacher_folder.parent / "priors"
-        prior, cached = gan_prior(public, GanConfig(b.gan_steps), cache)
+        prior, cached = gan_prior(public(), GanConfig(b.gan_steps), cache)
     else:
         prior = released_prior(run, b.pool)
     return lambda target: prior, cached
@@ -177,8 +181,9 @@ def _cell(setting: Setting, name: str, prior_of: PriorOf, target: Target | None)
     prior = prior_of(target)
     models: list[Logits] = [] if target is None else [target.logits]
     if target is not None and name == "lomma":
-        models += surrogates(target.logits, setting.profile.public.images, classes, count=b.helpers,
-                          steps=b.helper_steps, seed=seed)  # fmt: skip
+        public = in_memory(setting.profile.public.images, f"attack {name}")
+        models += surrogates(target.logits, public, classes, count=b.helpers,
+                             steps=b.helper_steps, seed=seed)  # fmt: skip
     loss = logit_loss if name == "lomma" else F.cross_entropy
     images = [
         search(prior, models, labels, b, torch.Generator().manual_seed(seed + i), loss)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dpsd.data.load import Split
+from dpsd.data.rows import in_memory
 from dpsd.errors import UserError
 from dpsd.models.fit import FitRecipe, fit
 from dpsd.models.networks import as_input, build_model
@@ -23,6 +24,7 @@ Judge = Callable[[Tensor], Tensor]
 
 _COMPONENTS = 40
 _BATCH = 64
+_ROWS = 512
 _LR = 4e-3
 
 
@@ -54,7 +56,8 @@ def train_judges(
     """
     network = network_judge(used, holdout, steps=steps, seed=seed)
     neighbours = neighbours_judge(holdout)
-    first, second = network(real.images) == real.labels, neighbours(real.images) == real.labels
+    both = [(network(x), neighbours(x)) for x in real.images.split(_ROWS)]
+    first, second = (torch.cat(named) == real.labels for named in zip(*both, strict=True))
     shares = [float(hits.double().mean()) for hits in (first, second, first & second)]
     return Judges(network, neighbours, *shares)
 
@@ -110,11 +113,12 @@ def neighbours_judge(split: Split) -> Judge:
     from sklearn.pipeline import make_pipeline
 
     rows = int(split.labels.bincount().min())
-    components = min(_COMPONENTS, len(split) - 1, split.images[0].numel())
+    images = in_memory(split.images, "judge J2")
+    components = min(_COMPONENTS, len(split) - 1, images[0].numel())
     pipeline = make_pipeline(
         PCA(components, random_state=0), KNeighborsClassifier(1 if rows < 10 else 3)
     )
-    pipeline.fit(_flat(split.images), split.labels.numpy())
+    pipeline.fit(_flat(images), split.labels.numpy())
 
     def judge(images: Tensor) -> Tensor:
         return torch.from_numpy(np.asarray(pipeline.predict(_flat(images)), dtype=np.int64))

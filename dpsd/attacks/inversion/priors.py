@@ -14,11 +14,9 @@ import torch
 from torch import Tensor
 
 from dpsd.attacks.inversion.gan import GanConfig, cached_gan
-from dpsd.config import load_config
 from dpsd.device import pick_device
-from dpsd.generator.synthesizer import Synthesizer
 from dpsd.runs.folder import Run
-from dpsd.runs.release import Labeller, load_student, release_folder
+from dpsd.runs.release import Labeller, load_student, released_synthesizer
 
 _MARGIN = 0.02
 _ROUND = -10_000_000  # a random stream that neither training nor `dpsd sample` uses
@@ -80,14 +78,10 @@ def released_prior(run: Run, pool: int) -> ImagePrior:
     Without a trainable generator the attacked model chooses an image of the pool, and the search
     refines it at a cost for leaving it.
     """
-    config = load_config(release_folder(run) / "config.yaml")
-    facts, cpu = config.facts, pick_device("cpu")
-    synthesizer = Synthesizer(config, facts, cpu)
+    cpu = pick_device("cpu")
+    synthesizer = released_synthesizer(run, cpu)
     if synthesizer.adversarial is not None:
-        from safetensors.torch import load_file
-
         model = synthesizer.adversarial.model
-        model.load_state_dict(load_file(release_folder(run) / "generator.safetensors"))
         model.eval().requires_grad_(False)
 
         def latent(n: int, rng: torch.Generator) -> Tensor:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from dpsd.attacks.audit.canaries import fewer_answers
 from dpsd.attacks.context import Attack, lap
@@ -235,7 +236,7 @@ def _score_run(ask: Ask, teachers: Shadows) -> tuple[Arrays, dict[str, Any]]:
     """The offline attacks on a model of the run itself; canaries are none of its training rows."""
     game, few = teachers.game, teachers.references
     rows = np.flatnonzero(~game.canary)
-    images, labels = game.rows.images[rows], game.rows.labels.numpy()[rows]
+    images, labels = game.rows.images[torch.from_numpy(rows)], game.rows.labels.numpy()[rows]
     logits, population = logits_on(ask, images), logits_on(ask, game.population.images)
     other = game.population.labels.numpy()
     shadows, inside = teachers.logits[1:, rows], game.inside[1:, rows]

@@ -17,7 +17,8 @@ from torch import Tensor
 from dpsd.attacks.statistics import Floats, Mask
 from dpsd.config import Config, PublicFacts
 from dpsd.config.sections import TeacherConfig
-from dpsd.data.load import PrivateData, Split
+from dpsd.data.load import PrivateData, Split, join_splits
+from dpsd.data.rows import Images
 from dpsd.device import pick_device, pick_dtype
 from dpsd.errors import UserError
 from dpsd.generator.synthesizer import Synthesizer
@@ -86,18 +87,18 @@ def make_game(data: PrivateData, classes: int, *, shadows: int, seed: int) -> Ga
     pool = np.concatenate([out, train[: 2 * half - len(out)]])
     rest = np.concatenate([held[half:], train[2 * half - len(out) :]])
     pool = rng.permutation(pool)
-    images = torch.cat([data.train.images, data.holdout.images])
-    labels = torch.cat([data.train.labels, data.holdout.labels])
-    chosen = labels[pool].clone()
+    whole = join_splits(data.train, data.holdout)
+    chosen = whole.labels[pool].clone()
+    others = torch.from_numpy(rest[:spare])
     canary = np.arange(len(pool)) % _CANARIES == 0
     shift = torch.from_numpy(rng.integers(1, classes, len(pool)))
     chosen = torch.where(torch.from_numpy(canary), (chosen + shift) % classes, chosen)
     return Game(
-        rows=Split(images[pool], chosen),
+        rows=Split(whole.images[torch.from_numpy(pool)], chosen),
         canary=canary,
         trained=pool < len(data.train),
         inside=_halves(1 + shadows, canary, rng),
-        population=Split(images[rest[:spare]], labels[rest[:spare]]),
+        population=Split(whole.images[others], whole.labels[others]),
     )
 
 
@@ -214,7 +215,7 @@ def distil_student(ask: Ask, config: Config, seed: int) -> Ask:
     return lambda images: student.predict(images).clamp_min(1e-12).log()
 
 
-def logits_on(ask: Ask, images: Tensor) -> Floats:
+def logits_on(ask: Ask, images: Images) -> Floats:
     """A model's logits of many images, float64 [N, K]."""
     logits = torch.cat([ask(x).cpu() for x in images.split(512)])
     return np.asarray(logits.double().numpy())
