@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dpsd.config import NUMBERED, Config
+from dpsd.config.public import public_photographs
 from dpsd.data.rows import IN_MEMORY_BYTES, fits_in_memory, on_disk_line
 from dpsd.device import pick_device, use_threads
 from dpsd.generator.synthesizer import Synthesizer
@@ -61,7 +62,11 @@ def describe(config: Config) -> dict[str, Any]:
         "epsilon": _finite(plan.epsilon),
         "delta": plan.delta,
         "epsilon_at": [_epsilon_at(plan, d) for d in plan.deltas()],
-        "declared_public": {"shape": list(plan.facts.shape), "classes": plan.facts.classes},
+        "declared_public": {
+            "shape": list(plan.facts.shape),
+            "classes": plan.facts.classes,
+            "photographs": [p.file for p in public_photographs(config.generator)],
+        },
         "trust": FEDERATED_TRUST[plan.unit] if plan.route == "federated" else TRUST,
         "clients": enough_line(plan.mechanism)
         if plan.unit == "client" and isinstance(plan.mechanism, NoisyVotes)

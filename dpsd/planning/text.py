@@ -105,7 +105,7 @@ def _ending(facts: dict[str, Any], shape: str) -> list[str]:
         protects,
         *_near_duplicates_lines(facts["near_duplicates"]),
         earlier,
-        f"Declared public: images of {shape}, {classes} classes.",
+        f"Declared public: images of {shape}, {classes} classes{_photographs(facts)}.",
         priors_line(facts["priors"]),
         f"Trust: {facts['trust']}.",
         f"Covered: {facts['covered']}.",
@@ -117,6 +117,11 @@ def _ending(facts: dict[str, Any], shape: str) -> list[str]:
         f"thread(s) ({', '.join(parts)}), extrapolated from a few synthetic batches; "
         "training a missing teacher comes on top.",
     ]
+
+
+def _photographs(facts: dict[str, Any]) -> str:
+    names = facts["declared_public"]["photographs"]
+    return f", the photographs {', '.join(names)}" if names else ""
 
 
 def _data_line(cost: dict[str, Any]) -> str:

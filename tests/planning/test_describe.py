@@ -79,6 +79,8 @@ def test_the_planner_names_the_priors_that_fit():
     taken, line = priors_of(data=colour, generator={"shares": {"photographs": 3, "leaves": 1}})
     assert taken["asked"] == {"photographs": 0.75, "leaves": 0.25}
     assert "this run takes none" not in line
+    said = describe_text(described(data=colour, generator={"shares": {"photographs": 1}}))
+    assert "12 x 12, 3 classes, the photographs china.jpg, flower.jpg." in said
     assert priors_of(data={"name": "digits"})[0]["fits"] == ["strokes"]
     xray = {"name": "none", "shape": [1, 64, 64], "classes": 2}
     assert priors_of(data=xray)[0]["fits"][0] == "photographs"
