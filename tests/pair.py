@@ -201,8 +201,18 @@ def full(root):
     session.free_bytes = before
 
 
+class Undecided:
+    """A student that finds all classes alike."""
+
+    def predict(self, images):
+        return images.new_ones((len(images), 10)) / 10
+
+
 def alone(root):
-    """Another oracle is given: rank 0 asks alone."""
+    """Another oracle is given: rank 0 asks alone, and draws alone, as a client in its process."""
+    import torch
+
+    from dpsd.generator.synthesizer import Synthesizer
     from dpsd.privacy.oracle import Oracle
     from dpsd.teachers.folder import read_folder
     from dpsd.transcription.entries import enter, ledger_of
@@ -213,6 +223,8 @@ def alone(root):
         home = read_folder(run.teacher_folder)
         enter(run, plan, home)
         teacher = watched.transcribing.load_teacher(run.config, home)
+        client = Synthesizer(run.config, plan.facts, torch.device("cpu"))
+        assert len(client.sample(30, Undecided(), round=7)) == 30
         return Oracle(teacher, plan, ledger_of(run), run.id, run.started, run.bank)
 
     watched.transcribe(one_round(root), open_oracle=open_oracle)

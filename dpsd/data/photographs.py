@@ -86,9 +86,16 @@ def read_large(files: list[Path], field: str) -> list[Tensor]:
         uint8 [3, H, W] each; grey images are repeated to three channels.
 
     Raises:
-        UserError: a file is no image, or one with a side shorter than `LEAST_SIDE`.
+        UserError: a file is no image, or one with a side shorter than `LEAST_SIDE`; or too many
+            files to cut crops out of.
     """
     most = (_MOST_FLOATS / _COPIES / len(files)) ** 0.5
+    if most < 2 * LEAST_SIDE:
+        accepted = int(_MOST_FLOATS / _COPIES / (2 * LEAST_SIDE) ** 2)
+        raise UserError(
+            f"{field}: {len(files):,} images; accepted where crops are cut out of them: up to "
+            f"{accepted:,}, which take 1 GiB"
+        )
     return [_read(path, most, field) for path in files]
 
 

@@ -10,7 +10,8 @@ from torch import Generator, Tensor
 
 from dpsd.models.augment import affine
 
-_KEPT = 1000  # images of a class
+KEPT = 1000
+"""Earlier queries of a class that are kept as parents, at most."""
 _NEW = 400  # images of a class taken from one choice
 _LEAST = 20  # images of a class before it breeds
 _CHUNK = 512
@@ -26,7 +27,7 @@ class Pool:
         """Take in queries, uint8 [B, C, H, W], by the student's classes for them, int64 [B]."""
         for c in classes.unique().tolist():
             new = images[classes == c][:_NEW]
-            self.images[c] = torch.cat([new, self.images.get(c, new[:0])])[:_KEPT]
+            self.images[c] = torch.cat([new, self.images.get(c, new[:0])])[:KEPT]
 
     def draw(self, n: int, rng: Generator) -> Tensor | None:
         """N variants, uint8 [n, C, H, W], evenly over the classes known; None if there are none."""

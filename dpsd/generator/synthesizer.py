@@ -49,10 +49,20 @@ class Synthesizer:
     """Makes query images by the configured mix; holds nothing private.
 
     Round r always draws from its own random stream, so a resumed run goes on where it stood.
+
+    Args:
+        config: `generator` and `seed` are read.
+        facts: public shape and number of classes.
+        device: of the trainable generator.
+        together: all ranks call `sample`, and share its work. The loop's synthesizer does so; one
+            that a single rank has, as a federation's clients in its process do, must not.
     """
 
-    def __init__(self, config: Config, facts: PublicFacts, device: torch.device) -> None:
+    def __init__(
+        self, config: Config, facts: PublicFacts, device: torch.device, *, together: bool = False
+    ) -> None:
         self.config, self.facts, self.seed = config.generator, facts, config.seed
+        self._together = together
         self.shares = self._normalised()
         self.adversarial = (
             Adversarial(self.config, facts.shape, self._key("weights"), device)
@@ -135,14 +145,20 @@ class Synthesizer:
         return torch.cat([self._anew(n - len(variants), rng), variants])
 
     def _anew(self, n: int, rng: torch.Generator) -> Tensor:
-        """Images of the mix, in chunks that have a random stream each. Ranks share the chunks."""
+        """Images of the mix, in chunks that have a random stream each."""
         if self._own is not None:
             return self._own(n, rng)
         key = int(torch.randint(2**62, (1,), generator=rng))
         sizes = [len(part) for part in torch.arange(n).split(_CHUNK)]
         if not sizes:
             return torch.empty((0, *self.facts.shape), dtype=torch.uint8)
-        return shared(len(sizes), lambda i: self._mixed(sizes[i], key, i))
+        return self._pieces(len(sizes), lambda i: self._mixed(sizes[i], key, i))
+
+    def _pieces(self, count: int, work: Callable[[int], Tensor]) -> Tensor:
+        """The rows of `work(0)`, `work(1)`, ... in order; ranks that draw together share them."""
+        if self._together:
+            return shared(count, work)
+        return torch.cat([work(i) for i in range(count)])
 
     def _mixed(self, n: int, key: int, chunk: int) -> Tensor:
         rng = torch.Generator().manual_seed(self._key(key, chunk))
@@ -169,7 +185,7 @@ class Synthesizer:
         if self.config.select == 1:
             return images[torch.randperm(len(images), generator=rng)[:n]]
         parts = images.split(rows_at_once(self.facts.shape))
-        p = shared(len(parts), lambda i: student.predict(parts[i]))
+        p = self._pieces(len(parts), lambda i: student.predict(parts[i]))
         rarity = (p / p.mean(0).clamp_min(1e-3)).sum(1)
         weight = rarity * (1 + _SURE - p.max(1).values)
         uniform = torch.rand(len(images), generator=rng).clamp_min(1e-12)

@@ -19,7 +19,7 @@ from dpsd.device import (
     world_size,
 )
 from dpsd.errors import UserError
-from dpsd.generator import recombine
+from dpsd.generator.recombine import KEPT
 from dpsd.generator.synthesizer import Synthesizer
 from dpsd.privacy.oracle import Door
 from dpsd.privacy.plan import Plan
@@ -93,7 +93,7 @@ def new_learners(config: Config, plan: Plan, device: torch.device) -> tuple[Stud
         soft_targets=plan.mechanism.soft_targets, device=device,
         dtype=pick_dtype(config.precision, device),
     )  # fmt: skip
-    return student, Synthesizer(config, plan.facts, device)
+    return student, Synthesizer(config, plan.facts, device, together=True)
 
 
 def window_of(config: Config, plan: Plan) -> int:
@@ -142,7 +142,7 @@ def expected_bytes(config: Config, plan: Plan) -> int:
     pixels, g = math.prod(plan.facts.shape), config.generator
     window, classes = window_of(config, plan), plan.facts.classes
     bank = 0 if on_disk(config, plan) else bank_bytes(window, plan.facts.shape, classes)
-    parents = min(plan.answers, recombine._KEPT * classes)
+    parents = min(plan.answers, KEPT * classes)
     pool = parents * pixels if g.select > 1 and g.recombine > 0 else 0
     return bank + pool + plan.queries(plan.rounds - 1) * g.select * (pixels + 8)
 

@@ -71,3 +71,6 @@ def test_many_large_images_are_shrunk_to_fit_in_memory(tmp_path, monkeypatch):
     monkeypatch.setattr("dpsd.data.photographs._MOST_FLOATS", 4 * 50 * 50)
     (found,) = read_photographs(section(tmp_path / "a.png"))
     assert tuple(found.shape) == (3, 35, 70)
+    picture(tmp_path / "b.png")
+    with pytest.raises(UserError, match=r"generator.photographs: 2 images; accepted .* up to 1,"):
+        read_photographs(section(tmp_path))
