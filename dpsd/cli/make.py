@@ -25,7 +25,7 @@ def add_transcribe(commands: Commands) -> None:
 def run_transcribe(args: argparse.Namespace) -> int:
     """Make the private student of one teacher or ensemble."""
     config = _config_of_run(args)
-    leads = os.environ.get("RANK", "0") == "0"
+    leads = _leads()
     with Progress(config.loop.rounds, config.answers()) as progress:
         run = dpsd.transcribe(
             config,
@@ -69,21 +69,30 @@ def run_federate(args: argparse.Namespace) -> int:
     from dpsd.federated.deployment.deployed import federate_deployed
     from dpsd.federated.federate import federate
 
-    say(use_threads(config.threads))
+    leads = _leads()
+    talk = say if leads else lambda text: None
+    talk(use_threads(config.threads))
     wanted = {"out": args.out, "resume": args.resume, "data_is_public": args.data_is_public}
     if deployed:
         run = federate_deployed(
-            config, **wanted, say=say, credentials=args.credentials, port=args.port
+            config, **wanted, say=talk, credentials=args.credentials, port=args.port
         )
     else:
         with Progress(config.loop.rounds, config.answers()) as progress:
-            run = federate(config, **wanted, progress=progress, say=say)
+            run = federate(config, **wanted, progress=progress if leads else None, say=talk)
+    if not leads:
+        return 0
     if not args.no_evaluate:
         evaluate(run, split="holdout")
     say("\n" + (run.release / "statement.txt").read_text())
     say((run.release / "rounds.csv").read_text())
     say(_summary(run, args.no_evaluate))
     return 0
+
+
+def _leads() -> bool:
+    """Whether this process speaks: under torchrun the first one alone."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _add_run_flags(parser: argparse.ArgumentParser) -> None:

@@ -263,3 +263,19 @@ def test_scripts_are_executable_bash(script):
     path = ROOT / script
     assert path.stat().st_mode & 0o111 and "set -euo pipefail" in path.read_text()
     subprocess.run(["bash", "-n", path], check=True)
+
+
+def test_of_several_processes_the_first_alone_speaks_of_a_federation(monkeypatch, capsys):
+    """The others get no run from `federate`."""
+    config = str(ROOT / "configs" / "digits_federated.yaml")
+    seen = []
+
+    def federate(config, **named):
+        seen.append(named["progress"])
+        named["say"]("client 0: training")
+
+    monkeypatch.setattr("dpsd.federated.federate.federate", federate)
+    monkeypatch.setenv("RANK", "1")
+    assert main(["federate", config]) == 0
+    assert seen == [None]
+    assert capsys.readouterr().out == ""
