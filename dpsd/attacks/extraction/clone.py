@@ -1,0 +1,217 @@
+"""Train a clone on what was asked and answered; all attacks share it."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor, nn
+
+from dpsd.attacks.extraction.endpoint import Endpoint
+from dpsd.console import Say
+from dpsd.models.fit import FitRecipe, fit
+from dpsd.models.frozen import Shape
+from dpsd.models.networks import build_model
+from dpsd.runs.release import Labeller
+
+_BATCH, _LEAST_STEPS, _PASSES = 64, 300, 12
+_HELD = 10  # every tenth answered image chooses among clones and is not trained on
+_SMALLEST = 1e-4  # a probability that was answered as 0
+
+
+@dataclass(frozen=True)
+class Holdings:
+    """What an attacker has besides the endpoint.
+
+    Attributes:
+        pool: images that it may ask about, uint8 [N, C, H, W]; of the same problem, of another, or
+            made. None of them is a test row or a training row of the victim, unless said.
+        ladder: after how many asked images a clone is wanted, rising; the last is the budget.
+        model: the clone's architecture, for `build_model`.
+        seed: of everything.
+        labels: the pool's own labels, int64 [N], where the attacker has them; most have none.
+        passes: over the answered images, in training.
+        lr: largest learning rate.
+        augment: of asked images in training, as in `teacher.augment`.
+        say: receives progress.
+    """
+
+    pool: Tensor
+    ladder: tuple[int, ...]
+    model: str = "cnn-small"
+    seed: int = 0
+    labels: Tensor | None = None
+    passes: int = _PASSES
+    lr: float = 5e-3
+    augment: str = "shift"
+    say: Say = field(default=lambda text: None)
+
+    def rng(self, name: str) -> torch.Generator:
+        """The random stream of a part of an attack."""
+        return torch.Generator().manual_seed(hash_seed(self.seed, name))
+
+
+def hash_seed(seed: int, name: str) -> int:
+    """A seed for a named part; the same on every machine."""
+    value = seed
+    for letter in name.encode():
+        value = (value * 1_000_003 + letter) % (2**63 - 1)
+    return value
+
+
+@dataclass(frozen=True)
+class Clone:
+    """A copy after some questions.
+
+    Attributes:
+        asked: images that were asked until then.
+        model: the clone, in evaluation mode: float images from 0 to 1 in, logits out.
+        agreement: with the answers to held-out asked images, from 0 to 1; what clones are chosen
+            by. None where every answer was used otherwise.
+    """
+
+    asked: int
+    model: nn.Module
+    agreement: float | None
+
+
+Attack = Callable[[Endpoint, Holdings], Iterator[Clone]]
+"""Asks, and gives a clone at each step of `Holdings.ladder`."""
+
+
+@dataclass
+class Transcript:
+    """What was asked and answered so far: uint8 [N, C, H, W] and float32 [N, K]."""
+
+    images: Tensor
+    answers: Tensor
+
+    @staticmethod
+    def empty(endpoint: Endpoint) -> "Transcript":
+        """Nothing asked."""
+        no_images = torch.zeros(0, *endpoint.shape, dtype=torch.uint8)
+        return Transcript(no_images, torch.zeros(0, endpoint.classes))
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def ask(self, endpoint: Endpoint, images: Tensor, account: int = 0) -> Tensor:
+        """Ask about images, keep question and answer, and return the answers."""
+        answers = endpoint.ask(images, account)
+        self.images = torch.cat([self.images, images])
+        self.answers = torch.cat([self.answers, answers])
+        return answers
+
+
+def train_clone(
+    transcript: Transcript,
+    holdings: Holdings,
+    *,
+    shape: Shape,
+    temperature: float | None = None,
+    augment: Callable[[Tensor], Tensor] | None = None,
+    start: nn.Module | None = None,
+) -> Clone:
+    """A clone of the answers.
+
+    Every tenth answered image is held out, and the clone's agreement with its answer is reported.
+
+    Args:
+        transcript: what was asked and answered.
+        holdings: architecture, seed and recipe.
+        shape: of the images.
+        temperature: None: learn the answered class (cross-entropy). Else: learn the probabilities,
+            softened by this temperature on both sides (Hinton et al. 2015, section 2). The factor
+            T^2 of that paper scales the loss, which AdamW does not see.
+        augment: more to be done to images on their way, float [B, C, H, W] from 0 to 1.
+        start: a clone to go on from, changed in place; default: a fresh one.
+    """
+    images, answers = transcript.images, transcript.answers
+    held = torch.arange(len(images)) % _HELD == _HELD - 1
+    targets = answers.argmax(1) if temperature is None else softened(answers, temperature)
+    with torch.random.fork_rng():
+        torch.manual_seed(hash_seed(holdings.seed, f"clone {len(images)}"))
+        model = start or build_model(holdings.model, shape, answers.shape[1])
+        model = model.to(memory_format=torch.channels_last)
+        learner: nn.Module = model if temperature is None else _Tempered(model, temperature)
+        if augment is not None:
+            learner = nn.Sequential(_Changed(augment), learner)
+        fit(learner, images[~held], targets[~held], recipe(int((~held).sum()), holdings))
+    model.eval().requires_grad_(False)
+    return Clone(len(images), model, agreement(model, images[held], answers[held]))
+
+
+def recipe(rows: int, holdings: Holdings) -> FitRecipe:
+    """How a clone is trained on so many answers; few are seen more often."""
+    size = min(_BATCH, max(1, rows))
+    steps = max(holdings.passes * math.ceil(rows / size), _LEAST_STEPS)
+    return FitRecipe(steps=steps, batch_size=size, lr=holdings.lr, augment=holdings.augment)
+
+
+def softened(answers: Tensor, temperature: float) -> Tensor:
+    """Probabilities at another temperature, float32 [N, K]; a 0 is taken as a very small one."""
+    return (answers.clamp_min(_SMALLEST).log() / temperature).softmax(1)
+
+
+def agreement(model: nn.Module, images: Tensor, answers: Tensor) -> float | None:
+    """Share of images on which the clone names the answered class; None without images."""
+    if not len(images):
+        return None
+    said = predict(model, images).argmax(1)
+    return float((said == answers.argmax(1)).double().mean())
+
+
+def predict(model: nn.Module, images: Tensor) -> Tensor:
+    """A clone's probabilities, float32 [N, K], of uint8 images."""
+    return Labeller(model, torch.device("cpu")).predict(images)
+
+
+def staged(
+    endpoint: Endpoint,
+    holdings: Holdings,
+    ask: Callable[[Transcript, int], None],
+    train: Callable[[Transcript], Clone],
+) -> Iterator[Clone]:
+    """Ask up to each step of the ladder, then train.
+
+    Args:
+        endpoint: to ask.
+        holdings: with the ladder.
+        ask: asks so many more images and puts them into the transcript.
+        train: gives a clone of the transcript.
+    """
+    transcript = Transcript.empty(endpoint)
+    for step in holdings.ladder:
+        ask(transcript, step - len(transcript))
+        yield replace(train(transcript), asked=step)
+
+
+def next_images(holdings: Holdings, asked: int, count: int, name: str) -> Tensor:
+    """The next images of the pool in an order that the seed gives; it starts again at its end."""
+    n = len(holdings.pool)
+    order = torch.randperm(n, generator=holdings.rng(name))
+    return holdings.pool[order[torch.arange(asked, asked + count) % n]]
+
+
+class _Tempered(nn.Module):
+    def __init__(self, model: nn.Module, temperature: float) -> None:
+        super().__init__()
+        self.model, self.temperature = model, temperature
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.model(x) / self.temperature
+        return out
+
+
+class _Changed(nn.Module):
+    def __init__(self, change: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.change = change
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.change(x)
+
+
+def chosen(clones: Sequence[Clone]) -> Clone:
+    """The clone that agrees best with held-out answers."""
+    return max(clones, key=lambda c: c.agreement or 0.0)

@@ -1,0 +1,68 @@
+"""Output control: say less than the model knows."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from dpsd.errors import UserError
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The likeliest class and no more: probability 1 for it."""
+
+    name = "labels"
+    keeps_top1 = True
+    hides_probabilities = True
+
+    def __call__(self, probabilities: Tensor, images: Tensor, key: bytes, account: str) -> Tensor:
+        """As `Defence`."""
+        return F.one_hot(probabilities.argmax(1), probabilities.shape[1]).double()
+
+
+@dataclass(frozen=True)
+class TopK:
+    """The probabilities of the `k` likeliest classes; all others are 0."""
+
+    k: int = 3
+
+    name = "top_k"
+    keeps_top1 = True
+    hides_probabilities = False
+
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise UserError(f"top_k: {self.k}; accepted: from 1")
+
+    def __call__(self, probabilities: Tensor, images: Tensor, key: bytes, account: str) -> Tensor:
+        """As `Defence`; rows sum to what the classes that are named have."""
+        best = probabilities.topk(min(self.k, probabilities.shape[1]), 1)
+        return probabilities.new_zeros(probabilities.shape).scatter_(1, best.indices, best.values)
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """Probabilities rounded to `digits` decimal places; ties at the top keep the top class first.
+
+    Where rounding makes another class equal to the likeliest, that class loses one unit.
+    """
+
+    digits: int = 2
+
+    name = "rounding"
+    keeps_top1 = True
+    hides_probabilities = False
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.digits <= 12:
+            raise UserError(f"rounding: {self.digits} digits; accepted: 1 to 12")
+
+    def __call__(self, probabilities: Tensor, images: Tensor, key: bytes, account: str) -> Tensor:
+        """As `Defence`; rows sum to 1 up to K halves of a unit."""
+        unit = 10.0**-self.digits
+        top = probabilities.argmax(1, keepdim=True)
+        rounded = (probabilities / unit).round()
+        best = rounded.gather(1, top)
+        tied = (rounded >= best).scatter(1, top, False)
+        return (rounded - tied.double() * (rounded - best + 1)).clamp_min(0) * unit
