@@ -6,6 +6,9 @@ from typing import Any
 from dpsd.attacks.audit.attack import audit as audit_run
 from dpsd.attacks.audit.text import audit_card
 from dpsd.attacks.context import Attack
+from dpsd.attacks.extraction.attack import Choice
+from dpsd.attacks.extraction.attack import attack as attack_extraction
+from dpsd.attacks.extraction.text import extraction_card
 from dpsd.attacks.inversion.attack import attack as attack_inversion
 from dpsd.attacks.inversion.text import inversion_card
 from dpsd.attacks.membership.attack import attack as attack_membership
@@ -48,6 +51,22 @@ def membership(run: Run, *, fpr: float | None = None, **options: Any) -> dict[st
     context = _context(run, options)
     report = attack_membership(context, fpr=fpr)
     return _published(context, "membership", report, membership_card)
+
+
+def extraction(run: Run, *, choice: Choice | None = None, **options: Any) -> dict[str, Any]:
+    """Copy the models by asking, write `private/attacks/extraction`, return the report.
+
+    Args:
+        run: finished.
+        choice: targets, attacks, defences, images asked; default: as the budget says.
+        options: as for `inversion`.
+
+    Raises:
+        UserError: bad input, in one line.
+    """
+    context = _context(run, options)
+    report = attack_extraction(context, choice)
+    return _published(context, "extraction", report, extraction_card)
 
 
 def audit(run: Run, **options: Any) -> dict[str, Any]:

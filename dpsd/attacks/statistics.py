@@ -1,4 +1,4 @@
-"""Intervals that several attacks report: of a binomial's rate and of the area under a ROC."""
+"""Intervals that several attacks report: of a binomial's rate, of the area under a ROC."""
 
 import math
 
@@ -27,6 +27,21 @@ def clopper_pearson(hits: ArrayLike, n: ArrayLike, alpha: float) -> tuple[Floats
     low[some] = betaincinv(k[some], n[some] - k[some] + 1, alpha)
     high[others] = betainccinv(k[others] + 1, n[others] - k[others], alpha)
     return low, high
+
+
+def wilson(hits: int, n: int, level: float = LEVEL) -> tuple[float, float]:
+    """The interval of a binomial's rate by the score test (Wilson 1927, JASA 22).
+
+    Args:
+        hits: of n trials.
+        n: at least 1.
+        level: confidence.
+    """
+    z = float(norm.ppf((1 + level) / 2))
+    rate, scale = hits / n, 1 + z * z / n
+    centre = (rate + z * z / (2 * n)) / scale
+    reach = z * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n)) / scale
+    return max(0.0, min(rate, centre - reach)), min(1.0, max(rate, centre + reach))
 
 
 def auc(scores: Floats, member: Mask, level: float = LEVEL) -> tuple[float, float, float]:

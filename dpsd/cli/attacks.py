@@ -8,7 +8,7 @@ from typing import Any
 from dpsd.console import say
 from dpsd.errors import UserError
 
-KINDS = ("inversion", "membership", "all")
+KINDS = ("inversion", "membership", "extraction", "all")
 
 
 def add_attack(commands: Any) -> argparse.ArgumentParser:
@@ -25,6 +25,7 @@ def add_attack(commands: Any) -> argparse.ArgumentParser:
                        help="inversion: other runs, whose students are attacked too")  # fmt: skip
     added.add_argument("--fpr", type=float, metavar="RATE",
                        help="membership: false-positive rate, default 0.01")  # fmt: skip
+    _extraction(added.add_argument_group("extraction"))
     return added
 
 
@@ -38,6 +39,38 @@ def add_audit(commands: Any) -> argparse.ArgumentParser:
                        help="audit mechanisms of known epsilon, some broken, instead")  # fmt: skip
     _common(added)
     return added
+
+
+_OF_EXTRACTION = ("targets", "attacks", "defences", "ladder", "pool", "model", "weights", "url",
+                  "key")  # fmt: skip
+
+
+def _extraction(group: Any) -> None:
+    group.add_argument("--target", dest="targets", action="append", metavar="NAME",
+                       help="student (default) or teacher; may be repeated")  # fmt: skip
+    group.add_argument("--attack", dest="attacks", action="append", metavar="NAME",
+                       help="default: all; may be repeated")  # fmt: skip
+    group.add_argument("--defence", dest="defences", action="append", metavar="NAME",
+                       help="beside none, as rounding or honey:threshold=1.5+labels; default: "
+                       "those of the budget; may be repeated")  # fmt: skip
+    group.add_argument("--budget", dest="ladder", type=_ladder, metavar="N,M",
+                       help="images asked, at which clones are trained: 1000,10000")  # fmt: skip
+    group.add_argument("--pool", metavar="NAME",
+                       help="what may be asked: same (rows of the same problem), synthetic, "
+                       "another data set, or a folder of images")  # fmt: skip
+    group.add_argument("--model", metavar="NAME", help="copy this model, as teacher.model names it")
+    group.add_argument("--weights", type=Path, metavar="FILE", help="of --model")
+    group.add_argument("--url", metavar="URL", help="ask the served student at this address")
+    group.add_argument("--key", metavar="K", help="of an account there")
+
+
+def _ladder(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text} is not accepted: whole numbers, as 1000,10000"
+        ) from None
 
 
 def _common(added: argparse.ArgumentParser) -> None:
@@ -62,6 +95,10 @@ def _attack(args: argparse.Namespace) -> int:
     others = [open_run(path) for path in args.beside]
     if others and args.kind == "membership":
         raise UserError("--beside: inversion alone compares runs; accepted: inversion or all")
+    if args.kind not in ("extraction", "all"):
+        for key, value in vars(args).items():
+            if key in _OF_EXTRACTION and value is not None:
+                raise UserError(f"{key}: an option of `attack extraction`; this is {args.kind}")
     tell = (lambda text: None) if args.json else say
     tell(use_threads(run.config.threads))
     options = {
@@ -80,6 +117,18 @@ def _attack(args: argparse.Namespace) -> int:
 
         reports["inversion"] = inversion(run, profile=args.profile, beside=others, **options)
         tell("\n" + inversion_text(reports["inversion"]))
+    if args.kind in ("extraction", "all"):
+        from dpsd.attacks.command import extraction
+        from dpsd.attacks.extraction.attack import Choice
+        from dpsd.attacks.extraction.text import extraction_text
+
+        chosen: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value
+            for key in _OF_EXTRACTION
+            if (value := getattr(args, key)) is not None
+        }
+        reports["extraction"] = extraction(run, choice=Choice(**chosen), **options)
+        tell("\n" + extraction_text(reports["extraction"]))
     if args.kind == "all":
         from dpsd.attacks.audit.text import audit_text
         from dpsd.attacks.command import audit

@@ -11,6 +11,8 @@ import pytest
 
 from dpsd.attacks.audit import attack as audit_run
 from dpsd.attacks.audit.attack import AuditBudget
+from dpsd.attacks.extraction import attack as extraction
+from dpsd.attacks.extraction.attack import ExtractionBudget
 from dpsd.attacks.inversion.search import BUDGETS, Budget
 from dpsd.attacks.membership import attack as membership
 from dpsd.attacks.membership.attack import MembershipBudget
@@ -20,7 +22,7 @@ from dpsd.config import parse_config
 from dpsd.transcription.transcribe import transcribe
 
 ROOT = Path(__file__).parents[2]
-ATTACKS = ("inversion", "membership", "audit")
+ATTACKS = ("inversion", "membership", "extraction", "audit")
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +47,10 @@ def attacked(tmp_path_factory):
         patch.setitem(BUDGETS, "fast", tiny)
         tiny_game = MembershipBudget("cnn-tiny", 60, 2, 2, 2, 200)
         patch.setitem(membership.BUDGETS, "fast", tiny_game)
+        patch.setitem(
+            extraction.BUDGETS, "fast",
+            ExtractionBudget("cnn-tiny", (20, 60), 1, 3, 60, ("basic",), ("labels",), 80),
+        )  # fmt: skip
         patch.setitem(audit_run.BUDGETS, "fast", AuditBudget(2000, 1, 400, 400, 20, 200))
         assert main(["attack", "all", str(run.path), "--data-is-public"]) == 0
     return run
@@ -59,11 +65,12 @@ def test_all_attacks_leave_scores_reports_and_pictures(attacked):
     assert (folder / "inversion/reconstructions-gmi.png").is_file()
     assert (folder / "inversion/memorisation.png").is_file()
     assert (folder / "membership/roc.png").is_file()
+    assert (folder / "extraction/curves.png").is_file()
 
 
-def test_public_data_put_all_three_on_the_card(attacked, capsys):
+def test_public_data_put_all_four_on_the_card(attacked, capsys):
     card = (attacked.release / "README.md").read_text()
-    for title in ("## Inversion attacks", "## Membership inference", "## Audit"):
+    for title in ("## Inversion attacks", "## Membership inference", "## Extraction", "## Audit"):
         assert title in card
     assert main(["verify", str(attacked.release)]) == 0
     capsys.readouterr()

@@ -14,7 +14,7 @@ from dpsd.models.frozen import Shape
 from dpsd.models.networks import build_model
 from dpsd.runs.release import Labeller
 
-_BATCH, _LEAST_STEPS, _PASSES = 64, 300, 12
+_BATCH, _PASSES, _LEAST_STEPS = 64, 12, 300
 _HELD = 10  # every tenth answered image chooses among clones and is not trained on
 _SMALLEST = 1e-4  # a probability that was answered as 0
 
@@ -31,6 +31,7 @@ class Holdings:
         seed: of everything.
         labels: the pool's own labels, int64 [N], where the attacker has them; most have none.
         passes: over the answered images, in training.
+        least_steps: of training, where the answers are few.
         lr: largest learning rate.
         augment: of asked images in training, as in `teacher.augment`.
         say: receives progress.
@@ -42,6 +43,7 @@ class Holdings:
     seed: int = 0
     labels: Tensor | None = None
     passes: int = _PASSES
+    least_steps: int = _LEAST_STEPS
     lr: float = 5e-3
     augment: str = "shift"
     say: Say = field(default=lambda text: None)
@@ -144,7 +146,7 @@ def train_clone(
 def recipe(rows: int, holdings: Holdings) -> FitRecipe:
     """How a clone is trained on so many answers; few are seen more often."""
     size = min(_BATCH, max(1, rows))
-    steps = max(holdings.passes * math.ceil(rows / size), _LEAST_STEPS)
+    steps = max(holdings.passes * math.ceil(rows / size), holdings.least_steps)
     return FitRecipe(steps=steps, batch_size=size, lr=holdings.lr, augment=holdings.augment)
 
 

@@ -98,6 +98,7 @@ class Service:
         defences: Sequence[Defence] = (),
         key: bytes = bytes(16),
         accounts: int = 1,
+        labels_only: bool = False,
     ) -> None:
         """Nothing is asked yet.
 
@@ -108,6 +109,7 @@ class Service:
             defences: that are on.
             key: of the defences.
             accounts: how many names the attacker has.
+            labels_only: the victim itself gives classes alone.
 
         Raises:
             UserError: a budget or a number of accounts below 1.
@@ -118,6 +120,7 @@ class Service:
         self._victim, self._facts, self._defences, self._key = victim, facts, defences, key
         in_order(defences)
         self._budget, self._accounts = budget, accounts
+        self._labels_only = labels_only or any(d.hides_probabilities for d in defences)
         self.by_account: Counter[int] = Counter()
 
     @property
@@ -130,9 +133,8 @@ class Service:
         self._thread = Thread(target=self._answer, args=(mine,), daemon=True)
         self._thread.start()
         self._line = theirs
-        hidden = any(d.hides_probabilities for d in self._defences)
         shape, classes = self._facts.shape, self._facts.classes
-        gives = "labels" if hidden else "probabilities"
+        gives = "labels" if self._labels_only else "probabilities"
         return Endpoint(theirs, shape, classes, gives, self._accounts, self._budget)
 
     def __exit__(

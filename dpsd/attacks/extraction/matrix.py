@@ -1,0 +1,130 @@
+"""One cell: one attack on one victim under one set of defences, with one seed."""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from dpsd.attacks.extraction.attacks import ATTACKS
+from dpsd.attacks.extraction.clone import Holdings, predict
+from dpsd.attacks.extraction.endpoint import Service
+from dpsd.attacks.extraction.victim import Victim
+from dpsd.attacks.store import Arrays, kept
+from dpsd.console import Say
+from dpsd.defences import Defence
+from dpsd.defences.named import parse_defences
+from dpsd.errors import UserError
+
+VERSION = 1  # of what a cell does; parts of another are made again
+UNDEFENDED = "none"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What is run.
+
+    Attributes:
+        target: the victim's name.
+        attack: a name in `ATTACKS`.
+        defence: `none`, or names with options joined by `+`, as `honey:threshold=1.5+rounding`.
+        seed: of clone and questions.
+    """
+
+    target: str
+    attack: str
+    defence: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """For people and files."""
+        return f"{self.target}-{self.attack}-{self.defence}-seed{self.seed}"
+
+
+def defences_of(text: str) -> Sequence[Defence]:
+    """The defences that a cell's text names.
+
+    Raises:
+        UserError: an unknown name or option.
+    """
+    return () if text == UNDEFENDED else parse_defences(text)
+
+
+def refusal(cell: Cell, victim: Victim) -> str | None:
+    """Why the attack cannot be made against the defence; None where it can.
+
+    Raises:
+        UserError: an unknown attack or defence.
+    """
+    if cell.attack not in ATTACKS:
+        raise UserError(f"attack: {cell.attack!r}; accepted: {', '.join(ATTACKS)}")
+    hides = victim.labels_only or any(d.hides_probabilities for d in defences_of(cell.defence))
+    if hides and ATTACKS[cell.attack].needs == "probabilities":
+        return f"{cell.attack} needs probabilities, {cell.defence} gives labels alone"
+    return None
+
+
+def run_cell(
+    cell: Cell,
+    victim: Victim,
+    holdings: Holdings,
+    rows: Tensor,
+    *,
+    key: bytes,
+    folder: Path,
+    identity: str,
+    say: Say,
+) -> Arrays:
+    """Attack once, or read what a stopped attack kept.
+
+    Args:
+        cell: what to run.
+        victim: the target.
+        holdings: of the attacker; the seed is the cell's.
+        rows: uint8 [N, C, H, W] to measure on.
+        key: of the defences.
+        folder: keeps a file for each cell.
+        identity: of all that the figures depend on and the cell does not name.
+        say: receives a line for each clone.
+
+    Returns:
+        For S steps of the ladder: `asked` int64 [S], `predicted` int16 [S, N], `held` float64 [S]
+        (agreement with held-out answers; nan: none), `seconds` float64 [S]; or `refused`, a text,
+        where the attack cannot go on.
+    """
+    whole = json.dumps([VERSION, asdict(cell), identity], sort_keys=True)
+
+    def make() -> Arrays:
+        mine = replace(holdings, seed=cell.seed)
+        service = Service(
+            victim.ask, victim.facts, budget=max(holdings.ladder), key=key,
+            defences=defences_of(cell.defence), accounts=ACCOUNTS, labels_only=victim.labels_only,
+        )  # fmt: skip
+        asked, predicted, held, seconds = [], [], [], []
+        start = time.perf_counter()
+        try:
+            with service as endpoint:
+                for clone in ATTACKS[cell.attack].run(endpoint, mine):
+                    asked.append(service.asked)
+                    predicted.append(predict(clone.model, rows).argmax(1).numpy().astype(np.int16))
+                    held.append(np.nan if clone.agreement is None else clone.agreement)
+                    seconds.append(time.perf_counter() - start)
+                    say(f"{cell.name}: {service.asked:,} images asked, {seconds[-1]:.0f} s")
+        except UserError as e:
+            say(f"{cell.name}: {e}")
+            return {"refused": np.array(str(e))}
+        return {
+            "asked": np.array(asked), "predicted": np.stack(predicted), "held": np.array(held),
+            "seconds": np.array(seconds),
+        }  # fmt: skip
+
+    name = cell.name.replace("/", "_").replace(":", "_")
+    return kept(folder / f"{name}.npz", whole, make)
+
+
+ACCOUNTS = 10
+"""Names in which an attacker may ask; plain attacks use one."""

@@ -1,0 +1,77 @@
+"""An extraction report in words: tables for the terminal, a section for the card."""
+
+from typing import Any
+
+import numpy as np
+
+from dpsd.console import percent
+from dpsd.tables import Table
+
+
+def extraction_text(report: dict[str, Any]) -> str:
+    """The figures of `extraction_report` for a terminal."""
+    lines = [_head(report)]
+    for target in report["targets"]:
+        lines += ["", agreement_table(report, target).text()]
+        if any(p["target"] == target for p in report["prices"]):
+            lines += ["", price_table(report, target).text()]
+    lines += ["", *_findings(report)]
+    refused = {c["refused"] for c in report["cells"] if c["refused"]}
+    return "\n".join([*lines, *(f"not run: {why}" for why in sorted(refused))])
+
+
+def extraction_card(report: dict[str, Any]) -> str:
+    """Markdown for the card of a run whose data are public."""
+    lines = ["## Extraction", "", _head(report)]
+    for target in report["targets"]:
+        lines += ["", agreement_table(report, target).markdown()]
+        if any(p["target"] == target for p in report["prices"]):
+            lines += ["", price_table(report, target).markdown()]
+    return "\n".join([*lines, "", *_findings(report)])
+
+
+def agreement_table(report: dict[str, Any], target: str) -> Table:
+    """Agreement of the last clone: a row for each attack, a column for each defence."""
+    defences = report["defences"]
+    ends: dict[str, dict[str, list[float]]] = {}
+    for cell in report["cells"]:
+        if cell["target"] == target:
+            found = ends.setdefault(cell["attack"], {}).setdefault(cell["defence"], [])
+            found += [cell["curve"][-1]["agreement"]] if cell["curve"] else []
+    rows = [
+        (attack, *(percent(float(np.mean(by[d])), 1) if by.get(d) else "-" for d in defences))
+        for attack, by in ends.items()
+    ]
+    asked = max(report["ladder"])
+    title = f"{target}: agreement of clones after {asked:,} asked images"
+    return Table(("attack", *defences), rows, title=title)
+
+
+def price_table(report: dict[str, Any], target: str) -> Table:
+    """What each defence costs an honest user of the target."""
+    rows = [
+        (p["defence"], percent(p["accuracy_before"]), percent(p["accuracy_after"]),
+         percent(p["flips"]), f"{p['l1']:.3f}")
+        for p in report["prices"] if p["target"] == target
+    ]  # fmt: skip
+    columns = ("defence", "accuracy without", "with", "top class changed", "mean L1")
+    return Table(columns, rows, title=f"{target}: the price for an honest user")
+
+
+def _head(report: dict[str, Any]) -> str:
+    measured = f"{report['rows']:,} rows" if report["labelled"] else (
+        f"{report['rows']:,} synthetic images, as there are no data: agreement alone"
+    )  # fmt: skip
+    return (
+        f"extraction, budget {report['budget']}: clones {report['model']}, pool {report['pool']}; "
+        f"measured on {measured}. Agreement is with the answers before any defence; it is no "
+        "measure of privacy."
+    )
+
+
+def _findings(report: dict[str, Any]) -> list[str]:
+    return [
+        f"{b['target']}, defence {b['defence']}: {b['attack']} copies best, "
+        f"{percent(b['agreement'], 1)} agreement"
+        for b in report["best"]
+    ]

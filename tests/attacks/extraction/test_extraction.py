@@ -1,0 +1,107 @@
+"""`dpsd attack extraction` as a whole, on a tiny run."""
+
+import json
+import stat
+
+import numpy as np
+import pytest
+from products import copy_of, tiny_run
+
+from dpsd.attacks.command import extraction
+from dpsd.attacks.extraction import attack as module
+from dpsd.attacks.extraction.attack import Choice, ExtractionBudget
+from dpsd.attacks.extraction.pools import load_pool, reshaped
+from dpsd.cli import main
+from dpsd.errors import UserError
+
+TINY = ExtractionBudget("cnn-tiny", (20, 60), 1, 3, 60, ("basic", "distillation"), ("labels",), 80)
+
+
+@pytest.fixture
+def run(tmp_path, tmp_path_factory, monkeypatch):
+    monkeypatch.setitem(module.BUDGETS, "fast", TINY)
+    return copy_of(tiny_run(tmp_path_factory), tmp_path / "run")
+
+
+def test_an_attack_resumes_and_can_be_analysed_again(run, monkeypatch, tmp_path):
+    report = extraction(run, budget="fast", choice=Choice(targets=("student", "teacher")))
+    folder = run.private / "attacks" / "extraction"
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert json.loads((folder / "report.json").read_text()) == report
+    assert (folder / "curves.png").stat().st_size < 300_000
+    assert len(report["cells"]) == 2 * 2 * 2
+    refused = [c for c in report["cells"] if c["refused"]]
+    assert {(c["attack"], c["defence"]) for c in refused} == {("distillation", "labels")}
+    for cell in report["cells"]:
+        assert cell["refused"] or [c["asked"] for c in cell["curve"]] == [20, 60]
+    labels = next(p for p in report["prices"] if p["target"] == "teacher")
+    assert labels["flips"] == 0 and labels["accuracy_before"] == labels["accuracy_after"]
+
+    def no_clone(*_, **__):
+        raise AssertionError("a finished cell was attacked again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("dpsd.attacks.extraction.matrix.predict", no_clone)
+        assert (
+            extraction(run, budget="fast", choice=Choice(targets=("student", "teacher"))) == report
+        )
+        patch.setattr(module, "score", no_clone)
+        assert extraction(run, budget="fast", analyse_only=True) == report
+    assert not (run.release / "card.md").exists() or "Extraction" not in str(
+        list(run.release.iterdir())
+    )
+
+
+def test_the_command_on_other_pools_and_a_model_of_ones_own(run, tmp_path, capsys):
+    weights = next(run.release.glob("student.safetensors"))
+    words = ["attack", "extraction", str(run.path), "--fast", "--budget", "30", "--attack", "basic"]
+    assert main([*words, "--pool", "synthetic", "--weights", str(weights)]) == 2
+    own = ["--model", run.config.student.model, "--weights", str(weights)]
+    assert main([*words, "--pool", "synthetic", *own, "--data-is-public"]) == 0
+    out = capsys.readouterr().out
+    assert "own model: agreement of clones after 30 asked images" in out
+    assert "30 images asked" in out and "80 images that dpsd's synthesizer made" in out
+    card = (run.release / "README.md").read_text() if (run.release / "README.md").exists() else ""
+    cards = card or "".join(p.read_text() for p in run.release.glob("*.md"))
+    assert "## Extraction" in cards
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (["--budget", "0"], "budget: 0; accepted: from 10"),
+        (["--budget", "10,x"], "10,x is not accepted"),
+        (["--attack", "magic"], "attack: 'magic'; accepted: basic"),
+        (["--defence", "wall"], "defence: 'wall'"),
+        (["--target", "server"], "target: 'server'; accepted: student, teacher"),
+        (["--pool", "nowhere"], "pool: 'nowhere'; accepted: same"),
+        (["--attack", "distillation", "--defence", "labels"], "labels gives labels alone"),
+        (["--url", "http://192.0.2.7:80"], "is not an address of this machine"),
+        (["--url", "http://127.0.0.1:9", "--defence", "labels"], "the service's own are on"),
+    ],
+)
+def test_bad_input_is_one_line_and_writes_no_report(run, options, text, capsys):
+    try:
+        code = main(["attack", "extraction", str(run.path), "--fast", *options])
+    except SystemExit as e:  # what argparse refuses
+        code = e.code
+    error = capsys.readouterr().err
+    assert code == 2 and text in error
+    assert not (run.private / "attacks" / "extraction" / "report.json").exists()
+
+
+def test_options_of_extraction_are_refused_elsewhere(run, capsys):
+    assert main(["attack", "membership", str(run.path), "--pool", "synthetic"]) == 2
+    assert "pool: an option of `attack extraction`" in capsys.readouterr().err
+
+
+def test_pools(run, tmp_path):
+    config = run.config
+    made = load_pool("synthetic", config, None, 50, seed=3).images
+    assert made.shape == (50, *config.facts.shape) and made.unique(dim=0).shape[0] == 50
+    again, other = (load_pool("synthetic", config, None, 50, seed=s).images for s in (3, 4))
+    assert np.array_equal(made, again) and not np.array_equal(made, other)
+    with pytest.raises(UserError, match=r"pool: same with data\.name none"):
+        load_pool("same", config, None, 50, seed=0)
+    colour = reshaped(made, (3, 14, 20))
+    assert colour.shape == (50, 3, 14, 20) and np.array_equal(colour[:, 0], colour[:, 2])

@@ -1,0 +1,73 @@
+"""Figures of extraction against figures by hand."""
+
+import math
+
+import numpy as np
+import pytest
+
+from dpsd.attacks.extraction.report import extraction_report
+from dpsd.attacks.extraction.text import extraction_card, extraction_text
+from dpsd.attacks.statistics import wilson
+
+SAID = np.array([[0.9, 0.1], [0.2, 0.8], [0.55, 0.45], [0.4, 0.6]], np.float32)  # says 0 1 0 1
+LABELS = np.array([0, 1, 1, 1])
+CELL = {"target": "student", "attack": "basic", "defence": "none", "seed": 0}
+
+
+def report(predicted, asked=(100, 1_000), labels=LABELS, **cell):
+    known = CELL | cell
+    name = "{target}-{attack}-{defence}-seed{seed}".format(**known)
+    arrays = {
+        "labels": labels, "student/said": SAID,
+        "student/price/labels": np.eye(2, dtype=np.float32)[[0, 1, 1, 1]],
+        f"{name}/asked": np.array(asked), f"{name}/predicted": np.array(predicted, np.int16),
+        f"{name}/held": np.array([0.5, math.nan]), f"{name}/seconds": np.array([1.0, 2.0]),
+    }  # fmt: skip
+    facts = {
+        "budget": "fast", "run": "r", "seed": 0, "ladder": [100, 1_000], "model": "cnn-tiny",
+        "pool": "rows", "rows": 4, "labelled": bool(len(labels)), "defences": ["none", "labels"],
+        "targets": ["student"], "cells": [known],
+    }  # fmt: skip
+    return extraction_report(arrays, facts)
+
+
+def test_a_curve_by_hand():
+    (cell,) = report([[0, 0, 1, 1], [0, 1, 0, 1]])["cells"]
+    first, last = cell["curve"]
+    assert first["accuracy"] == 0.75 and first["agreement"] == 0.5 and last["agreement"] == 1
+    # margins .8 .6 .1 .2: rows 2 and, in float32, none other is below 0.2
+    assert first["boundary_agreement"] == 0 and last["boundary_agreement"] == 1
+    assert first["held_out_agreement"] == 0.5 and last["held_out_agreement"] is None
+    assert cell["area"] == pytest.approx(0.75)  # two points: the mean of 0.5 and 1
+    assert cell["queries_to"] == {"0.5": 100, "0.9": 100, "0.95": 100}  # victim: 0.75
+
+
+def test_without_labels_agreement_stands_for_accuracy():
+    found = report([[0, 0, 1, 1], [0, 1, 0, 1]], labels=np.zeros(0, np.int64))
+    (cell,) = found["cells"]
+    assert cell["curve"][0]["accuracy"] is None and found["targets"]["student"]["accuracy"] is None
+    assert cell["queries_to"] == {"0.5": 100, "0.9": 1_000, "0.95": 1_000}
+    assert "no measure of privacy" in extraction_text(found)
+
+
+def test_the_price_of_a_defence_by_hand():
+    (price,) = report([[0, 1, 0, 1], [0, 1, 0, 1]])["prices"]
+    assert price["accuracy_before"] == 0.75 and price["accuracy_after"] == 1
+    assert price["flips"] == 0.25 and price["l1"] == pytest.approx((0.2 + 0.4 + 1.1 + 0.8) / 4)
+
+
+def test_words_and_the_best_attack():
+    found = report([[0, 0, 1, 1], [0, 1, 0, 1]])
+    assert found["best"] == [
+        {"target": "student", "defence": "none", "attack": "basic", "agreement": 1.0}
+    ]
+    assert "basic copies best, 100.0 %" in extraction_card(found)
+    assert "| basic | 100.0 % | - |" in extraction_card(found)
+
+
+def test_wilson_against_the_formula_of_1927():
+    low, high = wilson(8, 10)
+    for rate in (low, high):  # the bounds solve (p - 0.8)^2 = z^2 p (1 - p) / n
+        assert (rate - 0.8) ** 2 == pytest.approx(1.959964**2 * rate * (1 - rate) / 10)
+    for n in range(1, 60):  # the rate itself is never outside, not by a rounding either
+        assert wilson(0, n)[0] == 0 and wilson(n, n)[1] == 1
