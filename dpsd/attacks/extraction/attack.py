@@ -3,10 +3,9 @@
 Two steps: `score` attacks and keeps what the clones say, `extraction_report` makes figures of it.
 """
 
-import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +15,15 @@ from dpsd.attacks.context import Attack
 from dpsd.attacks.extraction.address import address_victim
 from dpsd.attacks.extraction.attacks import ATTACKS
 from dpsd.attacks.extraction.clone import Holdings
-from dpsd.attacks.extraction.matrix import UNDEFENDED, Cell, defences_of, refusal, run_cell
+from dpsd.attacks.extraction.matrix import UNDEFENDED, Cell, defences_of, refusal, run_cells
 from dpsd.attacks.extraction.pictures import draw_curves
 from dpsd.attacks.extraction.pools import MADE, SAME, ground, load_pool, made
 from dpsd.attacks.extraction.report import extraction_report
 from dpsd.attacks.extraction.victim import TARGETS, Victim, own_victim, victim_of
 from dpsd.attacks.store import Arrays, load_scores, save_report, save_scores
-from dpsd.defences import answered
 from dpsd.errors import UserError
 
 NAME = "extraction"
-_KEY = hashlib.blake2b(b"dpsd extraction laboratory", digest_size=16).digest()
 
 
 @dataclass(frozen=True)
@@ -122,7 +119,7 @@ def score(context: Attack, choice: Choice, folder: Path) -> tuple[Arrays, dict[s
     ladder = checked_ladder(choice.ladder or spend.ladder)
     attacks = choice.attacks or spend.attacks or tuple(ATTACKS)
     defences = _defences(choice, spend)
-    victims = _victims(context, choice)
+    victims = [_served(v, context, choice) for v in _victims(context, choice)]
     rows = ground(config, spend.rows)
     pool = load_pool(
         choice.pool or (MADE if rows.pool is None else SAME), config, rows.pool,
@@ -138,29 +135,13 @@ def score(context: Attack, choice: Choice, folder: Path) -> tuple[Arrays, dict[s
     )  # fmt: skip
     cells = [Cell(v.name, a, d, context.seed) for v in victims for d in defences for a in attacks]
     _refuse(cells, victims, choice)
-    arrays: Arrays = {"labels": labels}
     identity = json.dumps([
         context.run.id, str(choice.weights), choice.model, asdict(spend), ladder, model,
         choice.pool, str(context.data), context.seed,
     ])  # fmt: skip
-    for victim in victims:
-        said = victim.ask(images).float()
-        arrays[f"{victim.name}/said"] = said.numpy()
-        for defence in defences:
-            on = defences_of(defence)
-            given = answered(said, images, on, _KEY, "account-0").float()
-            arrays[f"{victim.name}/price/{defence}"] = given.numpy()
-    by_name = {v.name: _served(v, context, choice) for v in victims}
-    for n, cell in enumerate(cells, 1):
-        if refusal(cell, by_name[cell.target]) is not None:
-            arrays[f"{cell.name}/refused"] = np.array(refusal(cell, by_name[cell.target]))
-            continue
-        context.say(f"cell {n} of {len(cells)}")
-        found = run_cell(
-            cell, by_name[cell.target], holdings, images, key=_KEY, folder=folder,
-            identity=identity, say=context.say,
-        )  # fmt: skip
-        arrays |= {f"{cell.name}/{k}": v for k, v in found.items()}
+    arrays = {"labels": labels} | run_cells(
+        cells, victims, holdings, images, folder=folder, identity=identity, say=context.say
+    )
     facts = {
         "budget": context.budget_name, "run": context.run.id, "seed": context.seed,
         "ladder": list(ladder), "model": model, "pool": pool.what, "rows": len(images),
@@ -207,7 +188,7 @@ def _served(victim: Victim, context: Attack, choice: Choice) -> Victim:
     if choice.url is None:
         return victim
     far = address_victim(choice.url, choice.key, context.config.facts)
-    return Victim(victim.name, far.ask, far.facts, victim.architecture, far.labels_only)
+    return replace(victim, far=far.ask, labels_only=far.labels_only)
 
 
 def _refuse(cells: Sequence[Cell], victims: Sequence[Victim], choice: Choice) -> None:

@@ -1,5 +1,6 @@
 """One cell: one attack on one victim under one set of defences, with one seed."""
 
+import hashlib
 import json
 import time
 from collections.abc import Sequence
@@ -15,12 +16,16 @@ from dpsd.attacks.extraction.endpoint import Service
 from dpsd.attacks.extraction.victim import Victim
 from dpsd.attacks.store import Arrays, kept
 from dpsd.console import Say
-from dpsd.defences import Defence
+from dpsd.defences import Defence, answered
 from dpsd.defences.named import parse_defences
 from dpsd.errors import UserError
 
 VERSION = 1  # of what a cell does; parts of another are made again
 UNDEFENDED = "none"
+ACCOUNTS = 10
+"""Names in which an attacker may ask; plain attacks use one."""
+KEY = hashlib.blake2b(b"dpsd extraction laboratory", digest_size=16).digest()
+"""Of the defences: fixed, so that figures repeat; a service draws its own."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +79,6 @@ def run_cell(
     holdings: Holdings,
     rows: Tensor,
     *,
-    key: bytes,
     folder: Path,
     identity: str,
     say: Say,
@@ -86,7 +90,6 @@ def run_cell(
         victim: the target.
         holdings: of the attacker; the seed is the cell's.
         rows: uint8 [N, C, H, W] to measure on.
-        key: of the defences.
         folder: keeps a file for each cell.
         identity: of all that the figures depend on and the cell does not name.
         say: receives a line for each clone.
@@ -101,7 +104,7 @@ def run_cell(
     def make() -> Arrays:
         mine = replace(holdings, seed=cell.seed)
         service = Service(
-            victim.ask, victim.facts, budget=max(holdings.ladder), key=key,
+            victim.far or victim.ask, victim.facts, budget=max(holdings.ladder), key=KEY,
             defences=defences_of(cell.defence), accounts=ACCOUNTS, labels_only=victim.labels_only,
         )  # fmt: skip
         asked, predicted, held, seconds = [], [], [], []
@@ -126,5 +129,45 @@ def run_cell(
     return kept(folder / f"{name}.npz", whole, make)
 
 
-ACCOUNTS = 10
-"""Names in which an attacker may ask; plain attacks use one."""
+def run_cells(
+    cells: Sequence[Cell],
+    victims: Sequence[Victim],
+    holdings: Holdings,
+    images: Tensor,
+    *,
+    folder: Path,
+    identity: str,
+    say: Say,
+) -> Arrays:
+    """What victims, defences and clones say of the images that are measured on.
+
+    Args:
+        cells: to run; those that cannot be run are noted with the reason.
+        victims: that the cells name.
+        holdings: of the attacker.
+        images: uint8 [N, C, H, W].
+        folder: keeps finished cells.
+        identity: of all that the figures depend on and the cells do not name.
+        say: receives progress.
+
+    Returns:
+        All arrays of `extraction_report` but `labels`.
+    """
+    arrays: Arrays = {}
+    by_name = {victim.name: victim for victim in victims}
+    for victim in victims:
+        said = victim.ask(images).float()
+        arrays[f"{victim.name}/said"] = said.numpy()
+        for defence in dict.fromkeys(c.defence for c in cells if c.target == victim.name):
+            given = answered(said, images, defences_of(defence), KEY, "account-0").float()
+            arrays[f"{victim.name}/price/{defence}"] = given.numpy()
+    for n, cell in enumerate(cells, 1):
+        why = refusal(cell, by_name[cell.target])
+        if why is not None:
+            arrays[f"{cell.name}/refused"] = np.array(why)
+            continue
+        say(f"cell {n} of {len(cells)}")
+        victim = by_name[cell.target]
+        found = run_cell(cell, victim, holdings, images, folder=folder, identity=identity, say=say)
+        arrays |= {f"{cell.name}/{k}": v for k, v in found.items()}
+    return arrays

@@ -32,6 +32,7 @@ class Victim:
         facts: shape and classes, which an attacker knows.
         architecture: as the card of a release tells it; empty where nothing is told.
         labels_only: it answers with classes, whatever defences are on.
+        far: how an attack reaches it where it is served elsewhere; None: by `ask`.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Victim:
     facts: PublicFacts
     architecture: str = ""
     labels_only: bool = False
+    far: Ask | None = None
 
 
 def victim_of(context: Attack, target: str) -> Victim:
