@@ -1,0 +1,97 @@
+"""The section on extraction: what attacks copy, under which defence, and what the defence costs."""
+
+import statistics
+from pathlib import Path
+
+from bench_tables.extraction import cells, current_hash
+
+from render_tables.common import not_measured, not_shown, percent, sift, table
+
+
+def extraction(folder: Path) -> list[str]:
+    """The section; nothing without results."""
+    known = cells()
+    results, stale = sift(folder.glob("*-seed*.json"), known, current_hash)
+    if not results:
+        return []
+    lines = [
+        "## Extraction: copies by asking",
+        "",
+        "`scripts/bench extraction`: a victim that was trained on the first half of the training",
+        "rows is copied through a metered endpoint. Agreement is with the victim's answers before",
+        "any defence, on test rows; clones are chosen and stopped without them. The price is what",
+        "an honest user pays on the same rows. No figure here is about privacy.",
+        "",
+    ]
+    for problem in dict.fromkeys(cell["problem"] for cell in known.values()):
+        own = {n: c for n, c in known.items() if c["problem"] == problem and n in results}
+        if own:
+            lines += _problem(own, results)
+    return [*lines, *not_measured(known, results), *not_shown(stale)]
+
+
+def _problem(own: dict[str, dict], results: dict[str, list[dict]]) -> list[str]:
+    first = next(iter(own.values()))
+    runs = [run for name in own for run in results[name]]
+    victim = [run["targets"]["victim"]["accuracy"] for run in results[next(iter(own))]]
+    ladder = first["ladder"]
+    attacks = list(dict.fromkeys(c["attack"] for run in runs for c in run["cells"]))
+    defences = {name: cell["defence"] for name, cell in own.items()}
+    best = {name: _best(results[name], attacks) for name in own}
+    rows = [
+        [attack, *(_ends(results[name], attack) for name in own), *_curve(results, own, attack)]
+        for attack in attacks
+    ]
+    rows.append(["the best attack", *(percent([best[n][1]]) for n in own), "", ""])
+    price = [
+        [defences[name], *(percent([run["prices"][0][key] for run in results[name]])
+                           for key in ("accuracy_before", "accuracy_after", "flips")),
+         f"{statistics.fmean(run['prices'][0]['l1'] for run in results[name]):.3f}",
+         f"{best[name][0]}, {percent([best[name][1]])}"]
+        for name in own if results[name][0]["prices"]
+    ]  # fmt: skip
+    return [
+        f"### {first['title']}",
+        "",
+        f"Victim {first['victim']['model']}, accuracy {percent(victim)} %; clones "
+        f"{first['clone']}; agreement in percent after {ladder[-1]:,} asked images, by defence. "
+        "Last columns, without a defence: the clone's accuracy in percent of the victim's, and "
+        "images asked until 90 % of the victim's accuracy.",
+        "",
+        *table(("attack", *defences.values(), "% of the victim", "until 90 %"), rows),
+        "",
+        *(table(("defence", "accuracy without", "with", "top class changed, %", "mean L1",
+                 "best attack, agreement"), price) if price else []),
+        *([""] if price else []),
+    ]  # fmt: skip
+
+
+def _last(runs: list[dict], attack: str) -> list[dict]:
+    return [c["curve"][-1] for run in runs for c in run["cells"]
+            if c["attack"] == attack and c["curve"]]  # fmt: skip
+
+
+def _ends(runs: list[dict], attack: str) -> str:
+    return percent([end["agreement"] for end in _last(runs, attack)])
+
+
+def _best(runs: list[dict], attacks: list[str]) -> tuple[str, float]:
+    ends = {a: [e["agreement"] for e in _last(runs, a)] for a in attacks}
+    means = {a: statistics.fmean(values) for a, values in ends.items() if values}
+    name = max(means, key=lambda a: means[a])
+    return name, means[name]
+
+
+def _curve(results: dict[str, list[dict]], own: dict[str, dict], attack: str) -> list[str]:
+    """Share of the victim's accuracy and images until 90 % of it, without a defence."""
+    plain = next((n for n, c in own.items() if c["defence"] == "none"), None)
+    if plain is None or not _last(results[plain], attack):
+        return ["-", "-"]
+    shares = [
+        c["curve"][-1]["accuracy"] / run["targets"]["victim"]["accuracy"]
+        for run in results[plain] for c in run["cells"] if c["attack"] == attack and c["curve"]
+    ]  # fmt: skip
+    until = [c["queries_to"]["0.9"] for run in results[plain] for c in run["cells"]
+             if c["attack"] == attack]  # fmt: skip
+    reached = [n for n in until if n is not None]
+    return [percent(shares), f"{max(reached):,}" if len(reached) == len(until) else "not"]
