@@ -44,7 +44,8 @@ class Defence(Protocol):
             account: who asks.
 
         Returns:
-            float64 [B, K], from 0 to 1, rows sum to 1 (to rounding, at most 1 for `top_k`).
+            float64 [B, K], from 0 to 1. Rows sum to 1, but to at most 1 for `top_k`, and to 1 up to
+            K units for `rounding`.
         """
 
 

@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from dpsd.defences.top import likeliest
 from dpsd.errors import UserError
 
 
@@ -33,19 +35,20 @@ class TopK:
 
     def __post_init__(self) -> None:
         if self.k < 1:
-            raise UserError(f"top_k: {self.k}; accepted: from 1")
+            raise UserError(f"top_k: k {self.k}; accepted: from 1")
 
     def __call__(self, probabilities: Tensor, images: Tensor, key: bytes, account: str) -> Tensor:
         """As `Defence`; rows sum to what the classes that are named have."""
-        best = probabilities.topk(min(self.k, probabilities.shape[1]), 1)
-        return probabilities.new_zeros(probabilities.shape).scatter_(1, best.indices, best.values)
+        best = likeliest(probabilities, self.k)
+        return torch.zeros_like(probabilities).scatter(1, best, probabilities.gather(1, best))
 
 
 @dataclass(frozen=True)
 class Rounding:
-    """Probabilities rounded to `digits` decimal places; ties at the top keep the top class first.
+    """Probabilities rounded to `digits` decimal places; the likeliest class stays the likeliest.
 
-    Where rounding makes another class equal to the likeliest, that class loses one unit.
+    Where rounding makes another class equal to the likeliest, that class loses one unit. Where all
+    classes round to 0, the likeliest gets one.
     """
 
     digits: int = 2
@@ -56,13 +59,13 @@ class Rounding:
 
     def __post_init__(self) -> None:
         if not 1 <= self.digits <= 12:
-            raise UserError(f"rounding: {self.digits} digits; accepted: 1 to 12")
+            raise UserError(f"rounding: digits {self.digits}; accepted: 1 to 12")
 
     def __call__(self, probabilities: Tensor, images: Tensor, key: bytes, account: str) -> Tensor:
-        """As `Defence`; rows sum to 1 up to K halves of a unit."""
+        """As `Defence`; rows sum to 1 up to K units."""
         unit = 10.0**-self.digits
         top = probabilities.argmax(1, keepdim=True)
         rounded = (probabilities / unit).round()
-        best = rounded.gather(1, top)
-        tied = (rounded >= best).scatter(1, top, False)
-        return (rounded - tied.double() * (rounded - best + 1)).clamp_min(0) * unit
+        best = rounded.gather(1, top).clamp_min(1)
+        rounded = torch.minimum(rounded, best - 1).scatter(1, top, best)
+        return rounded * unit

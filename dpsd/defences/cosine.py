@@ -1,0 +1,101 @@
+"""A keyed wave in the probabilities that a copy learns along with them (CosWM).
+
+Charette et al. 2022, "Cosine Model Watermarking Against Ensemble Distillation" (AAAI), section 3.
+The key draws a class, a direction in the space of images and a phase. The probability of the class
+rises and falls with the cosine of the image's place along the direction; the other classes share
+the rest. Unlike in the paper, the direction is constant over cells of the image, so that networks
+that pool can learn it, and the phase is secret too.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dpsd.defences.keyed import key_uniforms
+from dpsd.defences.top import keep_top
+from dpsd.errors import UserError
+from dpsd.models.frozen import Shape
+
+CELLS = 7
+"""Cells of the direction along each side of an image."""
+_STEPS = 64  # the direction has whole numbers from -64 to 64, so that its sums are exact
+
+
+@dataclass(frozen=True)
+class Wave:
+    """What a key draws for a model: where in an answer the signal is, and how it runs.
+
+    Attributes:
+        target: the class whose probability carries it.
+        direction: int64 [C, H, W].
+        phase: radians.
+    """
+
+    target: int
+    direction: Tensor
+    phase: float
+
+    def place(self, images: Tensor) -> Tensor:
+        """Where images lie along the direction: float64 [B] of uint8 [B, C, H, W].
+
+        The unit is the root of the number of pixels times the largest pixel value.
+        """
+        pixels = self.direction.numel()
+        whole = (images.long() * self.direction).flatten(1).sum(1)
+        return whole.double() / (255 * _STEPS * math.sqrt(pixels))
+
+
+def wave(key: bytes, shape: Shape, classes: int) -> Wave:
+    """The wave of a key.
+
+    Args:
+        key: at least 16 bytes.
+        shape: channels, height, width.
+        classes: K.
+    """
+    channels, height, width = shape
+    u = key_uniforms(2 + channels * CELLS * CELLS, key=key, purpose="cosine")
+    grid = ((2 * u[2:] - 1) * math.sqrt(3) * _STEPS).round().long().view(channels, CELLS, CELLS)
+    rows = torch.arange(height) * CELLS // height
+    columns = torch.arange(width) * CELLS // width
+    direction = grid[:, rows][:, :, columns]
+    return Wave(int(u[0] * classes), direction, float(2 * math.pi * u[1]))
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """Adds the wave of the key to an answer; the likeliest class stays.
+
+    Attributes:
+        amplitude: epsilon of the paper's equation 4, above 0 and at most 1.
+        frequency: radians for each unit of `Wave.place`, above 0.
+    """
+
+    amplitude: float = 0.1
+    frequency: float = 6.0
+
+    name = "cosine"
+    keeps_top1 = True
+    hides_probabilities = False
+
+    def __post_init__(self) -> None:
+        if not 0 < self.amplitude <= 1:
+            raise UserError(f"cosine: amplitude {self.amplitude}; accepted: above 0, at most 1")
+        if not 0 < self.frequency < math.inf:
+            raise UserError(f"cosine: frequency {self.frequency}; accepted: finite, above 0")
+
+    def __call__(self, probabilities: Tensor, images: Tensor, key: bytes, account: str) -> Tensor:
+        """As `Defence`; all accounts see the same wave."""
+        classes = probabilities.shape[1]
+        if classes < 2 or not len(images):
+            return probabilities
+        channels, height, width = images.shape[1:]
+        drawn = wave(key, (channels, height, width), classes)
+        signal = torch.cos(self.frequency * drawn.place(images) + drawn.phase)[:, None]
+        added = (1 - signal).expand(-1, classes) / (classes - 1)
+        target = torch.full((len(images), 1), drawn.target)
+        added = added.scatter(1, target, 1 + signal)
+        after = (probabilities + self.amplitude * added) / (1 + 2 * self.amplitude)
+        return keep_top(probabilities, after)
