@@ -5,33 +5,51 @@ assigns to a rare class are varied and blended in pairs. So each class gets its 
 Those that are asked serve as parents of the next ones. All of it post-processes released answers.
 """
 
+import math
+
 import torch
 from torch import Generator, Tensor
 
 from dpsd.models.augment import affine
 
-KEPT = 1000
-"""Earlier queries of a class that are kept as parents, at most."""
-_NEW = 400  # images of a class taken from one choice
-_LEAST = 20  # images of a class before it breeds
+POOL_BYTES = 2**30
+"""All parents together take at most so many bytes, in memory and in each checkpoint."""
+_KEPT = 1000  # parents of a class, at most
+_NEW = 0.4  # of a class's parents come from one round, at most
+_LEAST = 20  # parents of a class before it breeds, or as many as fit
 _CHUNK = 512
 
 
-class Pool:
-    """The newest queries of each class, by the student's prediction."""
+def parents_of_a_class(shape: tuple[int, int, int], classes: int) -> int:
+    """How many images [C, H, W] of each class are kept as parents, at most.
 
-    def __init__(self) -> None:
+    1,000, or as many as `POOL_BYTES` hold: 7 of 1,000 classes at 3 x 224 x 224.
+    """
+    return min(_KEPT, POOL_BYTES // (classes * math.prod(shape)))
+
+
+class Pool:
+    """The newest queries of each class, by the student's prediction.
+
+    Args:
+        shape: (C, H, W) of the images.
+        classes: K.
+    """
+
+    def __init__(self, shape: tuple[int, int, int], classes: int) -> None:
         self.images: dict[int, Tensor] = {}
+        self._kept = parents_of_a_class(shape, classes)
 
     def add(self, images: Tensor, classes: Tensor) -> None:
         """Take in queries, uint8 [B, C, H, W], by the student's classes for them, int64 [B]."""
         for c in classes.unique().tolist():
-            new = images[classes == c][:_NEW]
-            self.images[c] = torch.cat([new, self.images.get(c, new[:0])])[:KEPT]
+            new = images[classes == c][: math.ceil(_NEW * self._kept)]
+            self.images[c] = torch.cat([new, self.images.get(c, new[:0])])[: self._kept]
 
     def draw(self, n: int, rng: Generator) -> Tensor | None:
         """N variants, uint8 [n, C, H, W], evenly over the classes known; None if there are none."""
-        known = [pool for pool in self.images.values() if len(pool) >= _LEAST]
+        least = max(1, min(_LEAST, self._kept))
+        known = [pool for pool in self.images.values() if len(pool) >= least]
         if not known or n == 0:
             return None
         which = torch.randint(len(known), (n,), generator=rng)

@@ -19,7 +19,7 @@ from dpsd.device import (
     world_size,
 )
 from dpsd.errors import UserError
-from dpsd.generator.recombine import KEPT
+from dpsd.generator.recombine import parents_of_a_class
 from dpsd.generator.synthesizer import Synthesizer
 from dpsd.privacy.oracle import Door
 from dpsd.privacy.plan import Plan
@@ -142,7 +142,7 @@ def expected_bytes(config: Config, plan: Plan) -> int:
     pixels, g = math.prod(plan.facts.shape), config.generator
     window, classes = window_of(config, plan), plan.facts.classes
     bank = 0 if on_disk(config, plan) else bank_bytes(window, plan.facts.shape, classes)
-    parents = min(plan.answers, KEPT * classes)
+    parents = min(plan.answers, classes * parents_of_a_class(plan.facts.shape, classes))
     pool = parents * pixels if g.select > 1 and g.recombine > 0 else 0
     return bank + pool + plan.queries(plan.rounds - 1) * g.select * (pixels + 8)
 
