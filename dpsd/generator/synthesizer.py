@@ -48,12 +48,15 @@ class CanAsk(Protocol):
 class Synthesizer:
     """Makes query images by the configured mix; holds nothing private.
 
-    Round r always draws from its own random stream, so a resumed run goes on where it stood.
+    Round r always draws from its own random stream, so a resumed run goes on where it stood. The
+    same seed gives the same images on devices of the same kind, and other images on a GPU than on
+    the processor.
 
     Args:
-        config: `generator` and `seed` are read.
+        config: `generator`, `seed` and `privacy.route` are read.
         facts: public shape and number of classes.
-        device: of the trainable generator.
+        device: where images are drawn and the trainable generator learns. Images of a federation
+            are drawn on the processor.
         together: all ranks call `sample`, and share its work. The loop's synthesizer does so; one
             that a single rank has, as a federation's clients in its process do, must not.
     """
@@ -74,8 +77,12 @@ class Synthesizer:
             if "photographs" in self.shares
             else None
         )
-        self.pool = Pool()
-        self._own = _own_source(self.config, facts) if self.config.kind == "images" else None
+        self.pool = Pool(facts.shape, facts.classes)
+        # A federation's clients make its images again from the seed, on their processors.
+        self._device = torch.device("cpu") if config.privacy.route == "federated" else device
+        self._own = (
+            _own_source(self.config, facts, self._device) if self.config.kind == "images" else None
+        )
 
     def sample(
         self, n: int, student: Predicts, oracle: CanAsk | None = None, *, round: int = 0
@@ -169,9 +176,10 @@ class Synthesizer:
                 parts.append(self.adversarial.sample(count, rng))
             elif name == "photographs":
                 assert self.photographs is not None
-                parts.append(self.photographs.draw(count, rng))
+                parts.append(self.photographs.draw(count, _stream(rng, self._device)).cpu())
             else:
-                parts.append(procedural(name, count, self.facts.shape, rng))
+                drawing = _stream(rng, self._device)
+                parts.append(procedural(name, count, self.facts.shape, drawing, "cpu"))
         return torch.cat(parts)
 
     def _select(self, images: Tensor, n: int, student: Predicts, rng: torch.Generator) -> Tensor:
@@ -224,14 +232,25 @@ def _split_count(n: int, shares: dict[str, float]) -> dict[str, int]:
     return {name: count for name, count in counts.items() if count}
 
 
+def _stream(rng: torch.Generator, device: torch.device) -> torch.Generator:
+    """The generator itself on the processor; elsewhere one of that device that follows from it."""
+    if device.type == "cpu":
+        return rng
+    seed = int(torch.randint(2**62, (1,), generator=rng))
+    return torch.Generator(device).manual_seed(seed)
+
+
 def _augmentations(config: GeneratorConfig) -> tuple[str, ...]:
     return AUGMENTATIONS if config.augment is None else config.augment
 
 
 def _own_source(
-    config: GeneratorConfig, facts: PublicFacts
+    config: GeneratorConfig, facts: PublicFacts, device: torch.device
 ) -> Callable[[int, torch.Generator], Tensor]:
-    """The user's declared-public images: a folder, or a callable (n, rng) -> uint8 images."""
+    """The user's declared-public images: a folder, or a callable (n, rng) -> uint8 images.
+
+    Only augmented images of a folder are drawn on the device.
+    """
     source = config.source
     assert source is not None
     if ":" in source:
@@ -241,7 +260,8 @@ def _own_source(
         folder = Path(source)
         files = [folder / name for name in image_names(folder, "generator.source")]
         photographs = read_large(files, "generator.source")
-        return Photographs(photographs, facts.shape, config.augment).draw
+        crops = Photographs(photographs, facts.shape, config.augment)
+        return lambda n, rng: crops.draw(n, _stream(rng, device)).cpu()
     pool = load_public_images(Path(source), facts)
 
     def from_folder(n: int, rng: torch.Generator) -> Tensor:

@@ -1,4 +1,6 @@
+import pytest
 import torch
+from PIL import Image
 
 from dpsd.config import parse_config
 from dpsd.generator import synthesizer as module
@@ -37,3 +39,27 @@ def test_a_chunk_does_not_depend_on_how_many_images_follow():
     few, many = (made._anew(n, torch.Generator().manual_seed(3)) for n in (513, 600))
     assert torch.equal(few[:512], many[:512])
     assert not torch.equal(many[:88], many[512:])
+
+
+@pytest.mark.parametrize(("privacy", "moves"), [({}, True), ({"route": "federated"}, False)])
+@pytest.mark.parametrize("source", ["shares", "folder"])
+def test_images_are_drawn_on_the_runs_device(monkeypatch, tmp_path, privacy, moves, source):
+    """A processor plays the GPU: what would be drawn on it gets a generator of that device."""
+    Image.effect_noise((50, 40), 90).convert("RGB").save(tmp_path / "noise.png")
+    generator = {"shares": {"strokes": 1, "leaves": 1, "photographs": 1}}
+    if source == "folder":
+        generator = {"kind": "images", "source": str(tmp_path), "augment": ["scale"]}
+    config = parse_config({"privacy": {"epsilon": 1} | privacy, "generator": generator})
+    real, asked = torch.Generator, []
+
+    def of_device(device="cpu"):
+        asked.append(torch.device(device).type)
+        return real()
+
+    made = Synthesizer(config, config.facts, torch.device("cuda"))
+    monkeypatch.setattr(torch, "Generator", of_device)
+    images = made.sample(60, None, round=1)
+    assert images.device.type == "cpu"
+    sources = 1 if source == "folder" else 3
+    assert asked.count("cuda") == (sources if moves else 0)
+    assert torch.equal(images, made.sample(60, None, round=1))
