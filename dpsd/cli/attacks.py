@@ -51,7 +51,7 @@ def _extraction(group: Any) -> None:
     group.add_argument("--attack", dest="attacks", action="append", metavar="NAME",
                        help="default: all; may be repeated")  # fmt: skip
     group.add_argument("--defence", dest="defences", action="append", metavar="NAME",
-                       help="beside none, as rounding or honey:threshold=1.5+labels; default: "
+                       help="beside none, as rounding or honey:threshold=1.5/labels; default: "
                        "those of the budget; may be repeated")  # fmt: skip
     group.add_argument("--budget", dest="ladder", type=_ladder, metavar="N,M",
                        help="images asked, at which clones are trained: 1000,10000")  # fmt: skip

@@ -22,21 +22,22 @@ class Price:
 
     Attributes:
         defences: as texts, in the order in which they are applied.
-        rows: number of labelled rows.
-        accuracy, accuracy_before: of the likeliest class, from 0 to 1, with and without defences.
+        rows: number of rows.
+        accuracy, accuracy_before: of the likeliest class, from 0 to 1, with and without defences;
+            None without labels.
         flips: share of rows on which the likeliest class changes.
         l1: mean L1 distance of the probabilities, from 0 to 2.
-        ece, ece_before: expected calibration error, from 0 to 1.
+        ece, ece_before: expected calibration error, from 0 to 1; None without labels.
     """
 
     defences: tuple[str, ...]
     rows: int
-    accuracy: float
-    accuracy_before: float
+    accuracy: float | None
+    accuracy_before: float | None
     flips: float
     l1: float
-    ece: float
-    ece_before: float
+    ece: float | None
+    ece_before: float | None
 
 
 def honest_price(
@@ -63,18 +64,32 @@ def honest_price(
     """
     if not len(labels):
         raise UserError("price: 0 labelled rows; accepted: at least 1")
-    before = probabilities.double()
-    after = answered(before, images, defences, key, account)
+    after = answered(probabilities, images, defences, key, account)
+    return price_of(probabilities, after, labels, [defence_text(d) for d in in_order(defences)])
+
+
+def price_of(
+    before: Tensor, after: Tensor, labels: Tensor | None, defences: Sequence[str] = ()
+) -> Price:
+    """What these answers cost in place of those before.
+
+    Args:
+        before: float [N, K], the model's own answers.
+        after: float [N, K], the answers with defences.
+        labels: int64 [N], what is right; None: not known.
+        defences: as texts.
+    """
+    before, after = before.double(), after.double()
     named, was = after.argmax(1), before.argmax(1)
     return Price(
-        defences=tuple(defence_text(d) for d in in_order(defences)),
-        rows=len(labels),
-        accuracy=_mean(named == labels),
-        accuracy_before=_mean(was == labels),
+        defences=tuple(defences),
+        rows=len(before),
+        accuracy=None if labels is None else _mean(named == labels),
+        accuracy_before=None if labels is None else _mean(was == labels),
         flips=_mean(named != was),
         l1=float((after - before).abs().sum(1).mean()),
-        ece=expected_calibration_error(after, labels),
-        ece_before=expected_calibration_error(before, labels),
+        ece=None if labels is None else expected_calibration_error(after, labels),
+        ece_before=None if labels is None else expected_calibration_error(before, labels),
     )
 
 
@@ -85,10 +100,13 @@ def price_table(prices: Sequence[Price]) -> Table:
 
 
 def _row(p: Price) -> tuple[str, ...]:
-    lost = 100 * (p.accuracy_before - p.accuracy)
+    lost = "-"
+    if p.accuracy is not None and p.accuracy_before is not None:
+        lost = f"{100 * (p.accuracy_before - p.accuracy):.2f}"
+    errors = ("-" if x is None else f"{x:.4f}" for x in (p.ece, p.ece_before))
     return (
-        " ".join(p.defences) or "none", percent(p.accuracy), f"{lost:.2f}", percent(p.flips),
-        f"{p.l1:.3f}", f"{p.ece:.4f}", f"{p.ece_before:.4f}",
+        " ".join(p.defences) or "none", percent(p.accuracy), lost, percent(p.flips),
+        f"{p.l1:.3f}", *errors,
     )  # fmt: skip
 
 

@@ -50,7 +50,7 @@ def cells() -> dict[str, dict]:
     shared, found = tree.pop("all"), {}
     for name, problem in tree.items():
         for defence in problem.pop("defences", ["none"]):
-            short = defence.replace(":", "-").replace("=", "-").replace("+", "-")
+            short = defence.replace(":", "-").replace("=", "-").replace("/", "-")
             found[f"{name}-{short}"] = shared | problem | {"problem": name, "defence": defence}
     return found
 

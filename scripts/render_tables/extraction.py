@@ -45,7 +45,7 @@ def _problem(own: dict[str, dict], results: dict[str, list[dict]]) -> list[str]:
     rows.append(["the best attack", *(percent([best[n][1]]) for n in own), "", ""])
     price = [
         [defences[name], *(percent([run["prices"][0][key] for run in results[name]])
-                           for key in ("accuracy_before", "accuracy_after", "flips")),
+                           for key in ("accuracy_before", "accuracy", "flips")),
          f"{statistics.fmean(run['prices'][0]['l1'] for run in results[name]):.3f}",
          f"{best[name][0]}, {percent([best[name][1]])}"]
         for name in own if results[name][0]["prices"]

@@ -21,6 +21,7 @@ from dpsd.attacks.extraction.pools import MADE, SAME, ground, load_pool, made
 from dpsd.attacks.extraction.report import extraction_report
 from dpsd.attacks.extraction.victim import TARGETS, Victim, own_victim, victim_of
 from dpsd.attacks.store import Arrays, load_scores, save_report, save_scores
+from dpsd.defences import DEFENCES
 from dpsd.errors import UserError
 
 NAME = "extraction"
@@ -163,8 +164,6 @@ def checked_ladder(ladder: Sequence[int]) -> tuple[int, ...]:
 
 
 def _defences(choice: Choice, spend: ExtractionBudget) -> tuple[str, ...]:
-    from dpsd.defences.named import DEFENCES
-
     if choice.url is not None and choice.defences:
         raise UserError("defence: with --url the service's own are on; accepted: none")
     named = choice.defences or (() if choice.url else spend.defences or tuple(DEFENCES))

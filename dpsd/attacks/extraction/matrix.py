@@ -16,8 +16,7 @@ from dpsd.attacks.extraction.endpoint import Service
 from dpsd.attacks.extraction.victim import Victim
 from dpsd.attacks.store import Arrays, kept
 from dpsd.console import Say
-from dpsd.defences import Defence, answered
-from dpsd.defences.named import parse_defences
+from dpsd.defences import Defence, answered, in_order, parse_defence
 from dpsd.errors import UserError
 
 VERSION = 1  # of what a cell does; parts of another are made again
@@ -35,7 +34,7 @@ class Cell:
     Attributes:
         target: the victim's name.
         attack: a name in `ATTACKS`.
-        defence: `none`, or names with options joined by `+`, as `honey:threshold=1.5+rounding`.
+        defence: `none`, or names with options joined by `/`, as `honey:threshold=1.5/rounding`.
         seed: of clone and questions.
     """
 
@@ -54,9 +53,9 @@ def defences_of(text: str) -> Sequence[Defence]:
     """The defences that a cell's text names.
 
     Raises:
-        UserError: an unknown name or option.
+        UserError: an unknown name or option, or one defence twice.
     """
-    return () if text == UNDEFENDED else parse_defences(text)
+    return () if text == UNDEFENDED else in_order(map(parse_defence, text.split("/")))
 
 
 def refusal(cell: Cell, victim: Victim) -> str | None:

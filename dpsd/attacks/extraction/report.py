@@ -1,14 +1,17 @@
 """From saved clones' predictions to figures. No figure here is an epsilon."""
 
 import math
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from dpsd.attacks.extraction.matrix import UNDEFENDED, Cell
 from dpsd.attacks.statistics import wilson
 from dpsd.attacks.store import Arrays
+from dpsd.evaluation.price import price_of
 
 SCHEMA_VERSION = 1
 SHARES = (0.5, 0.9, 0.95)
@@ -46,7 +49,7 @@ def extraction_report(arrays: Arrays, facts: dict[str, Any]) -> dict[str, Any]:
     }
     prices = [
         {"target": name, "defence": defence}
-        | _price(arrays[f"{name}/said"], arrays[f"{name}/price/{defence}"], labels)
+        | _price(arrays[f"{name}/said"], arrays[f"{name}/price/{defence}"], labels, defence)
         for name in facts["targets"]
         for defence in facts["defences"]
         if defence != UNDEFENDED
@@ -114,14 +117,12 @@ def _rate(named: NDArray[Any], labels: NDArray[Any]) -> float | None:
     return float((named == labels).mean()) if len(labels) else None
 
 
-def _price(said: NDArray[Any], given: NDArray[Any], labels: NDArray[Any]) -> dict[str, Any]:
-    """What an honest user pays: accuracy before and after, flips of the top class, mean L1."""
-    before, after = said.argmax(1), given.argmax(1)
-    return {
-        "accuracy_before": _rate(before, labels), "accuracy_after": _rate(after, labels),
-        "flips": float((before != after).mean()),
-        "l1": float(np.abs(given.astype(np.float64) - said).sum(1).mean()),
-    }  # fmt: skip
+def _price(
+    said: NDArray[Any], given: NDArray[Any], labels: NDArray[Any], defence: str
+) -> dict[str, Any]:
+    known = torch.from_numpy(labels) if len(labels) else None
+    paid = price_of(torch.from_numpy(said), torch.from_numpy(given), known, defence.split("/"))
+    return asdict(paid) | {"defences": list(paid.defences)}
 
 
 def _best(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -1,10 +1,12 @@
 """An extraction report in words: tables for the terminal, a section for the card."""
 
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
 
 from dpsd.console import percent
+from dpsd.evaluation.price import Price, price_table
 from dpsd.tables import Table
 
 
@@ -14,7 +16,7 @@ def extraction_text(report: dict[str, Any]) -> str:
     for target in report["targets"]:
         lines += ["", agreement_table(report, target).text()]
         if any(p["target"] == target for p in report["prices"]):
-            lines += ["", price_table(report, target).text()]
+            lines += ["", _prices(report, target).text()]
     lines += ["", *_findings(report)]
     refused = {c["refused"] for c in report["cells"] if c["refused"]}
     return "\n".join([*lines, *(f"not run: {why}" for why in sorted(refused))])
@@ -26,7 +28,7 @@ def extraction_card(report: dict[str, Any]) -> str:
     for target in report["targets"]:
         lines += ["", agreement_table(report, target).markdown()]
         if any(p["target"] == target for p in report["prices"]):
-            lines += ["", price_table(report, target).markdown()]
+            lines += ["", _prices(report, target).markdown()]
     return "\n".join([*lines, "", *_findings(report)])
 
 
@@ -47,15 +49,12 @@ def agreement_table(report: dict[str, Any], target: str) -> Table:
     return Table(("attack", *defences), rows, title=title)
 
 
-def price_table(report: dict[str, Any], target: str) -> Table:
+def _prices(report: dict[str, Any], target: str) -> Table:
     """What each defence costs an honest user of the target."""
-    rows = [
-        (p["defence"], percent(p["accuracy_before"]), percent(p["accuracy_after"]),
-         percent(p["flips"]), f"{p['l1']:.3f}")
-        for p in report["prices"] if p["target"] == target
-    ]  # fmt: skip
-    columns = ("defence", "accuracy without", "with", "top class changed", "mean L1")
-    return Table(columns, rows, title=f"{target}: the price for an honest user")
+    known = {f.name for f in fields(Price)}
+    prices = [Price(**{k: v for k, v in p.items() if k in known})
+              for p in report["prices"] if p["target"] == target]  # fmt: skip
+    return replace(price_table(prices), title=f"{target}: the price for an honest user")
 
 
 def _head(report: dict[str, Any]) -> str:

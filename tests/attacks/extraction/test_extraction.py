@@ -35,7 +35,7 @@ def test_an_attack_resumes_and_can_be_analysed_again(run, monkeypatch, tmp_path)
     for cell in report["cells"]:
         assert cell["refused"] or [c["asked"] for c in cell["curve"]] == [20, 60]
     labels = next(p for p in report["prices"] if p["target"] == "teacher")
-    assert labels["flips"] == 0 and labels["accuracy_before"] == labels["accuracy_after"]
+    assert labels["flips"] == 0 and labels["accuracy_before"] == labels["accuracy"]
 
     def no_clone(*_, **__):
         raise AssertionError("a finished cell was attacked again")

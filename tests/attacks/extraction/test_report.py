@@ -52,7 +52,7 @@ def test_without_labels_agreement_stands_for_accuracy():
 
 def test_the_price_of_a_defence_by_hand():
     (price,) = report([[0, 1, 0, 1], [0, 1, 0, 1]])["prices"]
-    assert price["accuracy_before"] == 0.75 and price["accuracy_after"] == 1
+    assert price["accuracy_before"] == 0.75 and price["accuracy"] == 1
     assert price["flips"] == 0.25 and price["l1"] == pytest.approx((0.2 + 0.4 + 1.1 + 0.8) / 4)
 
 
