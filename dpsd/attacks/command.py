@@ -19,7 +19,12 @@ from dpsd.runs.release import release_folder
 
 
 def inversion(
-    run: Run, *, profile: str | None = None, beside: Sequence[Run] = (), **options: Any
+    run: Run,
+    *,
+    profile: str | None = None,
+    beside: Sequence[Run] = (),
+    clones: int | None = None,
+    **options: Any,
 ) -> dict[str, Any]:
     """Search for images of private classes, write `private/attacks/inversion`, return the report.
 
@@ -27,29 +32,33 @@ def inversion(
         run: finished.
         profile: the split that the run must have been made with.
         beside: other runs of the same split, whose students are attacked too.
+        clones: attack copies of teacher and student too, made by so many questions.
         options: fields of `dpsd.attacks.context.Attack`.
 
     Raises:
         UserError: bad input, in one line.
     """
     context = _context(run, options)
-    report = attack_inversion(context, profile=profile, beside=beside)
+    report = attack_inversion(context, profile=profile, beside=beside, clones=clones)
     return _published(context, "inversion", report, inversion_card)
 
 
-def membership(run: Run, *, fpr: float | None = None, **options: Any) -> dict[str, Any]:
+def membership(
+    run: Run, *, fpr: float | None = None, clones: int | None = None, **options: Any
+) -> dict[str, Any]:
     """Infer membership, write `private/attacks/membership`, return the report.
 
     Args:
         run: finished.
         fpr: the false-positive rate that the table is for; default 1 %.
+        clones: attack copies too, made by so many questions.
         options: as for `inversion`.
 
     Raises:
         UserError: bad input, in one line.
     """
     context = _context(run, options)
-    report = attack_membership(context, fpr=fpr)
+    report = attack_membership(context, fpr=fpr, clones=clones)
     return _published(context, "membership", report, membership_card)
 
 

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from dpsd.cli.options import count
 from dpsd.console import say
 from dpsd.errors import UserError
 
@@ -25,6 +26,9 @@ def add_attack(commands: Any) -> argparse.ArgumentParser:
                        help="inversion: other runs, whose students are attacked too")  # fmt: skip
     added.add_argument("--fpr", type=float, metavar="RATE",
                        help="membership: false-positive rate, default 0.01")  # fmt: skip
+    added.add_argument("--clones", type=count, metavar="N",
+                       help="inversion, membership: attack copies too, which a thief makes by N "
+                       "questions")  # fmt: skip
     _extraction(added.add_argument_group("extraction"))
     return added
 
@@ -109,13 +113,15 @@ def _attack(args: argparse.Namespace) -> int:
         from dpsd.attacks.command import membership
         from dpsd.attacks.membership.text import membership_text
 
-        reports["membership"] = membership(run, fpr=args.fpr, **options)
+        reports["membership"] = membership(run, fpr=args.fpr, clones=args.clones, **options)
         tell("\n" + membership_text(reports["membership"]))
     if args.kind in ("inversion", "all"):
         from dpsd.attacks.command import inversion
         from dpsd.attacks.inversion.text import inversion_text
 
-        reports["inversion"] = inversion(run, profile=args.profile, beside=others, **options)
+        reports["inversion"] = inversion(
+            run, profile=args.profile, beside=others, clones=args.clones, **options
+        )
         tell("\n" + inversion_text(reports["inversion"]))
     if args.kind in ("extraction", "all"):
         from dpsd.attacks.command import extraction

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,9 @@ import pytest
 from dpsd.attacks.audit import attack as audit_run
 from dpsd.attacks.audit.attack import AuditBudget
 from dpsd.attacks.extraction import attack as extraction
+from dpsd.attacks.extraction import copying
 from dpsd.attacks.extraction.attack import ExtractionBudget
+from dpsd.attacks.extraction.clone import Holdings
 from dpsd.attacks.inversion.search import BUDGETS, Budget
 from dpsd.attacks.membership import attack as membership
 from dpsd.attacks.membership.attack import MembershipBudget
@@ -52,7 +55,9 @@ def attacked(tmp_path_factory):
             ExtractionBudget("cnn-tiny", (20, 60), 1, 3, 60, ("basic",), ("labels",), 80),
         )  # fmt: skip
         patch.setitem(audit_run.BUDGETS, "fast", AuditBudget(2000, 1, 400, 400, 20, 200))
-        assert main(["attack", "all", str(run.path), "--data-is-public"]) == 0
+        patch.setattr(copying, "Holdings", partial(Holdings, least_steps=3))
+        command = ["attack", "all", str(run.path), "--data-is-public", "--clones", "20"]
+        assert main(command) == 0
     return run
 
 
@@ -66,6 +71,22 @@ def test_all_attacks_leave_scores_reports_and_pictures(attacked):
     assert (folder / "inversion/memorisation.png").is_file()
     assert (folder / "membership/roc.png").is_file()
     assert (folder / "extraction/curves.png").is_file()
+
+
+def test_copies_of_a_thief_are_attacked_too(attacked):
+    """Membership and inversion name the copies, which are of other weights than their models."""
+    folder = attacked.private / "attacks"
+    reports = {name: json.loads((folder / name / "report.json").read_text()) for name in ATTACKS}
+    inverted, inferred = reports["inversion"]["targets"], reports["membership"]["targets"]
+    assert {"clone of teacher", "clone of student"} <= set(inverted)
+    assert {"clone of profile teacher", "clone of run teacher", "clone of run student"} <= set(
+        inferred
+    )
+    assert reports["membership"]["clone_questions"] == 20
+    scores = load_scores(folder / "membership")[0]
+    for name in ("profile teacher", "run teacher", "run student"):
+        one, other = (scores[f"{n}/confidence"] for n in (name, f"clone of {name}"))
+        assert one.shape == other.shape and (one != other).mean() > 0.9, name
 
 
 def test_public_data_put_all_four_on_the_card(attacked, capsys):

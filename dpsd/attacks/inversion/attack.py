@@ -67,7 +67,11 @@ class Setting:
 
 
 def attack(
-    context: Attack, *, profile: str | None = None, beside: Sequence[Run] = ()
+    context: Attack,
+    *,
+    profile: str | None = None,
+    beside: Sequence[Run] = (),
+    clones: int | None = None,
 ) -> dict[str, Any]:
     """Attack teacher, student and what they are compared with; write scores, report and pictures.
 
@@ -76,6 +80,7 @@ def attack(
         profile: the split that the run must have been made with; default: `attacks.profile`.
         beside: other runs of the same split, whose students are attacked in the same way; teacher,
             noise-free student, control and the released synthesizer are this run's.
+        clones: attack copies of teacher and student too, made by so many questions.
 
     Returns:
         The report.
@@ -86,14 +91,18 @@ def attack(
     """
     folder = context.folder(NAME)
     if not context.analyse_only:
-        search_targets(context, folder, profile, beside).save(folder)
+        search_targets(context, folder, profile, beside, clones).save(folder)
     report = analyse(folder)
     write_pictures(folder)
     return report
 
 
 def search_targets(
-    context: Attack, folder: Path, profile: str | None, beside: Sequence[Run]
+    context: Attack,
+    folder: Path,
+    profile: str | None,
+    beside: Sequence[Run],
+    clones: int | None = None,
 ) -> InversionScores:
     """Run every attack of the budget on every target. Arguments and errors as in `attack`.
 
@@ -105,8 +114,9 @@ def search_targets(
     known = load_profile(context, profile)
     context.say(f"inversion, budget {context.budget_name}: {_budget_line(b, known)}")
     targets = load_targets(
-        context, known, folder / "models", answers=b.noise_free_answers, beside=beside
-    )
+        context, known, folder / "models", answers=b.noise_free_answers, beside=beside,
+        clones=clones,
+    )  # fmt: skip
     models_seconds = time.perf_counter() - began
     used = _architectures(context, beside)
     judges = train_judges(used, known.private.holdout, known.real, steps=b.judge_steps, seed=seed)

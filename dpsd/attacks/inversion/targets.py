@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from dpsd.attacks.context import Attack
+from dpsd.attacks.extraction.copying import copied
 from dpsd.attacks.profiles import Profile
 from dpsd.config import Config
 from dpsd.config.sections import PrivacyConfig, TeacherConfig
@@ -65,7 +66,13 @@ class Target:
 
 
 def load_targets(
-    context: Attack, profile: Profile, folder: Path, *, answers: int, beside: Sequence[Run] = ()
+    context: Attack,
+    profile: Profile,
+    folder: Path,
+    *,
+    answers: int,
+    beside: Sequence[Run] = (),
+    clones: int | None = None,
 ) -> list[Target]:
     """Teacher, students, noise-free student, utility-matched control, and the baselines.
 
@@ -79,6 +86,8 @@ def load_targets(
         folder: private; keeps the models that are made here.
         answers: at most so many for the noise-free student.
         beside: other runs of the same split, whose students are attacked too.
+        clones: copies of teacher and student by so many questions about public images, which are
+            attacked too; None: no copies.
 
     Raises:
         UserError: no student, no teacher, a teacher that gives no gradient, or a run beside this
@@ -116,6 +125,9 @@ def load_targets(
         seed,
         lambda: _permuted(profile, recipe, seed),
     )
+    for name in ("teacher", "student") if clones is not None else ():
+        models[f"clone of {name}"] = _clone(models[name], profile, folder, clones or 0, name, seed)
+        what[f"clone of {name}"] = f"a copy by {clones:,} questions about images of public classes"
     targets = []
     for name, model in models.items():
         logits = _as_logits(model, profile)
@@ -269,6 +281,20 @@ def _fresh(profile: Profile, seed: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return build_model(profile.config.student.model, profile.facts.shape, profile.facts.classes)
+
+
+def _clone(
+    model: nn.Module, profile: Profile, folder: Path, questions: int, name: str, seed: int
+) -> nn.Module:
+    logits = _as_logits(model, profile)
+
+    def make() -> nn.Module:
+        return copied(
+            lambda images: logits(as_input(images)).softmax(1).cpu(), profile.facts,
+            profile.public.images[:], questions, model=profile.config.student.model, seed=seed,
+        )  # fmt: skip
+
+    return _kept(folder / f"clone-{name}-{questions}-{seed}.safetensors", profile, seed, make)
 
 
 def _recipe(profile: Profile, home: TeacherFolder | None) -> FitRecipe:

@@ -32,6 +32,7 @@ from dpsd.attacks.membership.game import (
 )
 from dpsd.attacks.membership.pictures import draw_roc
 from dpsd.attacks.membership.report import check_rate, membership_report
+from dpsd.attacks.membership.thief import Thief
 from dpsd.attacks.statistics import Floats
 from dpsd.attacks.store import Arrays, kept, load_scores, save_report, save_scores
 from dpsd.config import Config
@@ -89,12 +90,16 @@ class Shadows:
     references: int
 
 
-def attack(context: Attack, *, fpr: float | None = None) -> dict[str, Any]:
+def attack(
+    context: Attack, *, fpr: float | None = None, clones: int | None = None
+) -> dict[str, Any]:
     """Attack a finished run; writes `scores.npz`, `report.json` and `roc.png`.
 
     Args:
         context: of a run with data to train shadow models on.
         fpr: the false-positive rate that the table is for; default 1 %.
+        clones: attack copies of the profile's teacher, of the run's teacher and of its student too,
+            made by so many questions about rows of the same problem; None: no copies.
 
     Returns:
         The report.
@@ -105,7 +110,7 @@ def attack(context: Attack, *, fpr: float | None = None) -> dict[str, Any]:
     """
     folder = context.folder(NAME)
     if not context.analyse_only:
-        save_scores(folder, *score_targets(context, folder, fpr))
+        save_scores(folder, *score_targets(context, folder, fpr, clones))
     arrays, facts = load_scores(folder)
     if fpr is not None:
         facts["fpr"] = fpr
@@ -116,7 +121,7 @@ def attack(context: Attack, *, fpr: float | None = None) -> dict[str, Any]:
 
 
 def score_targets(
-    context: Attack, folder: Path, fpr: float | None = None
+    context: Attack, folder: Path, fpr: float | None = None, clones: int | None = None
 ) -> tuple[Arrays, dict[str, Any]]:
     """Train shadow models and score all rows. Arguments and errors as in `attack`.
 
@@ -167,18 +172,30 @@ def score_targets(
     else:
         plan = fewer_answers(config, spend.answers)
         facts["student_answers"] = plan.answers()
-        asks = asks[: 1 + spend.students]
-        students = _distil_students(context, asks, plan, game, spend, folder / "parts")
+        first = asks[: 1 + spend.students]
+        students = _distil_students(context, first, plan, game, spend, folder / "parts")
         add("profile student", *_score_profile(students))
     start = lap(facts, "students", start)
 
+    thief = Thief(context, clones or 0)
+    if clones is not None:
+        said = thief.said(asks[: 1 + spend.students], game, folder / "parts")
+        add("clone of profile teacher", *_score_profile(Shadows(game, *said, spend.references)))
+        facts["clone_questions"] = clones
+        start = lap(facts, "clones", start)
+
+    models: dict[str, Ask] = {}
     if home is None:
         facts["skipped"]["run teacher"] = "the clients' teachers stay at their homes"
     else:
         own = load_teacher(located, home)
-        add("run teacher", *_score_run(lambda x: as_logits(own(x).cpu()), teachers))
+        models["run teacher"] = lambda x: as_logits(own(x).cpu())
     predict = Labeller(load_student(context.run), pick_device(config.device)).predict
-    add("run student", *_score_run(lambda x: predict(x).clamp_min(1e-12).log(), teachers))
+    models["run student"] = lambda x: predict(x).clamp_min(1e-12).log()
+    if clones is not None:
+        models |= {f"clone of {name}": thief.copy(ask) for name, ask in models.items()}
+    for name, ask in models.items():
+        add(name, *_score_run(ask, teachers))
     lap(facts, "run", start)
     return arrays, facts
 

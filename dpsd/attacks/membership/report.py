@@ -113,6 +113,7 @@ def membership_report(arrays: Arrays, facts: dict[str, Any]) -> dict[str, Any]:
         "trained_on": facts["trained_on"],
         "fpr": fpr,
         "student_answers": facts.get("student_answers"),
+        "clone_questions": facts.get("clone_questions"),
         "control": {"auc": control["auc"], "needed": POWER_AUC, "power": power},
         "targets": facts["targets"],
         "cells": cells,
@@ -141,7 +142,7 @@ def _placebo(arrays: Arrays, target: str, attack: str) -> tuple[Floats, Mask] | 
     membership in the run: they show how the two kinds of rows differ. None for models of the
     profile.
     """
-    if not target.startswith("run"):
+    if "profile" in target:
         return None
     ordinary = ~arrays["profile teacher/canary"]
     return arrays[f"profile teacher/{attack}"][ordinary], arrays[f"{target}/member"]

@@ -65,9 +65,12 @@ def membership_card(report: dict[str, Any]) -> str:
 
 
 def _answers(report: dict[str, Any]) -> list[str]:
-    """How many answers the profile's students learned from; the run's student may have had more."""
-    n = report["student_answers"]
-    return [] if n is None else [f"profile student and its shadows: {n:,} answers each"]
+    """How many answers students and copies learned from; the run's student may have had more."""
+    n, asked = report["student_answers"], report.get("clone_questions")
+    lines = [] if n is None else [f"profile student and its shadows: {n:,} answers each"]
+    if asked is not None:
+        lines.append(f"clones: {asked:,} questions each, none about a row of the game")
+    return lines
 
 
 def _rate_text(rate: dict[str, Any]) -> str:
