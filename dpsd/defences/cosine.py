@@ -42,9 +42,14 @@ class Wave:
 
         The unit is the root of the number of pixels times the largest pixel value.
         """
-        pixels = self.direction.numel()
-        whole = (images.long() * self.direction).flatten(1).sum(1)
-        return whole.double() / (255 * _STEPS * math.sqrt(pixels))
+        return self._scaled((images.long() * self.direction).flatten(1).sum(1))
+
+    def place_of_pixels(self, pixels: Tensor) -> Tensor:
+        """The same, faster and rounded, of float [B, C * H * W] from 0 to 255."""
+        return self._scaled(pixels @ self.direction.flatten().to(pixels))
+
+    def _scaled(self, whole: Tensor) -> Tensor:
+        return whole.double() / (255 * _STEPS * math.sqrt(self.direction.numel()))
 
 
 def wave(key: bytes, shape: Shape, classes: int) -> Wave:

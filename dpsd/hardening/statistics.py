@@ -41,9 +41,9 @@ def mark_p_value(repeated: int, wrong: int, classes: int) -> float:
 def bounded_p_value(hits: int, n: int, null_hits: int, null_n: int) -> float:
     """P-value of a suspect's hits where independent models have a bounded rate of them.
 
-    Null: each of the suspect's `n` questions is a hit with at most the probability q, independently,
-    and q is that of the null models together. q is taken at its upper confidence bound (Clopper and
-    Pearson 1934), and the probability that this bound is too low is added.
+    Null: each of the suspect's `n` questions is a hit with at most the probability q, each for
+    itself, and q is that of the null models together. q is taken at its upper confidence bound
+    (Clopper and Pearson 1934), and the probability that this bound is too low is added.
 
     Args:
         hits: of the suspect.

@@ -132,10 +132,7 @@ class Run:
 
     def save_weights(self, name: str, state: dict[str, Tensor], facts: dict[str, Any]) -> None:
         """Write safetensors under `release/`, whole or not at all; facts go in its header."""
-        header = {"dpsd": json.dumps(facts)}  # one key: the order of several is not reproducible
-        with whole_file(self.release / f"{name}.safetensors") as partial:
-            save_file({k: v.cpu().contiguous() for k, v in state.items()}, partial, header)
-            os.chmod(partial, 0o644)
+        write_weights(self.release / f"{name}.safetensors", state, facts)
 
     def write_report(self, report: dict[str, Any]) -> None:
         """Write `private/report.json`."""
@@ -148,6 +145,14 @@ class Run:
             UserError: the run has not finished.
         """
         return read_json(self.private / "report.json")
+
+
+def write_weights(path: Path, state: dict[str, Tensor], facts: dict[str, Any]) -> None:
+    """Write safetensors, whole or not at all; facts go in the header."""
+    header = {"dpsd": json.dumps(facts)}  # one key: the order of several is not reproducible
+    with whole_file(path) as partial:
+        save_file({k: v.cpu().contiguous() for k, v in state.items()}, partial, header)
+        os.chmod(partial, 0o644)
 
 
 def create_run(

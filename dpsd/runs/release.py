@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -34,7 +35,17 @@ def load_student(run: Path | str | Run) -> nn.Module:
     Raises:
         UserError: no release there, a damaged file, or weights that do not fit the model.
     """
-    path = release_folder(run) / "student.safetensors"
+    return read_student(release_folder(run) / "student.safetensors")[0]
+
+
+def read_student(path: Path) -> tuple[nn.Module, dict[str, Any]]:
+    """The student of one file, as `load_student` gives it, and the facts of the file's header.
+
+    The facts are `model`, `shape` and `classes`.
+
+    Raises:
+        UserError: as `load_student`.
+    """
     try:
         with safe_open(path, "pt") as file:
             facts = json.loads(file.metadata()["dpsd"])
@@ -44,7 +55,7 @@ def load_student(run: Path | str | Run) -> nn.Module:
         raise UserError(f"{path}: no readable student ({brief(e)})") from e
     model = build_model(name, (channels, height, width), classes)
     _load(model, state, path)
-    return model.eval().requires_grad_(False)
+    return model.eval().requires_grad_(False), facts
 
 
 def released_synthesizer(
