@@ -51,7 +51,8 @@ _OF_EXTRACTION = ("targets", "attacks", "defences", "ladder", "pool", "model", "
 
 def _extraction(group: Any) -> None:
     group.add_argument("--target", dest="targets", action="append", metavar="NAME",
-                       help="student (default) or teacher; may be repeated")  # fmt: skip
+                       help="student (default), teacher, or a student that `dpsd watermark` "
+                       "made; may be repeated")  # fmt: skip
     group.add_argument("--attack", dest="attacks", action="append", metavar="NAME",
                        help="default: all; may be repeated")  # fmt: skip
     group.add_argument("--defence", dest="defences", action="append", metavar="NAME",

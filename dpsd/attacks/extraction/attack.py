@@ -19,7 +19,7 @@ from dpsd.attacks.extraction.matrix import UNDEFENDED, Cell, defences_of, refusa
 from dpsd.attacks.extraction.pictures import draw_curves
 from dpsd.attacks.extraction.pools import MADE, SAME, ground, load_pool, made
 from dpsd.attacks.extraction.report import extraction_report
-from dpsd.attacks.extraction.victim import TARGETS, Victim, own_victim, victim_of
+from dpsd.attacks.extraction.victim import Victim, own_victim, victim_of
 from dpsd.attacks.store import Arrays, load_scores, save_report, save_scores
 from dpsd.defences import DEFENCES
 from dpsd.errors import UserError
@@ -65,7 +65,7 @@ class Choice:
     """What the user chose; empty: as the budget says.
 
     Attributes:
-        targets: student, teacher; default: the student.
+        targets: student, teacher, or names of marked students; default: the student.
         attacks, defences: names; `none` is always measured too.
         ladder: images asked, rising.
         pool: as `dpsd.attacks.extraction.pools.load_pool` takes it; default: rows of the same
@@ -175,11 +175,7 @@ def _defences(choice: Choice, spend: ExtractionBudget) -> tuple[str, ...]:
 def _victims(context: Attack, choice: Choice) -> list[Victim]:
     if choice.model is not None or choice.weights is not None:
         return [own_victim(context.config, choice.model, choice.weights)]
-    targets = choice.targets or ("student",)
-    for target in targets:
-        if target not in TARGETS:
-            raise UserError(f"target: {target!r}; accepted: {', '.join(TARGETS)}")
-    return [victim_of(context, target) for target in targets]
+    return [victim_of(context, target) for target in choice.targets or ("student",)]
 
 
 def _served(victim: Victim, context: Attack, choice: Choice) -> Victim:

@@ -14,9 +14,11 @@ from dpsd.attacks.extraction.endpoint import Ask
 from dpsd.config import Config, PublicFacts
 from dpsd.config.sections import TeacherConfig
 from dpsd.device import pick_device
+from dpsd.errors import UserError
 from dpsd.evaluation.evaluate import ask_teacher
+from dpsd.hardening.marks import marked_folder
 from dpsd.models.own import load_own_teacher
-from dpsd.runs.release import Labeller, load_student
+from dpsd.runs.release import Labeller, load_student, read_student
 from dpsd.teachers.folder import as_logits
 
 TARGETS = ("student", "teacher")
@@ -44,12 +46,21 @@ class Victim:
 
 
 def victim_of(context: Attack, target: str) -> Victim:
-    """The student or the teacher of a run.
+    """The student or the teacher of a run, or a student that a mark or hardening has changed.
 
     Raises:
         UserError: another target, or no such model.
     """
     config = context.config
+    changed = marked_folder(context.run, target) / "student.safetensors"
+    if target not in TARGETS:
+        if not changed.is_file():
+            made = sorted(
+                p.parent.name for p in changed.parent.parent.glob("*/student.safetensors")
+            )
+            raise UserError(f"target: {target!r}; accepted: {', '.join([*TARGETS, *made])}")
+        labeller = Labeller(read_student(changed)[0], pick_device(config.device))
+        return Victim(target, labeller.predict, config.facts, config.student.model)
     if target == "student":
         labeller = Labeller(load_student(context.run), pick_device(config.device))
         return Victim("student", labeller.predict, config.facts, config.student.model)

@@ -13,6 +13,7 @@ from dpsd.attacks.extraction.attack import Choice, ExtractionBudget
 from dpsd.attacks.extraction.pools import load_pool, reshaped
 from dpsd.cli import main
 from dpsd.errors import UserError
+from dpsd.hardening.make import make_mark
 
 TINY = ExtractionBudget("cnn-tiny", (20, 60), 1, 3, 60, ("basic", "distillation"), ("labels",), 80)
 
@@ -88,6 +89,13 @@ def test_bad_input_is_one_line_and_writes_no_report(run, options, text, capsys):
     error = capsys.readouterr().err
     assert code == 2 and text in error
     assert not (run.private / "attacks" / "extraction" / "report.json").exists()
+
+
+def test_a_hardened_student_is_a_victim_of_its_own(run):
+    mark = make_mark(run, "trigger", steps=2, images=100)
+    report = extraction(run, budget="fast", choice=Choice(targets=("student", mark.name)))
+    assert set(report["targets"]) == {"student", "trigger"}
+    assert {c["target"] for c in report["cells"]} == {"student", "trigger"}
 
 
 def test_options_of_extraction_are_refused_elsewhere(run, capsys):
