@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import dpsd
-from dpsd.cli import make, prepare, trust, use
+from dpsd.cli import make, prepare, serve, trust, use
 from dpsd.cli.attacks import add_attack, add_audit
 from dpsd.cli.options import Parser, add_json
 from dpsd.console import say
@@ -82,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
         prepare.add_teacher, prepare.add_manifest, prepare.add_check, prepare.add_plan,
         make.add_transcribe, make.add_federate,
         use.add_evaluate, use.add_sample, use.add_export,
+        serve.add_serve, serve.add_account,
         trust.add_verify, trust.add_ledger, trust.add_budget, trust.add_key,
     ):  # fmt: skip
         add(commands)

@@ -1,0 +1,112 @@
+"""How many images an account, a network and the whole service may ask; cost is images, not calls.
+
+Rates are moving windows of the library `limits`; what a day may cost lies in the store, so that no
+restart forgives it. Whatever cannot be counted is refused.
+"""
+
+import time
+from dataclasses import dataclass
+
+from limits import RateLimitItemPerMinute
+from limits.storage import MemoryStorage
+from limits.strategies import MovingWindowRateLimiter
+
+from dpsd.guard.store import Account, Store
+
+
+@dataclass(frozen=True)
+class Tier:
+    """What an account of a tier may do.
+
+    Attributes:
+        per_minute: images.
+        per_day: images (UTC days); None: any number.
+        defences: texts of `dpsd.defences.parse_defence`; what its answers go through.
+        needs: what the operator verifies before it gives the tier, in words.
+    """
+
+    per_minute: int
+    per_day: int | None = None
+    defences: tuple[str, ...] = ()
+    needs: str = ""
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why images are not answered now.
+
+    Attributes:
+        code: for programs.
+        message: for people.
+        retry_after: seconds until it is worth asking again; None: not by waiting.
+    """
+
+    code: str
+    message: str
+    retry_after: int | None
+
+
+class Limits:
+    """The limits of one service.
+
+    Args:
+        tiers: by name.
+        per_network: images a minute of one network prefix, all accounts together.
+        in_all: images a minute of the service.
+        store: keeps the days' charges.
+    """
+
+    def __init__(self, tiers: dict[str, Tier], per_network: int, in_all: int, store: Store) -> None:
+        self.tiers, self.store = tiers, store
+        self._network = RateLimitItemPerMinute(per_network)
+        self._all = RateLimitItemPerMinute(in_all)
+        self._accounts = {name: RateLimitItemPerMinute(t.per_minute) for name, t in tiers.items()}
+        self._guesses = RateLimitItemPerMinute(10)
+        self._rates = MovingWindowRateLimiter(MemoryStorage())
+
+    def charge(self, account: Account, network: str, images: int) -> Refusal | None:
+        """Charge images, or say why they cannot be asked now. All or nothing is charged.
+
+        Args:
+            account: who asks.
+            network: the prefix that the request came from.
+            images: in the request, at least 1.
+        """
+        tier = self.tiers.get(account.tier)
+        if tier is None:
+            return Refusal("unknown_tier", f"the tier {account.tier} is not configured", None)
+        windows = [
+            (self._accounts[account.tier], ("account", account.id), "account"),
+            (self._network, ("network", network), "network"),
+            (self._all, ("all", "all"), "service"),
+        ]
+        for item, names, what in windows:
+            if images > item.amount:
+                text = f"{images:,} images in one request; at most {item.amount:,} a minute"
+                return Refusal("too_many_images", text, None)
+            if not self._rates.test(item, *names, cost=images):
+                wait = self._wait(item, names)
+                text = f"the {what}'s {item.amount:,} images a minute are spent"
+                return Refusal("rate_limited", text, wait)
+        now = time.time()
+        if self.store.charge(account.id, images, now, tier.per_day) is None:
+            wait = int(86_400 - now % 86_400) + 1
+            return Refusal("daily_limit", f"{tier.per_day:,} images a day are spent", wait)
+        for item, names, _ in windows:
+            self._rates.hit(item, *names, cost=images)
+        return None
+
+    def guessed(self, network: str) -> Refusal | None:
+        """Count a wrong key of a network; too many are refused before they are looked at."""
+        if self._rates.hit(self._guesses, "guess", network):
+            return None
+        wait = self._wait(self._guesses, ("guess", network))
+        return Refusal("too_many_keys", "too many wrong keys from this network", wait)
+
+    def may_guess(self, network: str) -> bool:
+        """Whether a key of this network is looked at now."""
+        return self._rates.test(self._guesses, "guess", network)
+
+    def _wait(self, item: RateLimitItemPerMinute, names: tuple[str, str]) -> int:
+        reset = self._rates.get_window_stats(item, *names).reset_time
+        return max(1, int(reset - time.time()) + 1)

@@ -1,0 +1,1 @@
+"""Serve a released student over HTTP, guarded."""

@@ -1,0 +1,250 @@
+"""The HTTP API: `POST /v1/predict`, `GET /v1/model`, health, metrics.
+
+Gating comes first and is cheap: key, limits, sizes. What cannot be counted is not answered.
+"""
+
+import secrets
+import sqlite3
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse, PlainTextResponse
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from starlette.datastructures import UploadFile
+
+from dpsd.config import PublicFacts
+from dpsd.defences import answered, parse_defence
+from dpsd.guard.accounts import who
+from dpsd.guard.limits import Limits
+from dpsd.guard.store import Account, Store
+from dpsd.serving.decode import NPY, BadRequest, Sizes, read_json, read_npy, read_pictures
+from dpsd.serving.network import network_of
+from dpsd.serving.predictor import Ask, Batcher
+from dpsd.serving.settings import ServeSettings, gives_wrong_labels
+
+_DECIMALS = 7
+
+
+@dataclass(frozen=True)
+class Service:
+    """All that the API needs.
+
+    Attributes:
+        facts: shape and classes of the served student.
+        ask: the student.
+        about: card and statement of the release, for `/v1/model`.
+        settings: limits, tiers, policy.
+        store: the guard's memory.
+        pepper: of keys.
+        secret: key of the defences.
+    """
+
+    facts: PublicFacts
+    ask: Ask
+    about: dict[str, Any]
+    settings: ServeSettings
+    store: Store
+    pepper: bytes
+    secret: bytes
+
+
+def make_app(service: Service) -> FastAPI:
+    """The API of one service.
+
+    Raises:
+        UserError: settings that do not go together.
+    """
+    settings, store = service.settings, service.store
+    tiers = settings.tier_table()
+    limits = Limits(tiers, settings.limits.network_images_per_minute,
+                    settings.limits.images_per_minute, store)  # fmt: skip
+    defences = {name: [parse_defence(t) for t in tier.defences] for name, tier in tiers.items()}
+    sizes = Sizes(service.facts.shape, settings.limits.images_per_request, settings.limits.pixels)
+    batcher, registry = Batcher(service.ask), CollectorRegistry()
+    requests = Counter("dpsd_requests", "Requests", ["path", "code"], registry=registry)
+    images_asked = Counter("dpsd_images", "Images answered", ["tier"], registry=registry)
+    seconds = Histogram("dpsd_predict_seconds", "Seconds of a prediction", registry=registry)
+    state = {"open": True, "running": 0}
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        state["open"] = False
+
+    app = FastAPI(title="dpsd", version="1", lifespan=lifespan,
+                  description="A released student behind a guard.")  # fmt: skip
+
+    @app.middleware("http")
+    async def frame(
+        request: Request, call_next: Callable[[Request], Awaitable[Response]]
+    ) -> Response:
+        """Request ids, a limit on requests at once, and counting."""
+        request.state.id = secrets.token_hex(8)
+        if state["running"] >= settings.limits.requests_at_once:
+            response: Response = _error(request, 503, "busy", "too many requests at once", 1)
+        else:
+            state["running"] += 1
+            try:
+                response = await call_next(request)
+            finally:
+                state["running"] -= 1
+        response.headers["X-Request-ID"] = request.state.id
+        response.headers["Cache-Control"] = "no-store"
+        route = request.scope.get("route")
+        path = getattr(route, "path", "other")
+        requests.labels(path, str(response.status_code)).inc()
+        return response
+
+    @app.exception_handler(BadRequest)
+    async def bad(request: Request, error: BadRequest) -> Response:
+        return _error(request, error.status, error.code, str(error))
+
+    @app.exception_handler(sqlite3.Error)
+    async def unwritable(request: Request, _: sqlite3.Error) -> Response:
+        text = "charges cannot be written now, so nothing is answered"
+        return _error(request, 503, "store_unavailable", text, 5)
+
+    @app.post("/v1/predict", openapi_extra=_BODY)
+    async def predict(request: Request) -> Response:
+        """Classes, and what the account's tier shows of the probabilities."""
+        network = network_of(request, settings.proxies)
+        account = await _account(request, network)
+        images = await _images(request)
+        refusal = limits.charge(account, network, len(images))
+        if refusal is not None:
+            status = 429 if refusal.retry_after is not None else 413
+            return _error(request, status, refusal.code, refusal.message, refusal.retry_after)
+        start = time.perf_counter()
+        said = await batcher.answer(images)
+        chosen = defences[account.tier]
+        answers = answered(said, images, chosen, service.secret, account.id)
+        seconds.observe(time.perf_counter() - start)
+        images_asked.labels(account.tier).inc(len(images))
+        tree: dict[str, Any] = {"labels": answers.argmax(1).tolist()}
+        if not any(d.hides_probabilities for d in chosen):
+            tree["probabilities"] = [[round(p, _DECIMALS) for p in row] for row in answers.tolist()]
+        return JSONResponse(tree)
+
+    @app.get("/v1/model")
+    async def model(request: Request) -> Response:
+        """Shape, classes, limits of the account's tier, card and statement."""
+        account = await _account(request, network_of(request, settings.proxies))
+        tier = tiers.get(account.tier)
+        texts = () if tier is None else tier.defences
+        hidden = any(parse_defence(t).hides_probabilities for t in texts)
+        return JSONResponse({
+            "shape": list(service.facts.shape), "classes": service.facts.classes,
+            "class_names": list(service.facts.class_names),
+            "output": "labels" if hidden else "probabilities", "tier": account.tier,
+            "images_per_minute": tier.per_minute if tier else 0,
+            "images_per_day": tier.per_day if tier else 0,
+            "images_per_request": settings.limits.images_per_request,
+            "wrong_labels_on_purpose": any(gives_wrong_labels(t) for t in texts),
+        } | service.about)  # fmt: skip
+
+    @app.get("/healthz")
+    async def healthz() -> Response:
+        """The process lives."""
+        return PlainTextResponse("ok\n")
+
+    @app.get("/readyz")
+    async def readyz() -> Response:
+        """Whether questions can be charged and answered."""
+        ready = state["open"] and store.usable()
+        parts = {"store": "ok" if ready else "unavailable", "limits": "closed on failure"}
+        return JSONResponse(parts, 200 if ready else 503)
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        """Prometheus text."""
+        return PlainTextResponse(generate_latest(registry))
+
+    async def _account(request: Request, network: str) -> Account:
+        scheme, _, key = request.headers.get("authorization", "").partition(" ")
+        if not limits.may_guess(network):
+            raise BadRequest(429, "too_many_keys", "too many wrong keys from this network")
+        account = who(store, service.pepper, key) if scheme.lower() == "bearer" else None
+        if account is None:
+            limits.guessed(network)
+            raise BadRequest(401, "bad_key", "send Authorization: Bearer KEY of an account")
+        if account.state != "active":
+            raise BadRequest(403, "blocked", "this account is blocked; ask the operator")
+        if account.expires is not None and account.expires < time.time():
+            raise BadRequest(403, "expired", "this account has expired; ask the operator")
+        return account
+
+    async def _images(request: Request) -> Any:
+        kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
+        if kind == "multipart/form-data":
+            return read_pictures(await _files(request, settings), sizes)
+        body = await _body(request, settings.limits.body_bytes)
+        if kind == NPY:
+            return read_npy(body, sizes)
+        if kind == "application/json":
+            return read_json(body, sizes)
+        if kind in ("image/png", "image/jpeg"):
+            return read_pictures([body], sizes)
+        accepted = f"accepted: {NPY}, application/json, image/png, image/jpeg, multipart/form-data"
+        raise BadRequest(415, "bad_type", accepted)
+
+    return app
+
+
+async def _body(request: Request, most: int) -> bytes:
+    """The body, refused as soon as it is too long."""
+    parts, size = [], 0
+    async for part in request.stream():
+        size += len(part)
+        if size > most:
+            raise BadRequest(413, "too_large", f"the body is longer than {most:,} bytes")
+        parts.append(part)
+    return b"".join(parts)
+
+
+async def _files(request: Request, settings: ServeSettings) -> list[bytes]:
+    """The uploaded files of a form."""
+    most = settings.limits.body_bytes
+    declared = request.headers.get("content-length", "")
+    if not declared.isdigit() or int(declared) > most:
+        raise BadRequest(413, "too_large", f"a form needs a Content-Length of at most {most:,}")
+    try:
+        form = await request.form(max_files=settings.limits.images_per_request, max_fields=10)
+        found = [await f.read() for f in form.getlist("images") if isinstance(f, UploadFile)]
+    except Exception as e:
+        raise BadRequest(400, "bad_form", "no readable form with files named images") from e
+    return found
+
+
+def _error(
+    request: Request, status: int, code: str, message: str, retry_after: int | None = None
+) -> Response:
+    headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
+    if status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    known = {"code": code, "message": message, "request_id": request.state.id}
+    return JSONResponse({"error": known}, status, headers)
+
+
+_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            NPY: {"schema": {"type": "string", "format": "binary",
+                             "description": "uint8 [B, C, H, W], C order"}},
+            "application/json": {
+                "schema": {"type": "object", "required": ["images"], "properties": {
+                    "images": {"type": "array", "items": {"type": "string", "format": "byte"}}}},
+                "example": {"images": ["iVBORw0KGgo..."]},
+            },
+            "image/png": {"schema": {"type": "string", "format": "binary"}},
+            "image/jpeg": {"schema": {"type": "string", "format": "binary"}},
+            "multipart/form-data": {
+                "schema": {"type": "object", "properties": {"images": {
+                    "type": "array", "items": {"type": "string", "format": "binary"}}}}},
+        },
+    }
+}  # fmt: skip

@@ -1,0 +1,122 @@
+"""Start the service of a run: only what is under `release/` is read."""
+
+import hashlib
+import ipaddress
+import socket
+from pathlib import Path
+
+import uvicorn
+
+from dpsd.config import load_config
+from dpsd.console import Say
+from dpsd.errors import UserError
+from dpsd.files import read_json
+from dpsd.guard.accounts import read_pepper
+from dpsd.guard.store import Store
+from dpsd.imports import brief
+from dpsd.runs.release import release_folder
+from dpsd.serving.app import Service, make_app
+from dpsd.serving.predictor import fastest
+from dpsd.serving.settings import ServeSettings, read_settings
+
+_DRAIN = 10  # seconds for requests that are being answered when the service is stopped
+
+
+def guard_folder(run: Path) -> Path:
+    """Where the guard of a run keeps its store and pepper: `guard` beside the release."""
+    return release_folder(run).absolute().parent / "guard"
+
+
+def make_service(run: Path, settings: ServeSettings, say: Say) -> Service:
+    """The service of a run's release.
+
+    Raises:
+        UserError: no release, or a store that cannot be used.
+    """
+    release, guard = release_folder(run), guard_folder(run)
+    facts = load_config(release / "config.yaml").facts
+    store, pepper = Store(guard / "guard.sqlite"), read_pepper(guard / "pepper")
+    about = {"card": (release / "README.md").read_text(),
+             "statement": read_json(release / "statement.json")}  # fmt: skip
+    secret = hashlib.blake2b(b"dpsd defences", key=pepper, digest_size=32).digest()
+    ask = fastest(release, facts.shape, guard, say)
+    return Service(facts, ask, about, settings, store, pepper, secret)
+
+
+def serve(
+    run: Path,
+    *,
+    config: Path | None = None,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    behind_proxy: bool = False,
+    certificate: Path | None = None,
+    private_key: Path | None = None,
+    say: Say = lambda text: None,
+) -> None:
+    """Serve until the process is told to stop.
+
+    Args:
+        run: a run or a release folder.
+        config: a YAML of `dpsd.serving.settings.ServeSettings`.
+        host: to listen on; other than this machine's own needs TLS or `behind_proxy`.
+        port: to listen on.
+        behind_proxy: a proxy of the operator's ends TLS.
+        certificate: PEM file for TLS.
+        private_key: PEM file of the certificate.
+        say: receives lines for the operator.
+
+    Raises:
+        UserError: a host without TLS, a port in use, settings or a release that cannot be used.
+    """
+    settings = read_settings(config)
+    if (certificate is None) != (private_key is None):
+        raise UserError("--certificate: needs --private-key FILE, and the other way round")
+    if not (_loopback(host) or behind_proxy or certificate):
+        raise UserError(
+            f"--host: {host} is reachable by others; accepted: 127.0.0.1, or with --certificate "
+            "and --private-key, or with --behind-proxy where a proxy ends TLS"
+        )
+    listener = _listen(host, port)
+    try:
+        service = make_service(run, settings, say)
+        app = make_app(service)
+        if not service.store.accounts():
+            say(f"no account yet: dpsd account add {run} NAME --tier TIER")
+        scheme = "http" if certificate is None else "https"
+        say(f"serving on {scheme}://{host}:{listener.getsockname()[1]} (Ctrl-C stops)")
+        server = uvicorn.Server(uvicorn.Config(
+            app, log_level="warning", timeout_graceful_shutdown=_DRAIN, timeout_keep_alive=5,
+            server_header=False, proxy_headers=False, h11_max_incomplete_event_size=2**14,
+            ssl_certfile=certificate, ssl_keyfile=private_key,
+            limit_concurrency=4 * settings.limits.requests_at_once,
+        ))  # fmt: skip
+        server.run(sockets=[listener])
+        service.store.close()
+    finally:
+        listener.close()
+
+
+def _loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A socket that listens, before anything else is begun.
+
+    Raises:
+        UserError: the port is in use or the host is not this machine's.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(1024)
+    except (OSError, OverflowError) as e:
+        listener.close()
+        raise UserError(f"--port: {host}:{port} cannot be used ({brief(e)})") from e
+    return listener

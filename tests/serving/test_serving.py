@@ -1,0 +1,181 @@
+"""Settings, networks, batches, and `dpsd serve` as a process."""
+
+import asyncio
+import io
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from products import copy_of, tiny_run
+
+from dpsd.cli import main
+from dpsd.errors import UserError
+from dpsd.serving.network import network_of
+from dpsd.serving.predictor import Batcher
+from dpsd.serving.settings import read_settings
+
+ROOT = Path(__file__).parents[2]
+
+
+def request(address, forwarded=""):
+    headers = {"x-forwarded-for": forwarded} if forwarded else {}
+    return SimpleNamespace(client=SimpleNamespace(host=address), headers=headers)
+
+
+def test_a_client_cannot_choose_its_network():
+    assert network_of(request("203.0.113.77"), ()) == "203.0.113.0/24"
+    assert network_of(request("203.0.113.77", "198.51.100.1"), ()) == "203.0.113.0/24"
+    assert network_of(request("2001:db8:1:2::3"), ()) == "2001:db8:1::/48"
+    assert network_of(request("::ffff:203.0.113.7"), ()) == "203.0.113.0/24"
+    assert network_of(request("testclient"), ()) == "unknown"
+
+
+def test_named_proxies_are_believed_from_the_right():
+    proxies = ("10.0.0.1", "10.0.0.2")
+    spoofed = "192.0.2.9, 198.51.100.4, 10.0.0.2"
+    assert network_of(request("10.0.0.1", spoofed), proxies) == "198.51.100.0/24"
+    assert network_of(request("10.0.0.1"), proxies) == "10.0.0.0/24"
+    assert network_of(request("10.0.0.1", "nonsense"), proxies) == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("tiers: {a: {per_minute: 0}}", "tiers.a.per_minute"),
+        ("limit: {}", "limit: Extra inputs"),
+        ("tiers: {a: {defences: [wall]}}", "defence: 'wall'"),
+        ("tiers: {a: {defences: [honey]}}", "policy.allow_wrong_labels: true"),
+        ("[1, 2", "cannot be read"),
+    ],
+)
+def test_settings_are_refused_in_one_line(tmp_path, text, says):
+    path = tmp_path / "serve.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError) as e:
+        read_settings(path)
+    assert says in str(e.value) and "\n" not in str(e.value)
+
+
+def test_wrong_labels_may_be_allowed(tmp_path):
+    path = tmp_path / "serve.yaml"
+    path.write_text("tiers: {a: {defences: [honey]}}\npolicy: {allow_wrong_labels: true}")
+    assert read_settings(path).tier_table()["a"].defences == ("honey",)
+
+
+def test_requests_that_wait_are_answered_together_and_each_gets_its_own():
+    sizes = []
+
+    def ask(images):
+        sizes.append(len(images))
+        time.sleep(0.02)
+        return images.flatten(1)[:, :2].float()
+
+    async def run():
+        batcher = Batcher(ask, most=6)
+        parts = [torch.full((n, 1, 2, 2), 10 * n, dtype=torch.uint8) for n in (1, 2, 3, 4, 9)]
+        return parts, await asyncio.gather(*map(batcher.answer, parts))
+
+    parts, answers = asyncio.run(run())
+    for part, answer in zip(parts, answers, strict=True):
+        assert torch.equal(answer, part.flatten(1)[:, :2].float())
+    assert sizes == [6, 4, 9]  # 1 + 2 + 3 fit in six; nine alone is more than six, and goes alone
+
+
+def test_an_error_of_the_model_reaches_its_requests_and_the_next_are_answered():
+    def ask(images):
+        if images.max() > 9:
+            raise RuntimeError("broken")
+        return images.flatten(1)[:, :2].float()
+
+    async def run():
+        batcher = Batcher(ask)
+        with pytest.raises(RuntimeError):
+            await batcher.answer(torch.full((1, 1, 2, 2), 10, dtype=torch.uint8))
+        return await batcher.answer(torch.ones(1, 1, 2, 2, dtype=torch.uint8))
+
+    assert asyncio.run(run()).tolist() == [[1, 1]]
+
+
+@pytest.fixture
+def run(tmp_path, tmp_path_factory):
+    return copy_of(tiny_run(tmp_path_factory), tmp_path / "run")
+
+
+def test_serve_as_a_process(run, tmp_path, capsys):
+    """Serve, ask with a key from the command line, and stop with one signal."""
+    assert main(["account", "add", str(run.path), "alice", "--tier", "trusted"]) == 0
+    key = capsys.readouterr().out.strip().splitlines()[-1]
+    command = [sys.executable, "-m", "dpsd", "serve", str(run.path), "--port", "0"]
+    log = (tmp_path / "log").open("w+")
+    running = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | {
+        "PYTHONPATH": str(ROOT)})  # fmt: skip
+    try:
+        deadline, url = time.monotonic() + 120, None
+        while url is None and time.monotonic() < deadline and running.poll() is None:
+            found = re.search(r"serving on (\S+)", (tmp_path / "log").read_text())
+            url = found.group(1) if found else None
+            time.sleep(0.1)
+        assert url is not None, (tmp_path / "log").read_text()
+        body = io.BytesIO()
+        np.save(body, np.zeros((2, *run.config.facts.shape), np.uint8))
+        head = {"Authorization": f"Bearer {key}", "Content-Type": "application/x-npy"}
+        asked = urllib.request.Request(f"{url}/v1/predict", body.getvalue(), head)
+        with urllib.request.urlopen(asked, timeout=30) as reply:
+            assert len(json.load(reply)["probabilities"]) == 2
+        running.send_signal(signal.SIGINT)
+        assert running.wait(30) in (0, 130)
+    finally:
+        running.kill()
+        log.close()
+    assert main(["account", "list", str(run.path)]) == 0
+    assert re.search(r"alice +trusted +active .* 2\n", capsys.readouterr().out)
+    assert not list((run.path / "release").glob("*sqlite*"))
+
+
+def test_bad_starts_are_one_line(run, tmp_path, capsys):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        cases = [
+            (["--port", port], "cannot be used"),
+            (["--port", "70000"], "cannot be used"),
+            (["--host", "0.0.0.0"], "is reachable by others"),
+            (["--certificate", "x.pem"], "needs --private-key"),
+            (["--config", str(tmp_path / "none.yaml")], "cannot be read"),
+        ]
+        for options, says in cases:
+            assert main(["serve", str(run.path), *options]) == 2
+            said = capsys.readouterr().err
+            assert says in said and said.count("\n") == 1
+    assert main(["serve", str(tmp_path), "--port", "0"]) == 2
+    assert "no finished run or release folder" in capsys.readouterr().err
+
+
+def test_account_commands(run, capsys):
+    def say(*words):
+        code = main(["account", words[0], str(run.path), *words[1:]])
+        got = capsys.readouterr()
+        return code, got.out + got.err
+
+    assert say("add", "bob", "--days", "3", "--reference", "contract 7")[0] == 0
+    assert "tier verified" in say("tier", "bob", "--tier", "verified")[1]
+    assert "state blocked" in say("block", "bob")[1] and "state active" in say("unblock", "bob")[1]
+    old, new = (say("rotate", "bob")[1].splitlines()[-1] for _ in range(2))
+    assert old != new and old.startswith("dpsd_")
+    assert "verified" in say("list")[1]
+    assert say("add", "bob")[0] == 2 and say("block", "eve") == (
+        2, "dpsd: error: account: 'eve' is unknown; `dpsd account list` names all\n"
+    )  # fmt: skip
+    assert say("forget", "bob")[0] == 0 and "bob" not in say("list")[1]
