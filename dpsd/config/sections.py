@@ -251,7 +251,8 @@ class GeneratorConfig(Section):
     """Candidates drawn for each image asked; doubtful ones and rare classes are preferred."""
     recombine: float = Field(default=0.5, ge=0, lt=1)
     """Share of the candidates that are variants of earlier queries, spread evenly over the classes
-    that the student predicts for them. Read with select above 1."""
+    that the student predicts for them. Read with select above 1. `dpsd sample` varies its earlier
+    candidates with --balanced alone."""
     source: Line | None = None
     """kind `images`: an image folder that you declare public, or `package.module:callable`."""
     steps: int = Field(default=50, ge=0)

@@ -116,10 +116,13 @@ class Synthesizer:
             "asked before; use more public images or fewer privacy.answers"
         )
 
-    def remember(self, images: Tensor, student: Predicts) -> None:
-        """Keep queries of the run, uint8 [B, C, H, W], for the variants of later rounds."""
+    def remember(self, images: Tensor, predict: Callable[[Tensor], Tensor]) -> None:
+        """Keep images, uint8 [B, C, H, W], for the variants of later rounds.
+
+        `predict` is asked for the student's probabilities [B, K] only where variants are drawn.
+        """
         if self.config.select > 1 and self.config.recombine > 0 and len(images):
-            self.pool.add(images, student.predict(images).argmax(1))
+            self.pool.add(images, predict(images).argmax(1))
 
     def update(self, student: Student, *, round: int) -> dict[str, float]:
         """Train the trainable generator, if the mix has one, against the student."""

@@ -104,9 +104,10 @@ def draw_samples(
     Args:
         run: a run, its folder, or a release folder by itself.
         n: number of images.
-        balanced: equally many images of each class, by the student's label. A class of which
-            `CANDIDATES * n * best` candidates hold too few stays short; images of the other
-            classes, as evenly as possible, are there instead.
+        balanced: equally many images of each class, by the student's label. With `select` above 1
+            the share `generator.recombine` of the candidates are variants of earlier ones, evenly
+            over the classes. A class of which `CANDIDATES * n * best` candidates hold too few stays
+            short; images of the other classes, as evenly as possible, are there instead.
         best: of so many candidates of a class, one is kept: that of which the student is surest.
             The classes keep their shares, unless `balanced` changes them.
         select: so many images are drawn for each candidate; those of which the student is unsure
@@ -138,7 +139,10 @@ def draw_samples(
         images = synthesizer.sample(min(_CHUNK, size), labeller, round=-1 - i)
         order = drawn + torch.arange(len(images))
         drawn += len(images)
-        found, waiting = _surest(waiting.join(images, labeller.predict(images), order), best)
+        probabilities = labeller.predict(images)
+        if balanced:
+            synthesizer.remember(images, lambda _, known=probabilities: known)
+        found, waiting = _surest(waiting.join(images, probabilities, order), best)
         if balanced:
             found.order += _LATER * _ranks(found.labels, counts)
         counts += torch.bincount(found.labels, minlength=facts.classes)

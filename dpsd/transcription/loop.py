@@ -60,7 +60,7 @@ def query(session: Session, round: int) -> tuple[Tensor, Tensor]:
             lambda: session.synthesizer.sample(plan.queries(round), student, oracle, round=round)
         )
         answers = oracle.answer(images, prior=asking_prior(plan, student, round))
-    session.synthesizer.remember(images, student)
+    session.synthesizer.remember(images, student.predict)
     return images, plan.mechanism.log_likelihood(answers)
 
 

@@ -8,6 +8,7 @@ import torch
 from products import contents, copy_of, tiny_run
 
 from dpsd.errors import UserError
+from dpsd.generator.recombine import Pool
 from dpsd.runs import samples
 from dpsd.runs.samples import draw_samples
 
@@ -17,12 +18,18 @@ SHARES = (0.8, 0.15, 0.05)
 class Stream:
     """Images whose first pixel says the class and whose second says how sure the student is."""
 
+    def __init__(self):
+        self.remembered = []
+
     def sample(self, n, student, *, round):
         rng = torch.Generator().manual_seed(-round)
         images = torch.randint(0, 256, (n, 1, 4, 4), generator=rng, dtype=torch.uint8)
         classes = torch.multinomial(torch.tensor(SHARES), n, replacement=True, generator=rng)
         images[:, 0, 0, 0] = classes.to(torch.uint8)
         return images
+
+    def remember(self, images, predict):
+        self.remembered.append((images, predict(images)))
 
 
 class Reader:
@@ -97,6 +104,17 @@ def test_balance_gives_each_class_its_share_with_as_few_candidates_as_it_takes(d
     assert rarest[0] < 20 <= rarest[1]
 
 
+def test_rare_classes_are_varied_where_balance_is_asked_for(drawn, monkeypatch):
+    made = Stream()
+    monkeypatch.setattr(samples, "released_synthesizer", lambda run, device, select: made)
+    drawn(61)
+    assert made.remembered == []  # samples that need no balance are all drawn anew
+    found = drawn(61, balanced=True)
+    images, probabilities = (torch.cat(part) for part in zip(*made.remembered, strict=True))
+    assert len(images) == found.candidates
+    assert torch.equal(probabilities, Reader(None, None).predict(images))
+
+
 def test_a_class_that_stays_short_is_named_and_the_others_fill_up(drawn, monkeypatch):
     monkeypatch.setattr(samples, "CANDIDATES", 2)
     found = drawn(300, balanced=True)
@@ -130,6 +148,21 @@ def test_the_surest_are_surer_and_keep_the_shares_of_the_classes(drawn):
 def test_refusals(drawn, n, how, says):
     with pytest.raises(UserError, match=says):
         drawn(n, **how)
+
+
+def test_balanced_samples_of_a_run_hold_variants_of_earlier_candidates(
+    tmp_path_factory, monkeypatch
+):
+    run, pools, draw = tiny_run(tmp_path_factory), [], Pool.draw
+    monkeypatch.setattr(samples, "_CHUNK", 100)
+    monkeypatch.setattr(samples, "CANDIDATES", 2)
+    monkeypatch.setattr(Pool, "draw", lambda *args: pools.append(draw(*args)) or pools[-1])
+    assert run.config.generator.recombine == 0.5
+    draw_samples(run, 300, balanced=True, select=1)
+    draw_samples(run, 300, select=2)
+    assert not any(variants is not None for variants in pools)
+    draw_samples(run, 300, balanced=True, select=2)
+    assert [len(variants) for variants in pools if variants is not None][:2] == [100, 100]
 
 
 def test_a_bare_release_gives_the_same_choice_each_time(tmp_path_factory, tmp_path):
