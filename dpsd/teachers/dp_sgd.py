@@ -13,6 +13,7 @@ float64. Opacus' `secure_mode` is not used: it needs torchcsprng, which no longe
 guarantee does not cover attacks on the rounding of floats.
 """
 
+import functools
 import math
 import warnings
 from collections.abc import Callable
@@ -24,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from opacus import GradSampleModule
 from opacus.optimizers import DPOptimizer
+from scipy.optimize import brentq
 from torch import Tensor, nn
 
 from dpsd.config.sections import DpConfig
@@ -79,6 +81,7 @@ def plan_training(dp: DpConfig, rows: int) -> DpRecipe:
     return DpRecipe(noise, rate, steps)
 
 
+@functools.lru_cache(maxsize=256)
 def epsilon_of(
     noise_multiplier: float,
     rate: float,
@@ -109,21 +112,38 @@ def least_noise(epsilon: float, delta: float, rate: float, steps: int) -> float:
     Raises:
         UserError: an epsilon so small that no noise multiplier up to 10,000 keeps to it.
     """
+
+    def spent(noise: float) -> float:
+        return epsilon_of(noise, rate, steps, delta)
+
     high = 1.0
-    while epsilon_of(high, rate, steps, delta) > epsilon:
+    while spent(high) > epsilon:
         high *= 2
         if high > 1e4:
             raise UserError(f"teacher.dp.epsilon: {epsilon:g} needs a noise multiplier above 10000")
     low = high / 2
     if high == 1:
-        while low > _LEAST_NOISE and epsilon_of(low, rate, steps, delta) <= epsilon:
+        while low > _LEAST_NOISE and spent(low) <= epsilon:
             high, low = low, low / 2
+    enough, scarce = high, 0.0
+
+    def excess(log2_noise: float) -> float:
+        nonlocal enough, scarce
+        noise = 2.0**log2_noise
+        if spent(noise) <= epsilon:
+            enough = min(enough, noise)
+        else:
+            scarce = max(scarce, noise)
+        return math.log(min(max(spent(noise), 1e-12), 1e300) / epsilon)
+
+    # Epsilon falls with the noise. So noise next to the answer, to either side of it, spares a
+    # third to a half of the evaluations that the bisection would need.
+    if low > _LEAST_NOISE:
+        brentq(excess, math.log2(low), math.log2(high), xtol=1e-4)
     while high > low * 1.0005:
         middle = math.sqrt(low * high)
-        if epsilon_of(middle, rate, steps, delta) <= epsilon:
-            high = middle
-        else:
-            low = middle
+        keeps = middle >= enough or (middle > scarce and spent(middle) <= epsilon)
+        high, low = (middle, low) if keeps else (high, middle)
     return high
 
 

@@ -1,6 +1,7 @@
 """DP-SGD: the mechanism that runs is the one that is accounted."""
 
 import copy
+import functools
 import json
 import math
 
@@ -19,6 +20,7 @@ from dpsd.models.networks import build_model
 from dpsd.privacy.inherited import read_dp_ledger
 from dpsd.privacy.ledger import Ledger
 from dpsd.privacy.noise import NoiseSource
+from dpsd.teachers import dp_sgd
 from dpsd.teachers.dp_sgd import (
     NoisyOptimizer,
     _add_clipped,
@@ -151,6 +153,32 @@ def test_least_noise_keeps_to_epsilon_and_hardly_less_would(epsilon):
     assert epsilon_of(noise * 0.995, rate, steps, 1e-5) > epsilon
 
 
+@pytest.mark.parametrize("epsilon", [0.3, 4.0, 20.0, 1e9])
+def test_least_noise_is_that_of_a_plain_bisection(epsilon, monkeypatch):
+    """In half the evaluations, where epsilon falls with the noise as (1 + noise) / noise^2 does."""
+    calls = []
+
+    def spent(noise, *rest):
+        calls.append(noise)
+        return max(0.0, (1 + noise) / noise**2 - 1.5)
+
+    def plain():
+        high, low = 1.0, 0.5
+        while spent(high) > epsilon:
+            high, low = 2 * high, high
+        while high == 2 * low and low > 0.05 and spent(low) <= epsilon:
+            high, low = low, low / 2
+        while high > low * 1.0005:
+            middle = math.sqrt(low * high)
+            high, low = (middle, low) if spent(middle) <= epsilon else (high, middle)
+        return high
+
+    monkeypatch.setattr(dp_sgd, "epsilon_of", functools.cache(spent))
+    found, once = least_noise(epsilon, 1e-5, 0.1, 10), len(calls)
+    assert found == plain()
+    assert once <= (0.6 if epsilon < 100 else 1) * (len(calls) - once)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -227,7 +255,7 @@ def test_who_asks_a_dp_trained_teacher_is_in_both_ledgers(tmp_path):
             f"data: {{name: digits}}\nteacher: {{model: scatter-linear, root: {tmp_path}/t}}\n"
             "device: cpu\nstudent: {refit_epochs: 0}\nloop: {rounds: 2}\n"
         )
-        dp = ["epsilon=50", "batch_size=256", "epochs=1"]
+        dp = ["epsilon=50", "noise_multiplier=2", "batch_size=256", "epochs=1"]
         items = [*(f"teacher.dp.{item}" for item in dp), "privacy.answers=40", *items]
         done = transcribe(load_config(path, items), out=tmp_path / name)
         return json.loads((done.release / "statement.json").read_text())

@@ -88,7 +88,8 @@ def test_a_new_folder_names_its_kind(tmp_path, kind):
         tree["teacher"] |= {"weights": str(tmp_path / "w.pt")}
         torch.save(build_model("cnn-small", (1, 28, 28), 10).state_dict(), tmp_path / "w.pt")
     if kind == "dp_sgd":
-        tree["teacher"]["dp"] = {"epsilon": 50.0, "batch_size": 64, "epochs": 0.1}
+        tree["teacher"]["dp"] = {"epsilon": 50.0, "noise_multiplier": 2.0, "batch_size": 64,
+                                 "epochs": 0.1}  # fmt: skip
     if kind == "ensemble":
         tree["teacher"] |= {"model": "cnn-tiny", "shards": 3, "shard_steps": 1}
     home = ensure_teacher(parse_config(tree), lambda text: None)
