@@ -1,3 +1,4 @@
+import contextlib
 import importlib
 import io
 import json
@@ -25,12 +26,21 @@ TINY = ["teacher.model=cnn-small", "teacher.epochs=1", "loop.rounds=2", "privacy
         "student.epochs_per_round=0.5"]  # fmt: skip
 
 
-def dpsd_command(*args, cwd, code=0):
+def dpsd_process(*args, cwd):
+    """What the command prints in a process of its own, which takes seconds to import torch."""
     done = subprocess.run(
         [sys.executable, "-m", "dpsd", *map(str, args)], cwd=cwd, capture_output=True, text=True
     )
-    assert done.returncode == code, done.stdout + done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+def dpsd_command(*args, cwd):
+    """What the command prints in this process."""
+    out = io.StringIO()
+    with contextlib.chdir(cwd), contextlib.redirect_stdout(out):
+        assert main([str(a) for a in args]) == 0
+    return out.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +57,8 @@ def config(folder):
 
 @pytest.fixture(scope="module")
 def transcribed(folder, config):
-    trained = dpsd_command("teacher", *config, cwd=folder)
-    printed = dpsd_command(
+    trained = dpsd_process("teacher", *config, cwd=folder)
+    printed = dpsd_process(
         "transcribe", *config, "--out", "run", "--epsilon", "2", "--data-is-public", cwd=folder
     )
     return SimpleNamespace(trained=trained, printed=printed, run=folder / "run")
@@ -116,14 +126,13 @@ def test_check_teacher(folder, config, transcribed):
     assert all(row["message"] for row in checks)
 
 
-def test_evaluate(folder, transcribed, monkeypatch, capsys):
+def test_evaluate(folder, transcribed):
     result = json.loads(dpsd_command("evaluate", transcribed.run, "--json", cwd=folder))
     assert result["split"] == "test" and result["rows"] == 359
     report = json.loads((transcribed.run / "private/report.json").read_text())
     assert report["student"]["accuracy"] == result["student"]["accuracy"]
-    monkeypatch.chdir(folder)
-    assert main(["evaluate", str(transcribed.run), "--split", "holdout"]) == 0
-    assert "split holdout" in capsys.readouterr().out
+    held_out = dpsd_command("evaluate", transcribed.run, "--split", "holdout", cwd=folder)
+    assert "split holdout" in held_out
 
 
 def test_verify(folder, transcribed, capsys):
@@ -154,14 +163,11 @@ def test_export_onnx(folder, transcribed):
     assert (transcribed.run / "student.onnx").stat().st_size > 0
 
 
-def test_own_teacher_and_image_folder(folder, monkeypatch, capsys):
+def test_own_teacher_and_image_folder(folder):
     """configs/custom.yaml with a torchvision ResNet-18 and folders of pictures."""
-    monkeypatch.chdir(folder)
 
-    def here(*args):  # spares the seconds that importing torch takes
-        capsys.readouterr()
-        assert main(list(map(str, args))) == 0
-        return capsys.readouterr().out
+    def here(*args):
+        return dpsd_command(*args, cwd=folder)
 
     names, rng = ("a", "b", "c"), np.random.default_rng(0)
     for split in ("train", "test"):
@@ -178,7 +184,7 @@ def test_own_teacher_and_image_folder(folder, monkeypatch, capsys):
     assert "the teacher is fit to be transcribed" in checks
     assert not (folder / "mine.pt.dpsd").exists()
     assert "images of 3 x 32 x 32, 3 classes" in here("plan", *config)
-    out = dpsd_command("transcribe", *config, "--out", "own", cwd=folder)
+    out = here("transcribe", *config, "--out", "own")
     assert re.search(r"answers asked +400", out)
     report = json.loads((folder / "own/private/report.json").read_text())
     assert 0 <= report["student"]["agreement"] <= 1

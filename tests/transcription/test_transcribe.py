@@ -42,6 +42,29 @@ def changed(config: Config, **sections) -> Config:
     return parse_config(tree)
 
 
+def quick_config(root: Path, **sections) -> Config:
+    """Two rounds of 400 answers, the smallest networks and one last pass: no test learns much."""
+    small = {
+        "teacher": {"model": "cnn-tiny", "batch_size": 64},
+        "student": {"model": "cnn-tiny", "refit_epochs": 1},
+        "generator": {"steps": 1},
+        "privacy": {"answers": 800},
+    }
+    return changed(changed(tiny_config(root), **small), **sections)
+
+
+@pytest.fixture(scope="module")
+def done(root) -> Run:
+    """A finished run of `quick_config`, for tests that only read it."""
+    return transcribe(quick_config(root), out=root / "done")
+
+
+@pytest.fixture(scope="module")
+def whole(root) -> Run:
+    """The same in four rounds, never stopped."""
+    return transcribe(quick_config(root, loop={"rounds": 4}), out=root / "whole")
+
+
 def weights(run: Run) -> dict[str, torch.Tensor]:
     return load_file(run.release / "student.safetensors")
 
@@ -50,9 +73,9 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
-def test_replay_without_a_teacher_gives_the_same_run(root, tmp_path):
-    config = tiny_config(root)
-    run = transcribe(config, out=tmp_path / "run")
+def test_replay_without_a_teacher_gives_the_same_run(done, tmp_path):
+    """In another process."""
+    run = done
     script = f"""
 import sys
 from dpsd.teachers.folder import TeacherFolder
@@ -60,7 +83,7 @@ from dpsd.runs.folder import Run
 from dpsd.privacy.oracle import ReplayOracle
 from dpsd.transcription.transcribe import transcribe
 import torch; torch.set_num_threads(1)
-run = Run(__import__("pathlib").Path({str(tmp_path / "run")!r}))
+run = Run(__import__("pathlib").Path({str(run.path)!r}))
 def no_teacher(*_): raise AssertionError("a teacher was loaded")
 from dpsd.transcription import transcribe as t
 t.load_teacher = no_teacher
@@ -81,18 +104,17 @@ transcribe(run.config, out={str(tmp_path / "replay")!r},
         assert a[name] == b[name]  # no times are in them
 
 
-def test_same_seed_same_student_and_fresh_noise_differs(root, tmp_path):
-    config = tiny_config(root)
-    one, two = (transcribe(config, out=tmp_path / name) for name in "ab")
-    assert same(weights(one), weights(two))
-    fresh = changed(config, privacy={"insecure_seeded_noise": False})
+def test_same_seed_same_student_and_fresh_noise_differs(done, root, tmp_path):
+    again = transcribe(done.config, out=tmp_path / "again")
+    assert same(weights(done), weights(again))
+    fresh = quick_config(root, privacy={"insecure_seeded_noise": False})
     three, four = (transcribe(fresh, out=tmp_path / name) for name in "cd")
     assert not same(weights(three), weights(four))
 
 
 def test_second_run_composes_and_is_recomputed_from_the_master_ledger(root, tmp_path):
     fresh = {"insecure_seeded_noise": False}
-    config = changed(tiny_config(root), teacher={"seed": 7}, privacy=fresh)
+    config = quick_config(root, teacher={"seed": 7}, privacy=fresh)
     runs = [transcribe(config, out=tmp_path / name) for name in "ab"]
     ledger = Ledger(runs[0].teacher_folder, runs[0].teacher)
     records = ledger.runs()
@@ -104,11 +126,11 @@ def test_second_run_composes_and_is_recomputed_from_the_master_ledger(root, tmp_
         assert fact["guarantee"] == guarantee(fact)
     assert facts[1]["guarantee"]["composed_epsilon"] > facts[0]["guarantee"]["composed_epsilon"]
     asked = [set(ledger.hashes(r.id).tolist()) for r in runs]
-    assert len(asked[0]) == 2000  # no image twice within a run
+    assert len(asked[0]) == 800  # no image twice within a run
 
 
 def test_a_last_round_that_takes_the_rest_is_charged_and_learned(root, tmp_path):
-    config = changed(tiny_config(root), loop={"rounds": 3}, privacy={"answers": 500})
+    config = quick_config(root, loop={"rounds": 3}, privacy={"answers": 500})
     run = transcribe(config, out=tmp_path / "run")
     assert [m["answers"] for m in run.metrics()] == [166, 332, 500]
     assert run.report()["answers"] == 500
@@ -181,14 +203,13 @@ def stop_after(rounds: int):
 
 @pytest.mark.parametrize("checkpoint_seconds", [0.0, 1e9])
 def test_stopped_and_resumed_between_rounds_is_bit_for_bit(
-    root, tmp_path, monkeypatch, checkpoint_seconds
+    whole, tmp_path, monkeypatch, checkpoint_seconds
 ):
     """From the newest checkpoint, or from none: then paid answers are recalled, not asked again."""
     monkeypatch.setattr(
         sys.modules["dpsd.transcription.transcribe"], "_CHECKPOINT_SECONDS", checkpoint_seconds
     )
-    config = changed(tiny_config(root), loop={"rounds": 4})
-    whole = transcribe(config, out=tmp_path / "whole")
+    config = whole.config
     with pytest.raises(Stop):
         transcribe(config, out=tmp_path / "cut", progress=stop_after(3))
     cut = transcribe(config, out=tmp_path / "cut", resume=True)
@@ -212,10 +233,9 @@ def test_stopped_with_a_sliding_window_and_resumed_is_bit_for_bit(
     monkeypatch.setattr(sys.modules["dpsd.transcription.transcribe"], "_CHECKPOINT_SECONDS", 0.0)
     if on_disk:
         monkeypatch.setattr(bank, "MAPPED_ABOVE", 0)
-    config = changed(
-        tiny_config(root), loop={"rounds": 8, "window": 700}, privacy={"answers": 1600},
-        student={"refit_epochs": 1, "epochs_per_round": 2},
-    )  # fmt: skip
+    config = quick_config(
+        root, loop={"rounds": 8, "window": 350}, student={"epochs_per_round": 2, "batch_size": 50}
+    )
     whole = transcribe(config, out=tmp_path / "whole")
     with pytest.raises(Stop):
         transcribe(config, out=tmp_path / "cut", progress=stop_after(6))
@@ -225,10 +245,9 @@ def test_stopped_with_a_sliding_window_and_resumed_is_bit_for_bit(
     assert not (cut.private / "window").exists()
 
 
-def test_stopped_during_the_last_passes_and_resumed_is_bit_for_bit(root, tmp_path, monkeypatch):
+def test_stopped_during_the_last_passes_and_resumed_is_bit_for_bit(done, tmp_path, monkeypatch):
     """The answers that were held out stay held out when the bank is filled again."""
-    config = changed(tiny_config(root), loop={"rounds": 2}, student={"refit_epochs": 1})
-    whole = transcribe(config, out=tmp_path / "whole")
+    config = done.config
 
     def refit(student, bank):
         raise Stop
@@ -239,11 +258,11 @@ def test_stopped_during_the_last_passes_and_resumed_is_bit_for_bit(root, tmp_pat
             transcribe(config, out=tmp_path / "cut")
     assert Run(tmp_path / "cut").load_checkpoint()["round"] == 2
     cut = transcribe(config, out=tmp_path / "cut", resume=True)
-    assert make_plan(config).held_out == 100 and same(weights(whole), weights(cut))
+    assert make_plan(config).held_out == 40 and same(weights(done), weights(cut))
 
 
 def test_killed_between_paying_and_returning_stays_paid(root, tmp_path):
-    config = changed(tiny_config(root), loop={"rounds": 4}, teacher={"seed": 11})
+    config = quick_config(root, loop={"rounds": 4}, teacher={"seed": 11})
     out = tmp_path / "run"
     script = f"""
 import json, os, signal, torch
@@ -266,19 +285,19 @@ transcribe(parse_config(json.loads({json.dumps(config.model_dump_json())})), out
     assert died.returncode == -signal.SIGKILL
     run = Run(out)
     ledger = Ledger(run.teacher_folder, run.teacher)
-    assert ledger.charged(run.id) == 1500  # three of four rounds of 500 paid, two given
-    lost = set(ledger.hashes(run.id)[1000:].tolist())
+    assert ledger.charged(run.id) == 600  # three of four rounds of 200 paid, two given
+    lost = set(ledger.hashes(run.id)[400:].tolist())
     transcribe(config, out=out, resume=True)
     ledger = Ledger(run.teacher_folder, run.teacher)
     hashes = ledger.hashes(run.id).tolist()
-    assert ledger.charged(run.id) == 2000
-    assert len(set(hashes)) == 2000 and set(hashes[1000:1500]) == lost
+    assert ledger.charged(run.id) == 800
+    assert len(set(hashes)) == 800 and set(hashes[400:600]) == lost
     report = run.report()
-    assert report["answers"] == 2000
+    assert report["answers"] == 800
 
 
-def test_a_stopped_run_is_charged_to_its_own_ledger_or_not_gone_on_with(root, tmp_path):
-    config = changed(tiny_config(tmp_path), teacher={"seed": 12})
+def test_a_stopped_run_is_charged_to_its_own_ledger_or_not_gone_on_with(tmp_path):
+    config = quick_config(tmp_path)
     out = tmp_path / "run"
     with pytest.raises(Stop):
         transcribe(config, out=out, progress=stop_after(1))
@@ -302,13 +321,13 @@ def test_a_stopped_run_is_charged_to_its_own_ledger_or_not_gone_on_with(root, tm
     assert not ledger.exists()  # the other teacher's home stays its own
     ledger.write_bytes(kept)
     teacher.write_text(json.dumps(facts))
-    assert transcribe(config, out=out, resume=True).report()["answers"] == 2000
+    assert transcribe(config, out=out, resume=True).report()["answers"] == 800
 
 
 def test_what_a_stop_cut_off_is_no_trap(root, tmp_path, monkeypatch):
     """A start before run.json, a torn line of metrics, a torn file of answers, a half statement."""
     monkeypatch.setattr(sys.modules["dpsd.transcription.transcribe"], "_CHECKPOINT_SECONDS", 0.0)
-    config = changed(tiny_config(root), loop={"rounds": 4})
+    config = quick_config(root, loop={"rounds": 4})
     out = tmp_path / "run"
     with monkeypatch.context() as patch:
         patch.setattr(running, "environment", lambda config: 1 / 0)
@@ -327,7 +346,7 @@ def test_what_a_stop_cut_off_is_no_trap(root, tmp_path, monkeypatch):
     (out / "release" / "statement.json.partial").write_text("{")
     run = transcribe(config, out=out, resume=True, data_is_public=True)
     assert [m["round"] for m in run.metrics()] == [0, 1, 2, 3] and run.data_is_public
-    assert verify_release(run.release)["answers_made"] == 2000
+    assert verify_release(run.release)["answers_made"] == 800
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "env.json").write_text("{}")  # the user's own
     with pytest.raises(UserError, match="exists; go on with --resume"):
@@ -335,7 +354,7 @@ def test_what_a_stop_cut_off_is_no_trap(root, tmp_path, monkeypatch):
 
 
 def test_paths_of_a_run_mean_the_same_in_another_working_directory(root, tmp_path, monkeypatch):
-    config = changed(tiny_config(root), teacher={"root": "teachers"})
+    config = quick_config(root, teacher={"root": "teachers"})
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
     monkeypatch.chdir(tmp_path / "one")
@@ -350,11 +369,9 @@ def test_paths_of_a_run_mean_the_same_in_another_working_directory(root, tmp_pat
     assert str(tmp_path) not in (tmp_path / "run" / "release" / "config.yaml").read_text()
 
 
-def test_resume_with_another_configuration_names_the_keys(root, tmp_path):
-    config = tiny_config(root)
-    transcribe(config, out=tmp_path / "run")
+def test_resume_with_another_configuration_names_the_keys(done):
     with pytest.raises(UserError, match=r"student\.lr \(0\.01 -> 0\.02\)"):
-        transcribe(changed(config, student={"lr": 0.02}), out=tmp_path / "run", resume=True)
+        transcribe(changed(done.config, student={"lr": 0.02}), out=done.path, resume=True)
 
 
 def test_images_of_a_round_are_never_asked_twice(root, tmp_path):
@@ -363,11 +380,11 @@ def test_images_of_a_round_are_never_asked_twice(root, tmp_path):
     folder.mkdir()
     from PIL import Image
 
-    images = procedural("strokes", 600, (1, 28, 28), torch.Generator().manual_seed(0))
+    images = procedural("strokes", 300, (1, 28, 28), torch.Generator().manual_seed(0))
     for i, image in enumerate(images):
         Image.fromarray(image[0].numpy()).save(folder / f"{i}.png")
-    config = changed(tiny_config(root), generator={"kind": "images", "source": str(folder)})
-    with pytest.raises(UserError, match=r"generator\.kind: images gave only \d+ of 1000"):
+    config = quick_config(root, generator={"kind": "images", "source": str(folder)})
+    with pytest.raises(UserError, match=r"generator\.kind: images gave only \d+ of 400"):
         transcribe(config, out=tmp_path / "run")
 
 
@@ -416,8 +433,8 @@ def test_controls_permuted_classes_and_uniform_answers(root, tmp_path):
     assert hits["uniform"] < 0.25
 
 
-def test_nan_teacher_rows_do_not_stop_the_run(root, tmp_path):
-    config = tiny_config(root)
+def test_nan_teacher_rows_do_not_stop_the_run(done, tmp_path):
+    config = done.config
     from dpsd.teachers.teacher import ensure_teacher, load_teacher
 
     home = ensure_teacher(config, lambda text: None)
@@ -429,10 +446,9 @@ def test_nan_teacher_rows_do_not_stop_the_run(root, tmp_path):
         return logits
 
     run = transcribe(config, out=tmp_path / "nan", open_oracle=oracle_with(broken), home=home)
-    plain = transcribe(config, out=tmp_path / "plain", open_oracle=oracle_with(teacher), home=home)
-    assert contents(run.release).keys() == contents(plain.release).keys()
+    assert contents(run.release).keys() == contents(done.release).keys()
     assert all(torch.isfinite(t).all() for t in weights(run).values())
-    assert run.report()["answers"] == plain.report()["answers"]
+    assert run.report()["answers"] == done.report()["answers"]
 
 
 @pytest.mark.slow
@@ -472,8 +488,7 @@ save_file(state, {str(tmp_path)!r} + "/rank" + os.environ["RANK"] + ".safetensor
     assert ledger.charged(run.id) == make_plan(config).answers == 2000
 
 
-def test_replay_refuses_other_images(root, tmp_path):
-    run = transcribe(tiny_config(root), out=tmp_path / "run")
-    replay = ReplayOracle(run.bank, make_plan(run.config))
+def test_replay_refuses_other_images(done):
+    replay = ReplayOracle(done.bank, make_plan(done.config))
     with pytest.raises(UserError, match="other images than were asked"):
-        replay.answer(torch.zeros((1000, 1, 28, 28), dtype=torch.uint8))
+        replay.answer(torch.zeros((400, 1, 28, 28), dtype=torch.uint8))

@@ -102,18 +102,27 @@ def test_teachers_that_cannot_be_paired(tmp_path, kind, reason):
     assert (found is None) if reason is None else (reason in found)
 
 
-@pytest.mark.parametrize("by_path", [False, True])
-def test_an_inherited_guarantee_is_audited_by_canaries_alone(tmp_path, monkeypatch, by_path):
-    monkeypatch.setitem(audit_run.BUDGETS, "fast", TINY)
+@pytest.fixture(scope="module")
+def private_teacher(tmp_path_factory):
+    """The configuration of a teacher trained by DP-SGD, and the teacher."""
+    root = tmp_path_factory.mktemp("dp")
     dp = {"epsilon": 3.0, "epochs": 2, "batch_size": 200}
-    teacher = {"model": "cnn-tanh", "dp": dp, "root": str(tmp_path)}
+    teacher = {"model": "cnn-tanh", "dp": dp, "root": str(root)}
+    trained = parse_config(
+        {"device": "cpu", "precision": "float32", "teacher": teacher,
+         "privacy": {"route": "inherited", "unit": "record", "mechanism": "none"}}
+    )  # fmt: skip
+    return teacher, ensure_teacher(trained, lambda text: None)
+
+
+@pytest.mark.parametrize("by_path", [False, True])
+def test_an_inherited_guarantee_is_audited_by_canaries_alone(
+    private_teacher, tmp_path, monkeypatch, by_path
+):
+    monkeypatch.setitem(audit_run.BUDGETS, "fast", TINY)
+    teacher, home = private_teacher
     if by_path:  # then the configuration does not say how it was trained
-        trained = parse_config(
-            {"device": "cpu", "precision": "float32", "teacher": teacher,
-             "privacy": {"route": "inherited", "unit": "record", "mechanism": "none"}}
-        )  # fmt: skip
-        home = ensure_teacher(trained, lambda text: None)
-        teacher = {"path": str(home.path), "root": str(tmp_path)}
+        teacher = {"path": str(home.path), "root": teacher["root"]}
     config = parse_config(
         {
             "device": "cpu",
