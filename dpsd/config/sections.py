@@ -140,7 +140,7 @@ class TeacherConfig(Section):
     model: str = "cnn"
     """cnn | cnn-small | cnn-tiny | resnet20 | a torchvision model | `package.module:callable`; for
     an ensemble cnn | cnn-small | cnn-tiny | scatter-linear; for DP-SGD also scatter-linear |
-    cnn-tanh."""
+    scatter-public | cnn-tanh."""
     weights: Path | None = None
     """The user's own trained weights (.pt, .safetensors), TorchScript or `torch.export` file."""
     path: Path | None = None
@@ -210,7 +210,8 @@ class StudentConfig(Section):
     balance: float = Field(default=0.0, ge=0, le=1)
     """Rows of the passes over all answers are drawn in proportion to the frequency of their
     likeliest class to the power of minus this. 0 shows each row once a pass; 1 shows all classes
-    equally often. Synthetic images look like some classes far oftener than like others."""
+    equally often. Synthetic images look like some classes far oftener than like others. Answers
+    that name no class (`privacy.ask: group`) are read with the prediction of the loop's student."""
     batch_size: int = Field(default=256, ge=1)
     lr: float = Field(default=0.01, gt=0)
     average: float = Field(default=0.99, ge=0, lt=1)

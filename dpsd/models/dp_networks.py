@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from dpsd.data.rows import Images
 from dpsd.errors import UserError
 from dpsd.models.frozen import Shape
+from dpsd.models.public_features import PublicNet
 from dpsd.models.scattering import MAPS, STRIDE, FilterBank, scattering_maps
 
-DP_MODELS = ("scatter-linear", "cnn-tanh")
+DP_MODELS = ("scatter-linear", "scatter-public", "cnn-tanh")
 
 _MAPS_IN_GROUP = 3  # normalised together, within one image
 _CHUNK = 1024
@@ -55,6 +56,9 @@ class ScatterNet(nn.Module):
         return logits
 
 
+_ON_FEATURES = (ScatterNet, PublicNet)  # a linear head on fixed features
+
+
 class TanhNet(nn.Module):
     """Two tanh convolutions on the image (Papernot et al., arXiv 2007.14191, table 1)."""
 
@@ -86,12 +90,14 @@ def build_dp_model(name: str, shape: Shape, classes: int) -> nn.Module:
         )
     if name == "cnn-tanh":
         return TanhNet(shape, classes)
+    if name == "scatter-public":
+        return PublicNet(shape, classes)
     return ScatterNet(shape, classes)
 
 
 def trainable_part(model: nn.Module) -> nn.Module:
     """The part that DP-SGD trains: the head on fixed features, or the whole model."""
-    return model.head if isinstance(model, ScatterNet) else model
+    return model.head if isinstance(model, _ON_FEATURES) else model
 
 
 def fixed_inputs(model: nn.Module, images: Images) -> tuple[Images, Callable[[Tensor], Tensor]]:
@@ -109,7 +115,7 @@ def fixed_inputs(model: nn.Module, images: Images) -> tuple[Images, Callable[[Te
         the features, which take more room, are computed whenever a row is drawn. Otherwise the rows
         are the images themselves.
     """
-    if not isinstance(model, ScatterNet):
+    if not isinstance(model, _ON_FEATURES):
         return images, _as_float
     device = next(model.parameters()).device
 

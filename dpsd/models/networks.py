@@ -172,8 +172,9 @@ def build_model(name: str, shape: Shape, classes: int, *, norm: Norm = "batch") 
     """A fresh model: float images [B, C, H, W] from 0 to 1 in, logits [B, classes] out.
 
     Args:
-        name: cnn | cnn-small | cnn-tiny | resnet20 | scatter-bn | scatter-linear | cnn-tanh |
-            a torchvision model | `package.module:callable`, which is called with the
+        name: cnn | cnn-small | cnn-tiny | resnet20 | scatter-bn | scatter-linear |
+            scatter-public | cnn-tanh | a torchvision model | `package.module:callable`, which is
+            called with the
             number of classes where it takes one.
         shape: channels, height, width.
         classes: number of classes.

@@ -79,22 +79,26 @@ class Bank:
         places = torch.cat([newest, extra])
         return places[torch.randperm(len(places), generator=rng)[:draws]]
 
-    def balanced_pass(self, balance: float, rng: torch.Generator) -> Tensor:
+    def balanced_pass(
+        self, balance: float, rng: torch.Generator, classes: Tensor | None = None
+    ) -> Tensor:
         """As many places as there are images, rarer classes oftener; each once with balance 0.
 
-        A class is what an answer makes likeliest. A place is drawn, with replacement, in
-        proportion to the class's frequency to the power of -`balance`.
+        A place is drawn, with replacement, in proportion to the frequency of its class to the power
+        of -`balance`.
 
         Args:
             balance: 0 to 1; with 1 all classes are drawn equally often.
             rng: the only source of randomness.
+            classes: of the images, int64 [images]; None: what their answers make likeliest.
 
         Returns:
             int64 [images] in random order.
         """
         if balance == 0:
             return torch.randperm(len(self), generator=rng)
-        classes = self.scores[: len(self)].argmax(1)
+        if classes is None:
+            classes = self.scores[: len(self)].argmax(1)
         counts = classes.bincount(minlength=self.scores.shape[1]).double()
         edges = (counts.clamp(min=1) ** -balance)[classes].cumsum(0)
         drawn = torch.rand(len(self), generator=rng, dtype=torch.float64) * edges[-1]

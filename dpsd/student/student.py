@@ -32,6 +32,7 @@ from dpsd.student.losses import (
 )
 
 _WARMUP = 0.05  # of all steps
+_LEAST = 1e-12  # probability that a logarithm sees
 
 
 class Student:
@@ -100,11 +101,30 @@ class Student:
         figures = dict[str, float]()
         if not self.config.refit_epochs or not len(bank):
             return figures
+        balance, classes = self.config.balance, self._classes(bank)
         steps = self.config.refit_epochs * math.ceil(len(bank) / self.config.batch_size)
         self._start(self.seed + 1, steps)
         for _ in range(self.config.refit_epochs):
-            figures = self._train(bank, bank.balanced_pass(self.config.balance, self._rng))
+            figures = self._train(bank, bank.balanced_pass(balance, self._rng, classes))
         return figures
+
+    def _classes(self, bank: Bank) -> Tensor | None:
+        """The class of each answered image that balance goes by, int64 [images]; None: no balance.
+
+        It is what the answer makes likeliest. An answer that names no class, as yes or no to a
+        group of classes, is read with this student's prediction as prior.
+        """
+        if self.config.balance == 0:
+            return None
+        parts = []
+        for places in torch.arange(len(bank)).split(rows_at_once(self.facts.shape)):
+            scores = bank.scores[places]
+            open_ = ~names_a_class(scores)
+            if open_.any():
+                images, _ = bank.rows(places[open_])
+                scores[open_] += self.predict(images).clamp_min(_LEAST).log()
+            parts.append(scores.argmax(1))
+        return torch.cat(parts)
 
     def _train(self, bank: Bank, places: Tensor) -> dict[str, float]:
         self.model.train()

@@ -5,6 +5,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import sklearn.datasets
 import yaml
 
 from bench_tables.jobs import ROOT, digest
@@ -57,6 +58,8 @@ def configure(cell: dict, seed: int, teachers: Path, shrink: int = 1) -> Config:
     answers = config.answers() * cell.get("budget", 1) / shrink
     if cell.get("budget", 1) < 1:
         tree["student"]["refit_epochs"] = min(_PASSES, config.student.refit_epochs)
+    if "photographs" in cell:
+        tree["generator"]["photographs"] = [str(_shipped(name)) for name in cell["photographs"]]
     tree["loop"] |= {"rounds": rounds, "queries_per_round": None}
     tree["privacy"]["answers"] = rounds * max(1, round(answers / rounds))
     return parse_config(tree)
@@ -88,6 +91,8 @@ def hashed_tree(config: Config) -> dict:
         for key, unset in keys.items():
             if tree[section][key] == unset:
                 tree[section].pop(key)
+    for photograph in tree["generator"].get("photographs", ()):
+        photograph["file"] = Path(photograph["file"]).name  # wherever it lies
     return tree
 
 
@@ -124,6 +129,11 @@ def _users_file(folder: Path, records: int, rows: int = 60_000) -> Path:
         user_of = np.arange(rows) // records
         np.savez(path, user_ids=user_of, roster=np.unique(user_of))
     return path
+
+
+def _shipped(name: str) -> Path:
+    """A photograph that ships with scikit-learn."""
+    return Path(sklearn.datasets.__file__).parent / "images" / name
 
 
 def _read(name: str) -> dict:

@@ -10,7 +10,7 @@ from dpsd.student.student import Student
 FACTS = PublicFacts((1, 8, 8), 3, ("a", "b", "c"))
 
 
-def student(augment="none", smoothing=0.0):
+def student(augment="none", smoothing=0.0, balance=0.0):
     config = parse_config(
         {
             "seed": 5,
@@ -19,6 +19,7 @@ def student(augment="none", smoothing=0.0):
                 "model": "cnn-tiny",
                 "augment": augment,
                 "smoothing": smoothing,
+                "balance": balance,
                 "batch_size": 8,
                 "refit_epochs": 2,
             },
@@ -86,3 +87,18 @@ def test_smoothing_gives_a_gradient_to_a_class_that_was_given_up():
         learner._step(images, scores, 8)
         pull.append(-float(learner.model.head.bias.grad[2]))
     assert 0 < pull[0] < 1e-3 and pull[1] == pytest.approx(0.1, rel=0.01)
+
+
+def test_balance_reads_answers_that_name_no_class_with_the_student(monkeypatch):
+    """Yes to {0, 1} or {1, 2}; the student holds 2 or 1 for likeliest; an answer that names 0."""
+    learner = student(balance=1.0)
+    scores = torch.tensor([[1.0, 1, 0], [1, 1, 0], [0, 1, 1], [0, 1, 1], [4, 0, 0]])
+    bank = Bank(5, FACTS.shape, 3)
+    bank.add(torch.arange(5, dtype=torch.uint8)[:, None, None, None].expand(5, 1, 8, 8), scores)
+    beliefs = torch.tensor([[0.1, 0.2, 0.7], [0.5, 0.4, 0.1], [0.2, 0.1, 0.7], [0.2, 0.5, 0.3],
+                            [0, 0.5, 0.5]])  # fmt: skip
+    monkeypatch.setattr(learner, "predict", lambda x: beliefs[x[:, 0, 0, 0].long()])
+    # By hand: (0.1 e, 0.2 e, 0.7), (0.5 e, ...), (0.2, 0.1 e, 0.7 e), (0.2, 0.5 e, 0.3 e).
+    assert learner._classes(bank).tolist() == [2, 0, 2, 1, 0]
+    assert torch.equal(bank.scores, scores)
+    assert student()._classes(bank) is None
