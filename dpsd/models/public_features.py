@@ -3,7 +3,7 @@
 A linear model with noise in every gradient loses more, the more weights it has. Principal
 components of scattering coefficients keep what varies in pictures in few numbers. They are computed
 on crops of the two photographs that ship with scikit-learn and on nothing else, so they cost no
-privacy (public data for the preprocessing of DP-SGD: Tramèr and Boneh, arXiv 2011.11660, section 5).
+record any privacy (features from public data: Tramèr and Boneh, arXiv 2011.11660, section 5.2).
 """
 
 import functools

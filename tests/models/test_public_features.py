@@ -1,4 +1,4 @@
-"""Features that public pictures fix: components against an SVD, and a model that DP-SGD may train."""
+"""Features that public pictures fix: components against an SVD; a model that DP-SGD may train."""
 
 import math
 
