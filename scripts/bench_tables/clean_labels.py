@@ -31,7 +31,7 @@ from dpsd.privacy.plan import make_plan
 from dpsd.teachers.teacher import accuracy, ensure_teacher, load_teacher
 
 BASE = "mnist-gaussian-eps1"
-_STEPS, _BATCH, _LR = 1500, 128, 0.003
+_STEPS, _BATCH, _LR = 1000, 128, 0.003
 _AUGMENT = ("none", "affine")
 
 
