@@ -2,9 +2,24 @@
 
 from dataclasses import dataclass
 
+from dpsd.attacks.extraction.active import (
+    active,
+    active_centres,
+    active_entropy,
+    active_margin,
+)
+from dpsd.attacks.extraction.adaptive import accounts, neighbours, top1
+from dpsd.attacks.extraction.boundary import boundary
 from dpsd.attacks.extraction.clone import Attack
-from dpsd.attacks.extraction.hard import basic
-from dpsd.attacks.extraction.soft import distillation
+from dpsd.attacks.extraction.dfme import dfme
+from dpsd.attacks.extraction.domain import adapted
+from dpsd.attacks.extraction.equations import equations
+from dpsd.attacks.extraction.hard import augmented, basic, mixup
+from dpsd.attacks.extraction.marich import marich
+from dpsd.attacks.extraction.recovery import recovery
+from dpsd.attacks.extraction.soft import distillation, random_erasing
+from dpsd.attacks.extraction.spsg import spsg
+from dpsd.attacks.extraction.synthetic import synthetic
 
 
 @dataclass(frozen=True)
@@ -16,7 +31,27 @@ class Named:
     text: str
 
 
+_ANY, _SOFT = "labels", "probabilities"
 ATTACKS = {
-    "basic": Named(basic, "labels", "learns the named classes of images of the pool"),
-    "distillation": Named(distillation, "probabilities", "learns the whole answers"),
+    "basic": Named(basic, _ANY, "learns the named classes of random images of the pool"),
+    "augmented": Named(augmented, _ANY, "asks about four versions of each image"),
+    "mixup": Named(mixup, _ANY, "asks about four points between two images"),
+    "boundary": Named(boundary, _ANY, "halves segments between differently named images"),
+    "active": Named(active, _ANY, "asks where the clone is in doubt, far apart"),
+    "active_entropy": Named(active_entropy, _ANY, "asks where the clone's entropy is largest"),
+    "active_margin": Named(active_margin, _ANY, "asks where the clone's margin is smallest"),
+    "active_centres": Named(active_centres, _ANY, "asks far from all that was asked"),
+    "marich": Named(marich, _ANY, "entropy, differing gradients, then where the clone errs"),
+    "distillation": Named(distillation, _SOFT, "learns the whole answers to random images"),
+    "random_erasing": Named(random_erasing, _SOFT, "distillation with parts of images erased"),
+    "spsg": Named(spsg, _SOFT, "learns how answers change with superpixels"),
+    "equations": Named(equations, _ANY, "solves for the weights of a student on fixed wavelets"),
+    "synthetic": Named(synthetic, _ANY, "asks about images of dpsd's own synthesizer"),
+    "dfme": Named(dfme, _SOFT, "trains a generator on estimated gradients, without data"),
+    "adapted": Named(adapted, _ANY, "for pools of another problem: asks what looks like its own"),
+    "top1": Named(top1, _ANY, "ignores probabilities: against defences that keep the class"),
+    "neighbours": Named(neighbours, _ANY, "averages shifted copies: against keyed changes"),
+    "recovery": Named(recovery, _SOFT, "restores answers: against a defence that is known"),
+    "accounts": Named(accounts, _ANY, "asks under several names and lets them vote"),
 }
+"""Name -> attack. `fusion.Fused` gives each of them several models at once."""

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from dpsd.attacks.extraction.endpoint import Endpoint
 from dpsd.console import Say
+from dpsd.defences.defence import Defence
+from dpsd.errors import UserError
 from dpsd.models.fit import FitRecipe, fit
 from dpsd.models.frozen import Shape
 from dpsd.models.networks import build_model
@@ -17,6 +19,8 @@ from dpsd.runs.release import Labeller
 _BATCH, _PASSES, _LEAST_STEPS = 64, 12, 300
 _HELD = 10  # every tenth answered image chooses among clones and is not trained on
 _SMALLEST = 1e-4  # a probability that was answered as 0
+TEMPERATURE = 3.0
+"""At which probabilities are learnt."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,7 @@ class Holdings:
         least_steps: of training, where the answers are few.
         lr: largest learning rate.
         augment: of asked images in training, as in `teacher.augment`.
+        known: defences that the attacker knows to be on, without their key.
         say: receives progress.
     """
 
@@ -46,7 +51,12 @@ class Holdings:
     least_steps: int = _LEAST_STEPS
     lr: float = 5e-3
     augment: str = "shift"
+    known: tuple[Defence, ...] = ()
     say: Say = field(default=lambda text: None)
+
+    def brief(self, passes: int) -> "Holdings":
+        """The same with so many passes, and half of the least steps: for clones that choose."""
+        return replace(self, passes=passes, least_steps=max(1, self.least_steps // 2))
 
     def rng(self, name: str) -> torch.Generator:
         """The random stream of a part of an attack."""
@@ -83,10 +93,15 @@ Attack = Callable[[Endpoint, Holdings], Iterator[Clone]]
 
 @dataclass
 class Transcript:
-    """What was asked and answered so far: uint8 [N, C, H, W] and float32 [N, K]."""
+    """What was asked and answered so far: uint8 [N, C, H, W] and float32 [N, K].
+
+    `asked` counts the images that were asked. An attack that makes one row of several answers has
+    asked more images than it has rows.
+    """
 
     images: Tensor
     answers: Tensor
+    asked: int = 0
 
     @staticmethod
     def empty(endpoint: Endpoint) -> "Transcript":
@@ -99,10 +114,20 @@ class Transcript:
 
     def ask(self, endpoint: Endpoint, images: Tensor, account: int = 0) -> Tensor:
         """Ask about images, keep question and answer, and return the answers."""
-        answers = endpoint.ask(images, account)
-        self.images = torch.cat([self.images, images])
-        self.answers = torch.cat([self.answers, answers])
+        answers = self.probe(endpoint, images, account)
+        self.add(images, answers)
         return answers
+
+    def probe(self, endpoint: Endpoint, images: Tensor, account: int = 0) -> Tensor:
+        """Ask about images, count them, and return the answers without a row for each."""
+        answers = endpoint.ask(images, account)
+        self.asked += len(images)
+        return answers
+
+    def add(self, images: Tensor, answers: Tensor) -> None:
+        """Keep rows: uint8 [B, C, H, W] and probabilities, float [B, K]."""
+        self.images = torch.cat([self.images, images])
+        self.answers = torch.cat([self.answers, answers.float()])
 
 
 def train_clone(
@@ -112,6 +137,8 @@ def train_clone(
     shape: Shape,
     temperature: float | None = None,
     augment: Callable[[Tensor], Tensor] | None = None,
+    held: Tensor | None = None,
+    more: tuple[Tensor, Tensor] | None = None,
     start: nn.Module | None = None,
 ) -> Clone:
     """A clone of the answers.
@@ -126,10 +153,12 @@ def train_clone(
             softened by this temperature on both sides (Hinton et al. 2015, section 2). The factor
             T^2 of that paper scales the loss, which AdamW does not see.
         augment: more to be done to images on their way, float [B, C, H, W] from 0 to 1.
+        held: which rows of the transcript are held out, bool [N]; default: every tenth.
+        more: images, uint8 [M, C, H, W], and targets, float [M, K], that are learnt as they are.
         start: a clone to go on from, changed in place; default: a fresh one.
     """
     images, answers = transcript.images, transcript.answers
-    held = torch.arange(len(images)) % _HELD == _HELD - 1
+    held = every_tenth(torch.arange(len(images))) if held is None else held
     targets = answers.argmax(1) if temperature is None else softened(answers, temperature)
     with torch.random.fork_rng():
         torch.manual_seed(hash_seed(holdings.seed, f"clone {len(images)}"))
@@ -138,13 +167,27 @@ def train_clone(
         learner: nn.Module = model if temperature is None else _Tempered(model, temperature)
         if augment is not None:
             learner = nn.Sequential(_Changed(augment), learner)
-        fit(learner, images[~held], targets[~held], recipe(int((~held).sum()), holdings))
+        images_in, targets_in = images[~held], targets[~held]
+        if more is not None:
+            named = targets_in if targets_in.ndim == 2 else one_hot(targets_in, answers.shape[1])
+            images_in, targets_in = torch.cat([images_in, more[0]]), torch.cat([named, more[1]])
+        fit(learner, images_in, targets_in, recipe(len(images_in), holdings))
     model.eval().requires_grad_(False)
     return Clone(len(images), model, agreement(model, images[held], answers[held]))
 
 
+def every_tenth(number: Tensor) -> Tensor:
+    """Which rows are held out, bool [N], of the numbers of their questions, int64 [N]."""
+    return number % _HELD == _HELD - 1
+
+
+def one_hot(named: Tensor, classes: int) -> Tensor:
+    """Float [N, K] of the named classes, int64 [N]."""
+    return nn.functional.one_hot(named, classes).float()
+
+
 def recipe(rows: int, holdings: Holdings) -> FitRecipe:
-    """How a clone is trained on so many answers; few are seen more often."""
+    """How a clone is trained on so many rows; few are seen more often."""
     size = min(_BATCH, max(1, rows))
     steps = max(holdings.passes * math.ceil(rows / size), holdings.least_steps)
     return FitRecipe(steps=steps, batch_size=size, lr=holdings.lr, augment=holdings.augment)
@@ -179,13 +222,32 @@ def staged(
     Args:
         endpoint: to ask.
         holdings: with the ladder.
-        ask: asks so many more images and puts them into the transcript.
+        ask: asks at most so many more images and puts them into the transcript.
         train: gives a clone of the transcript.
     """
     transcript = Transcript.empty(endpoint)
     for step in holdings.ladder:
-        ask(transcript, step - len(transcript))
-        yield replace(train(transcript), asked=step)
+        ask(transcript, step - transcript.asked)
+        yield replace(train(transcript), asked=transcript.asked)
+
+
+def learnt(transcript: Transcript, holdings: Holdings, endpoint: Endpoint) -> Clone:
+    """A clone that learns all that the endpoint gives: probabilities, else the named classes."""
+    temperature = TEMPERATURE if endpoint.gives == "probabilities" else None
+    return train_clone(transcript, holdings, shape=endpoint.shape, temperature=temperature)
+
+
+def need_probabilities(endpoint: Endpoint, attack: str) -> None:
+    """Refuse an endpoint that an attack can learn nothing from.
+
+    Raises:
+        UserError: the endpoint names classes alone.
+    """
+    if endpoint.gives != "probabilities":
+        raise UserError(
+            f"attack: {attack}, but answers are {endpoint.gives}; accepted: "
+            "an endpoint that gives probabilities"
+        )
 
 
 def next_images(holdings: Holdings, asked: int, count: int, name: str) -> Tensor:
