@@ -5,6 +5,7 @@ All of it is post-processing of what is released, whatever the unit of the relea
 
 import itertools
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -141,13 +142,17 @@ def draw_samples(
         drawn += len(images)
         probabilities = labeller.predict(images)
         if balanced:
-            synthesizer.remember(images, lambda _, known=probabilities: known)
+            synthesizer.remember(images, partial(_known, probabilities))
         found, waiting = _surest(waiting.join(images, probabilities, order), best)
         if balanced:
             found.order += _LATER * _ranks(found.labels, counts)
         counts += torch.bincount(found.labels, minlength=facts.classes)
         kept.take(found)
     return Samples(*kept.shown(), facts.class_names, drawn, balanced)
+
+
+def _known(probabilities: Tensor, _: Tensor) -> Tensor:
+    return probabilities
 
 
 @dataclass

@@ -101,10 +101,11 @@ def run_cell(
     whole = json.dumps([VERSION, asdict(cell), identity], sort_keys=True)
 
     def make() -> Arrays:
-        mine = replace(holdings, seed=cell.seed)
+        defences = defences_of(cell.defence)
+        mine = replace(holdings, seed=cell.seed, known=tuple(defences))
         service = Service(
             victim.far or victim.ask, victim.facts, budget=max(holdings.ladder), key=KEY,
-            defences=defences_of(cell.defence), accounts=ACCOUNTS, labels_only=victim.labels_only,
+            defences=defences, accounts=ACCOUNTS, labels_only=victim.labels_only,
         )  # fmt: skip
         asked, predicted, held, seconds = [], [], [], []
         start = time.perf_counter()

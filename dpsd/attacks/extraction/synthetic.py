@@ -38,7 +38,7 @@ def synthetic(endpoint: Endpoint, holdings: Holdings) -> Iterator[Clone]:
             opinion = _opinion(transcript, brief, endpoint)
             images = source.sample(min(max(1, most), end - done), opinion, round=round_number)
             transcript.ask(endpoint, images)
-            source.remember(images, opinion)
+            source.remember(images, opinion.predict)
             round_number += 1
 
     return staged(endpoint, holdings, ask, lambda t: learnt(t, holdings, endpoint))
