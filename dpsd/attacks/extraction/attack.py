@@ -52,7 +52,27 @@ class ExtractionBudget:
 
 
 BUDGETS = {
-    "fast": ExtractionBudget("cnn-tiny", (100, 300), 12, 150, 1_000, (), ("labels",), 2_000),
+    "fast": ExtractionBudget(
+        "cnn-tiny",
+        (100, 300),
+        12,
+        100,
+        1_000,
+        (
+            "basic",
+            "augmented",
+            "mixup",
+            "active",
+            "marich",
+            "distillation",
+            "spsg",
+            "equations",
+            "synthetic",
+            "neighbours",
+        ),
+        ("labels",),
+        2_000,
+    ),
     "standard": ExtractionBudget("cnn-small", (1_000, 5_000), 8, 300, 2_500, (), (), 10_000),
     "full": ExtractionBudget(
         "cnn-small", (1_000, 3_000, 10_000, 30_000), 20, 300, 5_000, (), (), 60_000
