@@ -1,6 +1,7 @@
 """The benchmarks' jobs, cells, controls and curve."""
 
 import json
+import math
 import runpy
 from argparse import Namespace
 from importlib import import_module
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from bench_tables import accuracy, cells, controls, downstream, jobs
+from bench_tables import accuracy, cells, clean_labels, controls, downstream, jobs
 from products import copy_of, tiny_config, tiny_run
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -179,3 +180,25 @@ def test_curve_ends_with_the_released_students_accuracy(tmp_path_factory):
     assert len(curve["refit_accuracy"]) == run.config.student.refit_epochs > 0
     assert curve["refit_accuracy"][-1] == pytest.approx(found["student"]["accuracy"])
     assert curve["teacher_accuracy"] == found["teacher"]["accuracy"]
+
+
+def test_noisy_answers_are_worth_so_many_clean_labels(tmp_path):
+    """Ten classes, sigma by the plan: (1 - 1/10) / (2 sigma^2) nats each, log 10 for a label."""
+    config = cells.configure(cells.main_cells()[clean_labels.BASE], 0, tmp_path)
+    found, plan = clean_labels.worth(config), make_plan(config)
+    sigma = plan.mechanism.sigma
+    rng = torch.Generator().manual_seed(0)
+    # The same by simulation: the mean log-likelihood ratio of an answer to its class 0.
+    noisy = torch.eye(10)[0] + sigma * torch.randn(400_000, 10, generator=rng)
+    ratio = (noisy / sigma**2).double()
+    nats = (ratio[:, 0] - ratio.logsumexp(1) + math.log(10)).mean()
+    assert found["nats_per_answer"] == pytest.approx(float(nats), rel=0.1)
+    assert found["clean_labels"] == pytest.approx(1_550_000 * found["nats_per_answer"] / 2.302585)
+
+
+def test_a_photograph_is_hashed_by_its_name(tmp_path):
+    cell = cells.ablations()["ablation-photographs-one"]
+    config = cells.configure(cell, 0, tmp_path)
+    (photograph,) = config.generator.photographs
+    assert Path(photograph.file).is_file()
+    assert cells.hashed_tree(config)["generator"]["photographs"][0]["file"] == "china.jpg"

@@ -7,6 +7,7 @@ from pathlib import Path
 from bench_tables import cells
 from bench_tables import downstream as fresh
 from bench_tables import dpsgd as known
+from render_tables.clean_labels import clean_labels
 from render_tables.curve import curve, draw_curve
 from render_tables.downstream import downstream
 from render_tables.dpsgd import dpsgd, dpsgd_beside
@@ -125,3 +126,16 @@ def test_parts_at_real_sizes_are_tabled_with_what_they_would_take(tmp_path):
     (tmp_path / "ranks.json").write_text(json.dumps(found | {"processes": {"1": one, "2": two}}))
     text = "\n".join(ranks(tmp_path / "ranks.json"))
     assert "| teacher's forward passes | 8.0 | 4.0 |" in text and "| 9 | 18 |" in text
+
+
+def test_what_noisy_answers_are_worth_is_tabled(tmp_path):
+    assert clean_labels(tmp_path / "clean-labels.json") == []
+    found = {
+        "nats_per_answer": 0.0162, "clean_labels": 10882.6, "images": 10882, "steps": 10,
+        "shares": [900, 31, 1000], "fisher_share_at_half": 0.018, "fisher_share_at_99": 0.0007,
+        "accuracy": {"class, augment none": 0.975},
+    }  # fmt: skip
+    (tmp_path / "clean-labels.json").write_text(json.dumps(found))
+    text = "\n".join(clean_labels(tmp_path / "clean-labels.json"))
+    assert "0.0162 nats" in text and "at most 10,883 clean" in text and "has 31 images" in text
+    assert "| class, augment none | 97.50 |" in text
