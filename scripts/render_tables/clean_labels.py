@@ -21,8 +21,8 @@ def clean_labels(path: Path) -> list[str]:
         f"noise to {found['images']:,} images of strokes, {found['steps']:,} steps, one seed. "
         "Nothing here protects anybody. The rarest class among these answers has "
         f"{min(found['shares']):,} images. By Fisher information an answer is worth "
-        f"{found['fisher_share_at_half']:.4f} clean labels about a class that the student holds for "
-        f"50 % likely, and {found['fisher_share_at_99']:.5f} at 99 %.",
+        f"{found['fisher_share_at_half']:.4f} clean labels about a class that the student holds "
+        f"for 50 % likely, and {found['fisher_share_at_99']:.5f} at 99 %.",
         "",
         *table(("answers, augmentation of their images", "accuracy on the test rows"), rows),
         "",
