@@ -8,15 +8,15 @@ from dpsd.attacks.extraction.active import (
     active_entropy,
     active_margin,
 )
-from dpsd.attacks.extraction.adaptive import accounts, neighbours, top1
 from dpsd.attacks.extraction.boundary import boundary
 from dpsd.attacks.extraction.clone import Attack
 from dpsd.attacks.extraction.dfme import dfme
 from dpsd.attacks.extraction.domain import adapted
 from dpsd.attacks.extraction.equations import equations
-from dpsd.attacks.extraction.hard import augmented, basic, mixup
+from dpsd.attacks.extraction.hard import augmented, basic, mixup, top1
 from dpsd.attacks.extraction.marich import marich
 from dpsd.attacks.extraction.recovery import recovery
+from dpsd.attacks.extraction.repeated import accounts, neighbours
 from dpsd.attacks.extraction.soft import distillation, random_erasing
 from dpsd.attacks.extraction.spsg import spsg
 from dpsd.attacks.extraction.synthetic import synthetic
@@ -50,7 +50,9 @@ ATTACKS = {
     "dfme": Named(dfme, _SOFT, "trains a generator on estimated gradients, without data"),
     "adapted": Named(adapted, _ANY, "for pools of another problem: asks what looks like its own"),
     "top1": Named(top1, _ANY, "ignores probabilities: against defences that keep the class"),
-    "neighbours": Named(neighbours, _ANY, "averages shifted copies: against keyed changes"),
+    "neighbours": Named(
+        neighbours, _ANY, "averages nearly equal copies: against changes that a key draws"
+    ),
     "recovery": Named(recovery, _SOFT, "restores answers: against a defence that is known"),
     "accounts": Named(accounts, _ANY, "asks under several names and lets them vote"),
 }

@@ -30,8 +30,20 @@ def basic(endpoint: Endpoint, holdings: Holdings) -> Iterator[Clone]:
     larger than the pool, the same images are asked again.
     """
 
+    return _at_random(endpoint, holdings, "basic")
+
+
+def top1(endpoint: Endpoint, holdings: Holdings) -> Iterator[Clone]:
+    """Ask what `distillation` asks, and learn the named classes alone.
+
+    It is made for defences that keep the likeliest class and change all else.
+    """
+    return _at_random(endpoint, holdings, "distillation")
+
+
+def _at_random(endpoint: Endpoint, holdings: Holdings, name: str) -> Iterator[Clone]:
     def ask(transcript: Transcript, count: int) -> None:
-        transcript.ask(endpoint, next_images(holdings, transcript.asked, count, "basic"))
+        transcript.ask(endpoint, next_images(holdings, transcript.asked, count, name))
 
     def train(transcript: Transcript) -> Clone:
         return train_clone(transcript, holdings, shape=endpoint.shape)
