@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import dpsd
-from dpsd.cli import make, prepare, serve, trust, use
+from dpsd.cli import make, marks, prepare, serve, trust, use
 from dpsd.cli.attacks import add_attack, add_audit
 from dpsd.cli.options import Parser, add_json
 from dpsd.console import say
@@ -83,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
         make.add_transcribe, make.add_federate,
         use.add_evaluate, use.add_sample, use.add_export,
         serve.add_serve, serve.add_account,
+        marks.add_watermark, marks.add_claim,
         trust.add_verify, trust.add_ledger, trust.add_budget, trust.add_key,
     ):  # fmt: skip
         add(commands)

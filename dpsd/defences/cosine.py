@@ -3,8 +3,8 @@
 Charette et al. 2022, "Cosine Model Watermarking Against Ensemble Distillation" (AAAI), section 3.
 The key draws a class, a direction in the space of images and a phase. The probability of the class
 rises and falls with the cosine of the image's place along the direction; the other classes share
-the rest. Unlike in the paper, the direction is constant over cells of the image, so that networks
-that pool can learn it, and the phase is secret too.
+the rest. Unlike in the paper, the direction is smooth over the image, so that copies learn it
+although they pool and shift images, and the phase is secret too.
 """
 
 import math
@@ -12,15 +12,16 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from dpsd.defences.keyed import key_uniforms
 from dpsd.defences.top import keep_top
 from dpsd.errors import UserError
 from dpsd.models.frozen import Shape
 
-CELLS = 7
-"""Cells of the direction along each side of an image."""
-_STEPS = 64  # the direction has whole numbers from -64 to 64, so that its sums are exact
+CELLS = 4
+"""Drawn values of the direction along each side of an image; others are between them."""
+_STEPS = 64  # the direction is whole multiples of 1/64, so that its sums are exact
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Wave:
 
     Attributes:
         target: the class whose probability carries it.
-        direction: int64 [C, H, W].
+        direction: int64 [C, H, W], in units of 1/64; its mean is 0, its mean square 1.
         phase: radians.
     """
 
@@ -62,10 +63,10 @@ def wave(key: bytes, shape: Shape, classes: int) -> Wave:
     """
     channels, height, width = shape
     u = key_uniforms(2 + channels * CELLS * CELLS, key=key, purpose="cosine")
-    grid = ((2 * u[2:] - 1) * math.sqrt(3) * _STEPS).round().long().view(channels, CELLS, CELLS)
-    rows = torch.arange(height) * CELLS // height
-    columns = torch.arange(width) * CELLS // width
-    direction = grid[:, rows][:, :, columns]
+    grid = (2 * u[2:] - 1).view(1, channels, CELLS, CELLS)
+    smooth = F.interpolate(grid, (height, width), mode="bicubic", align_corners=True)[0]
+    smooth = smooth - smooth.mean()  # else the place is little more than the brightness
+    direction = (smooth / smooth.pow(2).mean().sqrt() * _STEPS).round().long()
     return Wave(int(u[0] * classes), direction, float(2 * math.pi * u[1]))
 
 
@@ -79,7 +80,7 @@ class Cosine:
     """
 
     amplitude: float = 0.1
-    frequency: float = 6.0
+    frequency: float = 2.5
 
     name = "cosine"
     keeps_top1 = True

@@ -62,7 +62,7 @@ def claim(
     account: str | None = None,
     independent: Sequence[Suspect] = (),
     alpha: float = ALPHA,
-    count: int = IMAGES,
+    count: int | None = None,
 ) -> Claim:
     """Test whether a suspect carries a mark, and write `private/marks/claims/<name>-<n>.json`.
 
@@ -75,7 +75,7 @@ def claim(
         independent: models trained without the owner's answers. A fingerprint needs 3 of them; a
             trigger takes ordinary copies of the unmarked student where none are given.
         alpha: a claim holds below it.
-        count: synthetic images.
+        count: synthetic images; default 4,000.
 
     Raises:
         UserError: a mark that nothing can be claimed by, or what it needs is missing.
@@ -86,7 +86,7 @@ def claim(
         asked = points.images
         p, method, figures = _by_fingerprint(points, suspect, independent)
     else:
-        base = base_of(mark.run, count if images is None else 1, _STREAM)
+        base = base_of(mark.run, (count or IMAGES) if images is None else 1, _STREAM)
         if images is not None:
             base = replace(base, images=images, probabilities=answers_of(base.student, images))
         asked = base.images
