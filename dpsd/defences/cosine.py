@@ -1,10 +1,10 @@
-"""A keyed wave in the probabilities that a copy learns along with them (CosWM).
+"""Keyed waves in the probabilities that a copy learns along with them (CosWM).
 
 Charette et al. 2022, "Cosine Model Watermarking Against Ensemble Distillation" (AAAI), section 3.
-The key draws a class, a direction in the space of images and a phase. The probability of the class
-rises and falls with the cosine of the image's place along the direction; the other classes share
-the rest. Unlike in the paper, the direction is smooth over the image, so that copies learn it
-although they pool and shift images, and the phase is secret too.
+The key draws a direction in the space of images and a phase. A probability rises and falls with
+the cosine of the image's place along the direction. Three things differ from the paper. Every class
+has a wave of its own and not one class alone, which a test adds up. Directions are smooth over the
+image, so that copies learn them although they pool and shift images. Phases are secret too.
 """
 
 import math
@@ -21,66 +21,72 @@ from dpsd.models.frozen import Shape
 
 CELLS = 4
 """Drawn values of the direction along each side of an image; others are between them."""
+MOST = 16
+"""Waves of a key."""
 _STEPS = 64  # the direction is whole multiples of 1/64, so that its sums are exact
 
 
 @dataclass(frozen=True)
-class Wave:
-    """What a key draws for a model: where in an answer the signal is, and how it runs.
+class Waves:
+    """What a key draws: a direction and a phase for each class.
 
     Attributes:
-        target: the class whose probability carries it.
-        direction: int64 [C, H, W], in units of 1/64; its mean is 0, its mean square 1.
-        phase: radians.
+        directions: float64 [K, C * H * W], whole numbers: multiples of 1/64 pixel weights. Their
+            mean is 0 and their mean square 1, up to rounding.
+        phases: float64 [K], radians.
     """
 
-    target: int
-    direction: Tensor
-    phase: float
+    directions: Tensor
+    phases: Tensor
 
-    def place(self, images: Tensor) -> Tensor:
-        """Where images lie along the direction: float64 [B] of uint8 [B, C, H, W].
+    def signals(self, pixels: Tensor, frequency: float) -> tuple[Tensor, Tensor]:
+        """Each class's wave at images, and the same a quarter of its length later.
 
-        The unit is the root of the number of pixels times the largest pixel value.
+        Args:
+            pixels: float64 [B, C * H * W], whole numbers from 0 to 255.
+            frequency: radians for each unit of an image's place, which is the weighted sum of its
+                pixels from 0 to 1 over the root of their number.
+
+        Returns:
+            float64 [B, K] from -1 to 1, twice.
         """
-        return self._scaled((images.long() * self.direction).flatten(1).sum(1))
-
-    def place_of_pixels(self, pixels: Tensor) -> Tensor:
-        """The same, faster and rounded, of float [B, C * H * W] from 0 to 255."""
-        return self._scaled(pixels @ self.direction.flatten().to(pixels))
-
-    def _scaled(self, whole: Tensor) -> Tensor:
-        return whole.double() / (255 * _STEPS * math.sqrt(self.direction.numel()))
+        unit = 255 * _STEPS * math.sqrt(pixels.shape[1])
+        # Sums of whole numbers are exact, in any order and batch.
+        angle = frequency / unit * (pixels @ self.directions.T) + self.phases
+        return angle.cos(), angle.sin()
 
 
-def wave(key: bytes, shape: Shape, classes: int) -> Wave:
-    """The wave of a key.
+def waves(key: bytes, shape: Shape, classes: int) -> Waves:
+    """The waves of a key.
 
     Args:
         key: at least 16 bytes.
         shape: channels, height, width.
-        classes: K.
+        classes: K. Beyond the first `MOST`, classes have the waves of those before them.
     """
-    channels, height, width = shape
-    u = key_uniforms(2 + channels * CELLS * CELLS, key=key, purpose="cosine")
-    grid = (2 * u[2:] - 1).view(1, channels, CELLS, CELLS)
-    smooth = F.interpolate(grid, (height, width), mode="bicubic", align_corners=True)[0]
-    smooth = smooth - smooth.mean()  # else the place is little more than the brightness
-    direction = (smooth / smooth.pow(2).mean().sqrt() * _STEPS).round().long()
-    return Wave(int(u[0] * classes), direction, float(2 * math.pi * u[1]))
+    (channels, height, width), count = shape, min(classes, MOST)
+    cells = channels * CELLS * CELLS
+    u = key_uniforms(count * (1 + cells), key=key, purpose="cosine").view(count, 1 + cells)
+    grid = (2 * u[:, 1:] - 1).view(count, channels, CELLS, CELLS)
+    smooth = F.interpolate(grid, (height, width), mode="bicubic", align_corners=True).flatten(1)
+    smooth = smooth - smooth.mean(1, keepdim=True)  # else the place is little but the brightness
+    directions = (smooth / smooth.pow(2).mean(1, keepdim=True).sqrt() * _STEPS).round()
+    which = torch.arange(classes) % count
+    return Waves(directions[which], 2 * math.pi * u[which, 0])
 
 
 @dataclass(frozen=True)
 class Cosine:
-    """Adds the wave of the key to an answer; the likeliest class stays.
+    """Adds the waves of the key to an answer; the likeliest class stays.
 
     Attributes:
-        amplitude: epsilon of the paper's equation 4, above 0 and at most 1.
-        frequency: radians for each unit of `Wave.place`, above 0.
+        amplitude: mean probability that all waves together add, before the sum is 1 again; above 0,
+            at most 1. Epsilon of the paper's equation 4.
+        frequency: as in `Waves.signals`, above 0.
     """
 
     amplitude: float = 0.1
-    frequency: float = 2.5
+    frequency: float = 1.25
 
     name = "cosine"
     keeps_top1 = True
@@ -93,15 +99,12 @@ class Cosine:
             raise UserError(f"cosine: frequency {self.frequency}; accepted: finite, above 0")
 
     def __call__(self, probabilities: Tensor, images: Tensor, key: bytes, account: str) -> Tensor:
-        """As `Defence`; all accounts see the same wave."""
+        """As `Defence`; all accounts see the same waves."""
         classes = probabilities.shape[1]
         if classes < 2 or not len(images):
             return probabilities
         channels, height, width = images.shape[1:]
-        drawn = wave(key, (channels, height, width), classes)
-        signal = torch.cos(self.frequency * drawn.place(images) + drawn.phase)[:, None]
-        added = (1 - signal).expand(-1, classes) / (classes - 1)
-        target = torch.full((len(images), 1), drawn.target)
-        added = added.scatter(1, target, 1 + signal)
-        after = (probabilities + self.amplitude * added) / (1 + 2 * self.amplitude)
-        return keep_top(probabilities, after)
+        drawn = waves(key, (channels, height, width), classes)
+        signals, _ = drawn.signals(images.flatten(1).double(), self.frequency)
+        after = probabilities + self.amplitude * (1 + signals) / classes
+        return keep_top(probabilities, after / after.sum(1, keepdim=True))

@@ -1,33 +1,29 @@
-"""Whether a suspect's probabilities carry the wave of a key (CosWM).
+"""Whether a suspect's probabilities carry the waves of a key (CosWM).
 
 Charette et al. 2022 look for a peak at the keyed frequency in the suspect's answers. Here the
-owner's own answers are regressed out first, since a copy has them and the wave in common, and the
-phase is known. Random keys give the null distribution for the same suspect and the same images.
+owner's own answers are regressed out first, since a copy has them and the waves in common, and the
+phases are known. Random keys give the null distribution for the same suspect and the same images.
 """
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from dpsd.defences.cosine import wave
+from dpsd.defences.cosine import waves
 from dpsd.hardening.statistics import key_p_value
-from dpsd.models.frozen import Shape
 
 _SMALLEST = 1e-4
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class WaveTest:
-    """How much of the key's wave there is.
+    """How much of the key's waves there is.
 
     Attributes:
-        correlation: of what the suspect answers beyond the owner's model, with the wave.
+        correlation: of what the suspect answers beyond the owner's model with the waves, the mean
+            over classes.
         p_value: closed form.
         exact_p_value: of the permutation of keys.
         keys: random keys.
@@ -67,13 +63,14 @@ def wave_test(
     """
     classes = suspect.shape[1]
     channels, height, width = images.shape[1:]
-    residual = _residuals(suspect, owner)
-    pixels = images.flatten(1).float()
+    residuals, pixels = _residuals(suspect, owner), images.flatten(1).double()
     rng = np.random.default_rng(seed)
 
     def correlations(one: bytes) -> tuple[float, float]:
-        """With the wave of a key, and with the same wave a quarter later."""
-        return _correlations(one, (channels, height, width), classes, frequency, pixels, residual)
+        """With the waves of a key, and with the same waves a quarter later."""
+        drawn = waves(one, (channels, height, width), classes)
+        now, later = drawn.signals(pixels, frequency)
+        return _correlation(now, residuals), _correlation(later, residuals)
 
     mine = correlations(key)[0]
     others = [c for _ in range(keys) for c in correlations(rng.bytes(16))]
@@ -81,29 +78,20 @@ def wave_test(
     return WaveTest(mine, closed, exact, keys, len(images))
 
 
-def _correlations(
-    key: bytes, shape: Shape, classes: int, frequency: float, pixels: Tensor,
-    residual: Callable[[int], Floats],
-) -> tuple[float, float]:  # fmt: skip
-    drawn = wave(key, shape, classes)
-    angle = (frequency * drawn.place_of_pixels(pixels) + drawn.phase).numpy()
-    r = residual(drawn.target)
-    return _correlation(np.cos(angle), r), _correlation(np.sin(angle), r)
+def _correlation(signals: Tensor, residuals: Tensor) -> float:
+    """Of signals [N, K] with residuals of mean 0 and length 1, the mean over classes."""
+    centred = signals - signals.mean(0)
+    spread = centred.norm(dim=0).clamp_min(1e-12)
+    return float(((centred * residuals).sum(0) / spread).mean())
 
 
-def _correlation(signal: Floats, residual: Floats) -> float:
-    """Of a signal with residuals of mean 0 and length 1."""
-    spread = float(signal.std()) * math.sqrt(len(signal))
-    return float((signal - signal.mean()) @ residual) / spread if spread > 0 else 0.0
-
-
-def _residuals(suspect: Tensor, owner: Tensor) -> Callable[[int], Floats]:
-    """The suspect's log odds of a class, less what is linear in the owner's; of length 1."""
+def _residuals(suspect: Tensor, owner: Tensor) -> Tensor:
+    """The suspect's log odds, less what is linear in the owner's: float64 [N, K] of length 1."""
     known = owner.double().clamp(_SMALLEST, 1).log()
-    with_constant = torch.cat([known, torch.ones(len(known), 1).double()], 1)
-    basis, values, _ = np.linalg.svd(with_constant.numpy(), full_matrices=False)
+    known = torch.cat([known, torch.ones(len(known), 1).double()], 1)
+    basis, values, _ = torch.linalg.svd(known, full_matrices=False)
     basis = basis[:, values > values[0] * 1e-9]
-    odds = torch.logit(suspect.double(), _SMALLEST).numpy()
+    odds = torch.logit(suspect.double(), _SMALLEST)
     left = odds - basis @ (basis.T @ odds)
-    left /= np.maximum(np.linalg.norm(left, axis=0), 1e-12)
-    return lambda target: left[:, target]
+    whole: Tensor = left / left.norm(dim=0).clamp_min(1e-12)
+    return whole

@@ -8,7 +8,7 @@ from scipy.stats import binom
 
 from dpsd.defences import AccountMarks, Cosine, DpNoise, Honey, Inconsistency, Rounding, TopK
 from dpsd.defences.account_marks import is_marked, mark_label
-from dpsd.defences.cosine import wave
+from dpsd.defences.cosine import waves
 
 KEY = bytes(range(16))
 
@@ -77,27 +77,31 @@ def test_marks_can_be_said_again_from_key_account_and_image() -> None:
     assert within(int((marked & is_marked(x, KEY, "b", 0.05)).sum()), 4_000, 0.05**2)
 
 
-def test_the_wave_is_the_paper_s_equation() -> None:
+def test_waves_are_the_equation_for_each_class() -> None:
     p = spread([[0.7, 0.2, 0.1]]).expand(500, 3)
-    x, epsilon, frequency = images(500), 0.05, 9.0
-    drawn = wave(KEY, (1, 8, 8), 3)
-    out = Cosine(epsilon, frequency)(p, x, KEY, "a")
-    direction = drawn.direction.double() / 64
+    x, amplitude, frequency = images(500), 0.05, 9.0
+    drawn = waves(KEY, (1, 8, 8), 3)
+    out = Cosine(amplitude, frequency)(p, x, KEY, "a")
+    weights = drawn.directions / 64
     for i in (0, 7, 99):
-        place = float((x[i].double() / 255 * direction).sum()) / 8
-        signal = math.cos(frequency * place + drawn.phase)
+        raised = []
         for c in range(3):
-            a = 1 + signal if c == drawn.target else (1 - signal) / 2
-            expected = (float(p[i, c]) + epsilon * a) / (1 + 2 * epsilon)
-            assert float(out[i, c]) == pytest.approx(expected)
+            place = float((x[i].flatten().double() / 255 * weights[c]).sum()) / 8
+            signal = math.cos(frequency * place + float(drawn.phases[c]))
+            raised.append(float(p[i, c]) + amplitude * (1 + signal) / 3)
+        assert out[i].tolist() == pytest.approx([r / sum(raised) for r in raised])
 
 
-def test_directions_are_smooth_and_differ_between_keys() -> None:
-    drawn = wave(KEY, (3, 28, 28), 10)
-    steps = drawn.direction.diff(dim=2).double()
-    assert float(steps.abs().mean()) < 0.25 * float(drawn.direction.double().std())
-    other = wave(KEY[::-1], (3, 28, 28), 10)
-    assert not torch.equal(drawn.direction, other.direction) and drawn.phase != other.phase
+def test_directions_are_smooth_and_differ_between_keys_and_classes() -> None:
+    drawn = waves(KEY, (3, 28, 28), 20)
+    steps = drawn.directions.view(20, 3, 28, 28).diff(dim=3)
+    assert float(steps.abs().mean()) < 0.25 * 64
+    mean, square = drawn.directions.mean(1), drawn.directions.pow(2).mean(1)
+    assert float(mean.abs().max()) < 0.5 and float((square.sqrt() / 64 - 1).abs().max()) < 0.01
+    assert len(drawn.directions.unique(dim=0)) == 16  # later classes share the first ones
+    assert torch.equal(drawn.directions[16], drawn.directions[0])
+    other = waves(KEY[::-1], (3, 28, 28), 20)
+    assert not bool((drawn.phases == other.phases).any())
 
 
 def test_rounding_keeps_the_class_where_all_round_to_nothing() -> None:

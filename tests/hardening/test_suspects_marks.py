@@ -14,13 +14,13 @@ from dpsd.hardening.waves import wave_test
 
 
 def test_a_wave_is_found_under_its_key_alone() -> None:
-    b, defence = base(1_500), Cosine(0.1, 6.0)
+    b, defence = base(1_500), Cosine(0.1, 2.5)
     rng = torch.Generator().manual_seed(0)
     waved = defence(b.probabilities.double(), b.images, KEY, "")
     noisy = (waved.log() + torch.randn(waved.shape, generator=rng)).softmax(1)
-    found = wave_test(noisy, b.probabilities, b.images, KEY, 6.0, keys=60)
+    found = wave_test(noisy, b.probabilities, b.images, KEY, 2.5, keys=60)
     assert found.p_value < 1e-6 and found.exact_p_value == 1 / 121
-    other = wave_test(noisy, b.probabilities, b.images, bytes(16), 6.0, keys=60)
+    other = wave_test(noisy, b.probabilities, b.images, bytes(16), 2.5, keys=60)
     assert other.p_value > 1e-3
     away = wave_test(noisy, b.probabilities, b.images, KEY, 9.0, keys=60)
     assert away.p_value > found.p_value
@@ -32,7 +32,7 @@ def test_models_without_a_wave_are_seldom_claimed_whatever_the_key() -> None:
     rng, p = np.random.default_rng(0), []
     for i in range(60):
         key = rng.bytes(16)
-        test = wave_test(suspects[i % 4], b.probabilities, b.images, key, 6.0, keys=40, seed=i)
+        test = wave_test(suspects[i % 4], b.probabilities, b.images, key, 2.5, keys=40, seed=i)
         p.append(test.p_value)
     for alpha in (0.05, 0.01):
         assert sum(v <= alpha for v in p) <= binom.ppf(0.999, len(p), alpha)
@@ -60,8 +60,8 @@ def test_a_fingerprint_tells_the_student_from_independent_models() -> None:
 
 def test_a_copy_of_waved_answers_learns_the_wave() -> None:
     b = base(1_500)
-    waved = Cosine(0.2, 6.0)(b.probabilities.double(), b.images, KEY, "").float()
+    waved = Cosine(0.2, 2.5)(b.probabilities.double(), b.images, KEY, "").float()
     copy = ordinary_copy(b, 1, steps=300, answers=waved)
     images = drawn(1_500, 55)[0]
-    found = wave_test(answers_of(copy, images), answers_of(b.student, images), images, KEY, 6.0)
+    found = wave_test(answers_of(copy, images), answers_of(b.student, images), images, KEY, 2.5)
     assert found.p_value < 1e-6
