@@ -29,7 +29,6 @@ def basic(endpoint: Endpoint, holdings: Holdings) -> Iterator[Clone]:
     Tramèr et al. 2016; Knockoff Nets with random choice, Orekondy et al. 2019. Where the budget is
     larger than the pool, the same images are asked again.
     """
-
     return _at_random(endpoint, holdings, "basic")
 
 
