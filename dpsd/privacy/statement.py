@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dpsd.config import Config, quorum
-from dpsd.config.public import public_photographs
+from dpsd.config.public import SHIPPED_PHOTOGRAPHS, public_photographs
 from dpsd.data.identity import dataset_name
 from dpsd.errors import UserError
 from dpsd.privacy import accounting
@@ -188,6 +188,8 @@ def declared_public(config: Config) -> dict[str, Any]:
     }
     if photographs:
         listed["photographs"] = [p.model_dump() for p in photographs]
+    if "scatter-public" in (config.teacher.model, config.student.model):
+        listed["feature_photographs"] = [p.model_dump() for p in SHIPPED_PHOTOGRAPHS]
     if normalize is not None and normalize.public:
         listed["teacher_normalisation"] = {
             "mean": list(normalize.mean), "std": list(normalize.std),

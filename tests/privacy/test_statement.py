@@ -13,7 +13,7 @@ from dpsd.privacy.events import GaussianRelease, PureRelease
 from dpsd.privacy.ledger import Ledger, image_hashes
 from dpsd.privacy.plan import make_plan
 from dpsd.privacy.signature import sign, signing_key
-from dpsd.privacy.statement import guarantee
+from dpsd.privacy.statement import declared_public, guarantee
 from dpsd.privacy.statement_text import statement_text
 from dpsd.privacy.verify import verify_release
 
@@ -252,3 +252,14 @@ def test_verify_refuses_malformed_facts_in_one_line(release, broken):
     with pytest.raises(UserError) as e:
         verify_release(release)
     assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("who", ["teacher", "student"])
+def test_photographs_that_fix_features_are_declared_public(who):
+    """`scatter-public` models are made from two photographs, whatever is asked about."""
+    tree = {"data": {"name": "cifar10"}, "privacy": {"mechanism": "none"}}
+    plain = declared_public(parse_config(tree))
+    assert "feature_photographs" not in plain
+    listed = declared_public(parse_config(tree | {who: {"model": "scatter-public"}}))
+    assert [p["file"] for p in listed["feature_photographs"]] == ["china.jpg", "flower.jpg"]
+    assert {k: v for k, v in listed.items() if k != "feature_photographs"} == plain
