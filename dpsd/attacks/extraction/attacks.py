@@ -50,9 +50,7 @@ ATTACKS = {
     "dfme": Named(dfme, _SOFT, "trains a generator on estimated gradients, without data"),
     "adapted": Named(adapted, _ANY, "for pools of another problem: asks what looks like its own"),
     "top1": Named(top1, _ANY, "ignores probabilities: against defences that keep the class"),
-    "neighbours": Named(
-        neighbours, _ANY, "averages nearly equal copies: against changes that a key draws"
-    ),
+    "neighbours": Named(neighbours, _ANY, "averages nearly equal copies: against keyed changes"),
     "recovery": Named(recovery, _SOFT, "restores answers: against a defence that is known"),
     "accounts": Named(accounts, _ANY, "asks under several names and lets them vote"),
 }
