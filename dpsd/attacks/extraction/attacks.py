@@ -16,6 +16,7 @@ from dpsd.attacks.extraction.equations import equations
 from dpsd.attacks.extraction.hard import augmented, basic, mixup, top1
 from dpsd.attacks.extraction.marich import marich
 from dpsd.attacks.extraction.recovery import recovery
+from dpsd.attacks.extraction.relu import relu
 from dpsd.attacks.extraction.repeated import accounts, neighbours
 from dpsd.attacks.extraction.soft import distillation, random_erasing
 from dpsd.attacks.extraction.spsg import spsg
@@ -46,6 +47,7 @@ ATTACKS = {
     "random_erasing": Named(random_erasing, _SOFT, "distillation with parts of images erased"),
     "spsg": Named(spsg, _SOFT, "learns how answers change with superpixels"),
     "equations": Named(equations, _ANY, "solves for the weights of a student on fixed wavelets"),
+    "relu": Named(relu, _SOFT, "finds the units of a two-layer ReLU network by their kinks"),
     "synthetic": Named(synthetic, _ANY, "asks about images of dpsd's own synthesizer"),
     "dfme": Named(dfme, _SOFT, "trains a generator on estimated gradients, without data"),
     "adapted": Named(adapted, _ANY, "for pools of another problem: asks what looks like its own"),

@@ -8,7 +8,7 @@ from dpsd.attacks.extraction.endpoint import BudgetSpent, Service
 from dpsd.defences import Labels, TopK
 from dpsd.errors import UserError
 
-SPECIAL = ("equations", "recovery")  # another victim, another endpoint: tests of their own
+SPECIAL = ("equations", "relu", "recovery")  # another victim, another endpoint: tests of their own
 WEAK = ("synthetic", "dfme", "adapted")  # made for other pools, or for larger budgets
 PLAIN = [name for name in ATTACKS if name not in SPECIAL]
 
