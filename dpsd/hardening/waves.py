@@ -14,7 +14,7 @@ from torch import Tensor
 from dpsd.defences.cosine import waves
 from dpsd.hardening.statistics import key_p_value
 
-_SMALLEST = 1e-4
+_SMALLEST, _CUT_OFF = 1e-9, 1e-2
 
 
 @dataclass(frozen=True)
@@ -86,10 +86,15 @@ def _correlation(signals: Tensor, residuals: Tensor) -> float:
 
 
 def _residuals(suspect: Tensor, owner: Tensor) -> Tensor:
-    """The suspect's log odds, less what is linear in the owner's: float64 [N, K] of length 1."""
-    known = owner.double().clamp(_SMALLEST, 1).log()
-    known = torch.cat([known, torch.ones(len(known), 1).double()], 1)
-    basis, values, _ = torch.linalg.svd(known, full_matrices=False)
+    """The suspect's log odds, less what follows from the owner's: float64 [N, K] of length 1.
+
+    What a copy learned is the log of a probability to which the waves have been added, so that
+    small ones are cut off. Thus the owner's logs enter whole and cut off, and its probabilities.
+    """
+    own = owner.double()
+    known = [own.clamp(_SMALLEST, 1).log(), own.clamp(_CUT_OFF, 1).log(), own]
+    constant = torch.ones(len(own), 1).double()
+    basis, values, _ = torch.linalg.svd(torch.cat([*known, constant], 1), full_matrices=False)
     basis = basis[:, values > values[0] * 1e-9]
     odds = torch.logit(suspect.double(), _SMALLEST)
     left = odds - basis @ (basis.T @ odds)
