@@ -86,7 +86,7 @@ class Cosine:
     """
 
     amplitude: float = 0.1
-    frequency: float = 1.25
+    frequency: float = 0.8
 
     name = "cosine"
     keeps_top1 = True

@@ -38,8 +38,8 @@ MARKS = RESULTS / "marks"
 ALPHA = 1e-6
 STEPS = ("distilled", "fine-tuned", "pruned", "distilled again")
 _SHARED = {
-    "problem": "digits-half-none", "clone": "cnn-tiny", "asked": 2_000, "passes": 12,
-    "wave": "cosine:amplitude=0.1,frequency=1.25", "account": "account_marks:share=0.02",
+    "problem": "digits-half-none", "clone": "cnn-tiny", "asked": 3_000, "passes": 12,
+    "wave": "cosine:amplitude=0.2,frequency=0.8", "account": "account_marks:share=0.02",
     "own": 0.1, "tune_steps": 100, "prune": 0.5, "probes": 3_000, "block": 5,
 }  # fmt: skip
 CELLS = {

@@ -60,7 +60,7 @@ def test_a_mark_has_a_public_and_a_secret_part(marked):
     assert mark.key not in public and mark.key.hex().encode() not in public
     student = load_student(mark.folder)  # in the released student's format
     assert student(torch.rand(2, 1, 28, 28)).shape == (2, 10)
-    assert open_mark(marked, "cosine").parameters == {"amplitude": 0.2, "frequency": 1.25}
+    assert open_mark(marked, "cosine").parameters == {"amplitude": 0.2, "frequency": 0.8}
     assert not (marked.path / "marked" / "cosine" / "student.safetensors").exists()
 
 
