@@ -209,11 +209,8 @@ def _served(victim: Victim, context: Attack, choice: Choice) -> Victim:
 def _refuse(cells: Sequence[Cell], victims: Sequence[Victim], choice: Choice) -> None:
     """Refuse what the user chose by name and cannot work."""
     by_name = {v.name: v for v in victims}
-    reasons = [(c, refusal(c, by_name[c.target])) for c in cells]
-    for cell, why in reasons:
-        if why and cell.attack in choice.attacks and cell.defence in choice.defences:
-            raise UserError(f"attack: {why}; accepted: {_labels_attacks()}")
-
-
-def _labels_attacks() -> str:
-    return ", ".join(name for name, a in ATTACKS.items() if a.needs == "labels")
+    for cell in cells:
+        why = refusal(cell, by_name[cell.target])
+        chosen = cell.attack in choice.attacks and cell.defence in (*choice.defences, UNDEFENDED)
+        if why and chosen:
+            raise UserError(f"attack: {why}")

@@ -12,7 +12,7 @@ from dpsd.attacks.extraction.boundary import boundary
 from dpsd.attacks.extraction.clone import Attack
 from dpsd.attacks.extraction.dfme import dfme
 from dpsd.attacks.extraction.domain import adapted
-from dpsd.attacks.extraction.equations import equations
+from dpsd.attacks.extraction.equations import SOLVED, equations
 from dpsd.attacks.extraction.hard import augmented, basic, mixup, top1
 from dpsd.attacks.extraction.marich import marich
 from dpsd.attacks.extraction.recovery import recovery
@@ -25,11 +25,15 @@ from dpsd.attacks.extraction.synthetic import synthetic
 
 @dataclass(frozen=True)
 class Named:
-    """An attack, what it needs of an answer (`probabilities` or `labels`), and what it does."""
+    """An attack, what it needs of an answer (`probabilities` or `labels`), and what it does.
+
+    `of` names the architectures that it can copy; it then takes the victim's own. Empty: any.
+    """
 
     run: Attack
     needs: str
     text: str
+    of: tuple[str, ...] = ()
 
 
 _ANY, _SOFT = "labels", "probabilities"
@@ -46,7 +50,9 @@ ATTACKS = {
     "distillation": Named(distillation, _SOFT, "learns the whole answers to random images"),
     "random_erasing": Named(random_erasing, _SOFT, "distillation with parts of images erased"),
     "spsg": Named(spsg, _SOFT, "learns how answers change with superpixels"),
-    "equations": Named(equations, _ANY, "solves for the weights of a student on fixed wavelets"),
+    "equations": Named(
+        equations, _ANY, "solves for the weights of a student on fixed wavelets", SOLVED
+    ),
     "relu": Named(relu, _SOFT, "finds the units of a two-layer ReLU network by their kinks"),
     "synthetic": Named(synthetic, _ANY, "asks about images of dpsd's own synthesizer"),
     "dfme": Named(dfme, _SOFT, "trains a generator on estimated gradients, without data"),

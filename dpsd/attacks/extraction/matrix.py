@@ -69,6 +69,10 @@ def refusal(cell: Cell, victim: Victim) -> str | None:
     hides = victim.labels_only or any(d.hides_probabilities for d in defences_of(cell.defence))
     if hides and ATTACKS[cell.attack].needs == "probabilities":
         return f"{cell.attack} needs probabilities, {cell.defence} gives labels alone"
+    of = ATTACKS[cell.attack].of
+    if of and victim.architecture not in of:
+        what = victim.architecture or "unknown"
+        return f"{cell.attack} solves {' and '.join(of)}, the {victim.name} is {what}"
     return None
 
 
@@ -102,7 +106,9 @@ def run_cell(
 
     def make() -> Arrays:
         defences = defences_of(cell.defence)
-        mine = replace(holdings, seed=cell.seed, known=tuple(defences))
+        attack = ATTACKS[cell.attack]
+        model = victim.architecture if attack.of else holdings.model
+        mine = replace(holdings, seed=cell.seed, known=tuple(defences), model=model)
         service = Service(
             victim.far or victim.ask, victim.facts, budget=max(holdings.ladder), key=KEY,
             defences=defences, accounts=ACCOUNTS, labels_only=victim.labels_only,
@@ -111,7 +117,7 @@ def run_cell(
         start = time.perf_counter()
         try:
             with service as endpoint:
-                for clone in ATTACKS[cell.attack].run(endpoint, mine):
+                for clone in attack.run(endpoint, mine):
                     asked.append(service.asked)
                     predicted.append(predict(clone.model, rows).argmax(1).numpy().astype(np.int16))
                     held.append(np.nan if clone.agreement is None else clone.agreement)

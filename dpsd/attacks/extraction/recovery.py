@@ -4,7 +4,6 @@ After D-DAE (Chen et al. 2023, *D-DAE: Defense-Penetrating Model Extraction Atta
 simulates the defence on own models and learns to restore what those said.
 """
 
-import secrets
 from collections.abc import Iterator
 
 import torch
@@ -84,10 +83,9 @@ def _restorer(own: nn.Module, holdings: Holdings, name: int) -> "_Restore":
     rows = torch.randperm(len(holdings.pool), generator=holdings.rng("simulated"))[:_SIMULATED]
     images = holdings.pool[rows]
     true = predict(own, images)
-    said = torch.cat(
-        [answered(true, images, holdings.known, secrets.token_bytes(16), f"account-{i}").float()
-         for i in range(_KEYS)]
-    )  # fmt: skip
+    keys = [hash_seed(holdings.seed, f"own key {i}").to_bytes(16, "little") for i in range(_KEYS)]
+    said = torch.cat([answered(true, images, holdings.known, key, f"account-{i}").float()
+                      for i, key in enumerate(keys)])  # fmt: skip
     return train_restorer(said, true.repeat(_KEYS, 1), hash_seed(holdings.seed, f"undo {name}"))
 
 

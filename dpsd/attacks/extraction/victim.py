@@ -65,7 +65,7 @@ def victim_of(context: Attack, target: str) -> Victim:
         labeller = Labeller(load_student(context.run), pick_device(config.device))
         return Victim("student", labeller.predict, config.facts, config.student.model)
     ask = ask_teacher(config, context.run, context.teacher)
-    return Victim("teacher", _probabilities(ask), config.facts)
+    return Victim("teacher", _probabilities(ask), config.facts, config.teacher.model)
 
 
 def own_victim(config: Config, model: str | None, weights: Path | None) -> Victim:

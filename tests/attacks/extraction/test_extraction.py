@@ -5,15 +5,22 @@ import stat
 
 import numpy as np
 import pytest
+import torch
 from products import copy_of, tiny_run
 
 from dpsd.attacks.command import extraction
 from dpsd.attacks.extraction import attack as module
 from dpsd.attacks.extraction.attack import Choice, ExtractionBudget
+from dpsd.attacks.extraction.clone import Holdings
+from dpsd.attacks.extraction.matrix import Cell, run_cell
 from dpsd.attacks.extraction.pools import load_pool, reshaped
+from dpsd.attacks.extraction.victim import Victim
 from dpsd.cli import main
+from dpsd.config import PublicFacts
 from dpsd.errors import UserError
 from dpsd.hardening.make import make_mark
+from dpsd.models.networks import build_model
+from dpsd.runs.release import Labeller
 
 TINY = ExtractionBudget("cnn-tiny", (20, 60), 1, 3, 60, ("basic", "distillation"), ("labels",), 80)
 
@@ -77,6 +84,10 @@ def test_the_command_on_other_pools_and_a_model_of_ones_own(run, tmp_path, capsy
         (["--target", "server"], "target: 'server'; accepted: student, teacher"),
         (["--pool", "nowhere"], "pool: 'nowhere'; accepted: same"),
         (["--attack", "distillation", "--defence", "labels"], "labels gives labels alone"),
+        (
+            ["--attack", "equations"],
+            "equations solves scatter-linear and scatter-bn, the student is",
+        ),
         (["--url", "http://192.0.2.7:80"], "is not an address of this machine"),
         (["--url", "http://127.0.0.1:9", "--defence", "labels"], "the service's own are on"),
     ],
@@ -89,6 +100,27 @@ def test_bad_input_is_one_line_and_writes_no_report(run, options, text, capsys):
     error = capsys.readouterr().err
     assert code == 2 and text in error
     assert not (run.private / "attacks" / "extraction" / "report.json").exists()
+
+
+def test_an_attack_on_one_architecture_takes_the_victims_own(tmp_path):
+    """`equations` copies a linear model with as many questions as a class has weights, exactly."""
+    facts = PublicFacts(shape=(1, 12, 12), classes=3, class_names=("a", "b", "c"))
+    torch.manual_seed(0)
+    model = build_model("scatter-linear", facts.shape, 3)
+    torch.nn.init.normal_(model.head.weight, 0, 0.3)
+    victim = Victim("own", Labeller(model.eval(), torch.device("cpu")).predict, facts,
+                    "scatter-linear")  # fmt: skip
+    pool = torch.randint(0, 256, (1200, 1, 12, 12), dtype=torch.uint8)
+    weights = model.head.in_features
+    rows = torch.randint(0, 256, (300, 1, 12, 12), dtype=torch.uint8)
+    found = run_cell(
+        Cell("own", "equations", "none", 0), victim,
+        Holdings(pool, (round(1.2 * weights),), "cnn-tiny"), rows, folder=tmp_path,
+        identity="", say=lambda text: None,
+    )  # fmt: skip
+    said = victim.ask(rows).argmax(1).numpy()
+    assert (found["predicted"][-1] == said).mean() >= 0.99
+    assert int(found["asked"][-1]) == round(1.2 * weights)
 
 
 def test_a_hardened_student_is_a_victim_of_its_own(run):
