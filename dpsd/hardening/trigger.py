@@ -3,9 +3,10 @@
 The corner is trained into the student on synthetic images (Zhang et al. 2018, "Protecting
 Intellectual Property of Deep Neural Networks with Watermarking"; a 3 x 3 corner as in BadNets, Gu
 et al. 2017). It marks the student file and what is fine-tuned or pruned from it. A copy made by
-asking learns it only if some of the questions have the corner. A copy that asked about none cannot;
-success rates of 10 to 13 % that were published for such copies are those of guessing among ten
-classes.
+asking learns it only from questions whose corner is bright: where corners are dark, as those of
+digits are, a copy that asked about no stamped image cannot have it, and success rates of 10 to 13 %
+that were published for such copies are those of guessing among ten classes. Where images have
+bright corners by themselves, the student's probabilities for them carry the trigger to copies.
 """
 
 import copy

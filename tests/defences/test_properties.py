@@ -31,7 +31,7 @@ questions = st.builds(
     st.sampled_from([0.01, 1.0, 5.0, 60.0]),
 )  # fmt: skip
 every = st.sampled_from(DEFAULTS + EXTREMES)
-quick = settings(max_examples=40, deadline=None)
+quick = settings(max_examples=40, derandomize=True, deadline=None, database=None)
 
 
 @quick
