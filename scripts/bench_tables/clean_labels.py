@@ -32,11 +32,11 @@ from dpsd.teachers.teacher import accuracy, ensure_teacher, load_teacher
 
 BASE = "mnist-gaussian-eps1"
 _STEPS, _BATCH, _LR = 1000, 128, 0.003
-_AUGMENT = ("none", "affine")
+_AUGMENT = ("none",)
 
 
 def jobs(args: Namespace) -> Iterator[Job]:
-    """One file: labels and probabilities, plain and augmented."""
+    """One file: labels and probabilities."""
     config = configure(main_cells()[BASE], 0, args.teachers)
     facts = {"base": BASE, "config_hash": config_hash(config), "seed": 0}
     path = RESULTS / "clean-labels.json"
@@ -57,7 +57,7 @@ def worth(config: Config) -> dict[str, float]:
 
 
 def measure(config: Config, steps: int) -> dict[str, Any]:
-    """Train the four models and read the test rows once for each; nothing is chosen by them."""
+    """Train a model for each kind of answer and read the test rows once for each; nothing is chosen by them."""
     start = time.perf_counter()
     found = worth(config)
     labels = math.floor(found["clean_labels"])
