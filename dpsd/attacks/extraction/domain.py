@@ -1,13 +1,14 @@
-"""A pool of another problem: ask and learn what the model is sure of."""
+"""A pool of another problem: what the model is sure of sets the clone's batch statistics."""
 
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
+from dpsd.attacks.extraction.active import doubtful_and_apart
 from dpsd.attacks.extraction.clone import Clone, Holdings, Transcript, learnt, predict
 from dpsd.attacks.extraction.endpoint import Endpoint
-from dpsd.attacks.extraction.rounds import Candidates, by_rounds
+from dpsd.attacks.extraction.rounds import by_rounds
 from dpsd.models.networks import as_input
 
 _SURE = 0.5  # of the answered images set the clone's batch statistics
@@ -15,29 +16,17 @@ _BATCH = 256
 
 
 def adapted(endpoint: Endpoint, holdings: Holdings) -> Iterator[Clone]:
-    """Ask images of another problem that look like the model's own, of all classes alike.
+    """Ask as `active` does, and adapt the clone to images of which the model was sure.
 
-    The attacker has no image of the model's problem, and takes confidence for likeness. A round
-    asks the images of which the clone is surest, as many of each class (Knockoff Nets rewards
-    certainty and diversity, Orekondy et al. 2019, section 5.2). In the end the clone's batch
-    statistics are those of the answered images of which it is surest (batch statistics adapt a
-    network to a domain, Li et al. 2016, AdaBN).
+    The attacker has no image of the model's problem, and takes confidence for likeness. The clone's
+    batch statistics become those of the half of the answered images with the surest answers; where
+    answers are labels, with those that the clone itself finds likeliest. Batch statistics adapt a
+    network to a domain (Li et al. 2016, AdaBN). A clone without batch normalisation stays as it is.
     """
     return by_rounds(
-        endpoint, holdings, sure_of_all_classes, "adapted",
+        endpoint, holdings, doubtful_and_apart, "adapted",
         train=lambda transcript: _finish(endpoint, holdings, transcript),
     )  # fmt: skip
-
-
-def sure_of_all_classes(candidates: Candidates, count: int) -> Tensor:
-    """By turns the surest candidate of each class that the clone names: int64 [count]."""
-    sure, named = candidates.probabilities.max(1)
-    order = sure.argsort(descending=True)
-    turn = torch.zeros(len(order), dtype=torch.int64)
-    for k in named.unique():
-        own = order[named[order] == k]
-        turn[own] = torch.arange(len(own))
-    return turn.argsort(stable=True)[:count]
 
 
 def _finish(endpoint: Endpoint, holdings: Holdings, transcript: Transcript) -> Clone:
