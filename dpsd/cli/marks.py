@@ -69,7 +69,8 @@ def add_claim(commands: Commands) -> None:
     added.add_argument("--account", metavar="NAME", help="whose account marks are looked for")
     added.add_argument("--images", type=Path, metavar="FILE.npz",
                        help="ask about its `images`, uint8 [N, C, H, W]; default: synthetic "
-                       "ones")  # fmt: skip
+                       "ones. A wave shows best in images like those that the copy was made "
+                       "from; account marks need those that the account asked")  # fmt: skip
     added.add_argument("--independent", type=Path, action="append", default=[], metavar="PATH",
                        help="a model trained without the student's answers; repeat it")  # fmt: skip
     added.add_argument("--alpha", type=float, default=1e-6, metavar="P",
