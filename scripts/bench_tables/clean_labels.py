@@ -57,7 +57,10 @@ def worth(config: Config) -> dict[str, float]:
 
 
 def measure(config: Config, steps: int) -> dict[str, Any]:
-    """Train a model for each kind of answer and read the test rows once for each; nothing is chosen by them."""
+    """Train a model for each kind of answer and read the test rows once for each.
+
+    Nothing is chosen by them.
+    """
     start = time.perf_counter()
     found = worth(config)
     labels = math.floor(found["clean_labels"])

@@ -56,9 +56,7 @@ ATTACKS = {
     "relu": Named(relu, _SOFT, "finds the units of a two-layer ReLU network by their kinks"),
     "synthetic": Named(synthetic, _ANY, "asks about images of dpsd's own synthesizer"),
     "dfme": Named(dfme, _SOFT, "trains a generator on estimated gradients, without data"),
-    "adapted": Named(
-        adapted, _ANY, "for other problems' pools: active, adapted statistics"
-    ),
+    "adapted": Named(adapted, _ANY, "for other problems' pools: active, adapted statistics"),
     "top1": Named(top1, _ANY, "ignores probabilities: against defences that keep the class"),
     "neighbours": Named(neighbours, _ANY, "averages nearly equal copies: against keyed changes"),
     "recovery": Named(recovery, _SOFT, "restores answers: against a defence that is known"),

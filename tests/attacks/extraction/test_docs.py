@@ -14,8 +14,8 @@ def test_every_attack_stands_in_the_table():
 
 
 def test_every_defence_stands_in_the_table_in_order():
-    told = [line.split("`")[1] for line in TEXT.split("## Defences")[1].split("\n## ")[0].splitlines()
-            if line.startswith("| `")]  # fmt: skip
+    section = TEXT.split("## Defences")[1].split("\n## ")[0]
+    told = [line.split("`")[1] for line in section.splitlines() if line.startswith("| `")]
     assert [parse_defence(text).name for text in told] == list(DEFENCES)
     for text in told:
         assert parse_defence(text) == DEFENCES[parse_defence(text).name](), text
