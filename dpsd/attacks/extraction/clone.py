@@ -251,10 +251,14 @@ def need_probabilities(endpoint: Endpoint, attack: str) -> None:
 
 
 def next_images(holdings: Holdings, asked: int, count: int, name: str) -> Tensor:
-    """The next images of the pool in an order that the seed gives; it starts again at its end."""
+    """The next images of the pool in an order that the seed gives; each pass has another order."""
     n = len(holdings.pool)
-    order = torch.randperm(n, generator=holdings.rng(name))
-    return holdings.pool[order[torch.arange(asked, asked + count) % n]]
+    place = torch.arange(asked, asked + count)
+    passes = [
+        torch.randperm(n, generator=holdings.rng(name if i == 0 else f"{name} {i}"))
+        for i in range((asked + count - 1) // n + 1)
+    ]
+    return holdings.pool[torch.cat([torch.zeros(0, dtype=torch.int64), *passes])[place]]
 
 
 class _Tempered(nn.Module):
