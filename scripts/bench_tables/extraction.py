@@ -51,7 +51,9 @@ def cells() -> dict[str, dict]:
     for name, problem in tree.items():
         for defence in problem.pop("defences", ["none"]):
             short = defence.replace(":", "-").replace("=", "-").replace("/", "-")
-            found[f"{name}-{short}"] = shared | problem | {"problem": name, "defence": defence}
+            title = problem["title"] + ("" if defence == "none" else f", {defence}")
+            own = {"problem": name, "defence": defence, "title": title}
+            found[f"{name}-{short}"] = shared | problem | own
     return found
 
 
