@@ -20,6 +20,7 @@ from torch import Tensor
 from dpsd.config import PublicFacts
 from dpsd.defences.defence import Defence, answered, in_order
 from dpsd.errors import UserError
+from dpsd.imports import brief
 from dpsd.models.frozen import Shape
 
 Ask = Callable[[Tensor], Tensor]
@@ -164,6 +165,8 @@ class Service:
                     answers = self._answers(torch.from_numpy(pixels), f"account-{account}")
                 except UserError as e:
                     refusal = e
+                except Exception as e:  # an attack must not wait for a thread that has ended
+                    refusal = UserError(f"the model raised {brief(e)}")
                 line.send((answers, self._budget - self.asked, refusal))
 
     def _answers(self, images: Tensor, account: str) -> NDArray[np.float32]:

@@ -73,6 +73,22 @@ def test_a_victim_with_another_number_of_classes_is_refused() -> None:
         api.ask(IMAGES)
 
 
+def test_a_victim_that_breaks_is_one_line_and_the_next_question_is_answered() -> None:
+    victim, broken = Counting(), [True]
+
+    def ask(images: Tensor) -> Tensor:
+        if broken.pop():
+            raise RuntimeError("out of order")
+        return victim.ask(images)
+
+    broken.insert(0, False)
+    with (service := Service(ask, FACTS, budget=9)) as api:
+        with pytest.raises(UserError, match=r"the model raised .*out of order"):
+            api.ask(IMAGES[:2])
+        assert len(api.ask(IMAGES[:3])) == 3
+    assert service.asked == 5  # what reached the victim counts, answered or not
+
+
 def test_labels_alone_are_announced() -> None:
     with Service(Counting().ask, FACTS, budget=9, defences=[Labels()]) as api:
         assert api.gives == "labels"
