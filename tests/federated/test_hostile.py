@@ -222,7 +222,7 @@ def test_a_label_histogram_that_was_charged_and_lost_is_not_drawn_again(tmp_path
 def test_images_travel_as_a_seed_also_where_some_were_asked_before(tmp_path, monkeypatch):
     """The clients drop what the server drops; an answered question needs no images at all."""
 
-    def few(name, count, shape, rng):
+    def few(name, count, shape, rng, device):
         return torch.randint(120, (count, 1, 1, 1), dtype=torch.uint8, generator=rng).expand(
             -1, *shape
         )
