@@ -25,6 +25,10 @@ _FRONT = {
 }
 
 
+LINEAR = ("scatter-linear", "scatter-bn", "scatter-public")
+"""Students with one linear layer on fixed features."""
+
+
 def write_card(run: Run, plan_facts: dict[str, Any], evaluation: dict[str, Any] | None) -> None:
     """Write `release/README.md`, a model card with YAML front matter, whole or not at all.
 
@@ -39,6 +43,7 @@ def write_card(run: Run, plan_facts: dict[str, Any], evaluation: dict[str, Any] 
         f"---\n{yaml.safe_dump(_FRONT, sort_keys=False)}---",
         _what(run, facts, plan_facts),
         _loading(run.config.student.model, facts),
+        *_serving(run.config.student.model),
         f"## Privacy statement\n\n```text\n{statement_text(plan_facts)}```\n\n"
         "`statement.json` holds the same as facts, and the hashes of all released files. "
         "`dpsd verify` rebuilds it from `config.yaml`; with `--key` it tells whether the owner "
@@ -86,6 +91,19 @@ def _loading(name: str, facts: PublicFacts) -> str:
         f"logits = model(images)  # float32 {_shape(facts)} in [0, 1] -> [B, {facts.classes}]\n```"
         f"\n\n{_plain_loading(name, facts)}"
     )
+
+
+def _serving(name: str) -> list[str]:
+    """What whoever serves a student that is linear on known features must know; else nothing."""
+    if name not in LINEAR:
+        return []
+    return [
+        "## Before you serve it\n\nThis student is linear on features that everybody can compute. "
+        "Whoever may ask it for probabilities can solve for its weights, with about as many images "
+        "as a class has weights. Rounded probabilities or labels alone leave the copy inexact, not "
+        "impossible: `dpsd attack extraction` measures it. The privacy statement holds for a copy "
+        "too, as it is made from the student alone."
+    ]
 
 
 def _plain_loading(name: str, facts: PublicFacts) -> str:
