@@ -3,6 +3,7 @@
 import hashlib
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -36,6 +37,17 @@ class Predicts(Protocol):
 
     def predict(self, images: Tensor) -> Tensor:
         """uint8 [B, C, H, W] -> probabilities float32 [B, K]."""
+
+
+@dataclass(frozen=True)
+class Undecided:
+    """Whoever has no student yet: each of the `classes` is as likely."""
+
+    classes: int
+
+    def predict(self, images: Tensor) -> Tensor:
+        """As `Predicts`."""
+        return torch.full((len(images), self.classes), 1 / self.classes)
 
 
 class CanAsk(Protocol):

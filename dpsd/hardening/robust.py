@@ -35,7 +35,7 @@ class RobustRecipe:
 
 
 def robust(base: Base, recipe: RobustRecipe = RobustRecipe(), *, seed: int = 0) -> nn.Module:
-    """The student, trained on on attacked synthetic images with its own probabilities.
+    """The student, trained on attacked synthetic images with its own probabilities.
 
     Half of each loss is on the images as they are, so that the classes stay.
 

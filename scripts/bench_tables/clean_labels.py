@@ -23,7 +23,7 @@ from bench_tables.cells import config_hash, configure, main_cells
 from bench_tables.jobs import RESULTS, Job
 from dpsd.config import Config
 from dpsd.data.load import load_data
-from dpsd.generator.synthesizer import Synthesizer
+from dpsd.generator.synthesizer import Synthesizer, Undecided
 from dpsd.models.fit import FitRecipe, fit
 from dpsd.models.networks import build_model
 from dpsd.privacy.mechanisms.gaussian import Gaussian
@@ -65,7 +65,9 @@ def measure(config: Config, steps: int) -> dict[str, Any]:
     found = worth(config)
     labels = math.floor(found["clean_labels"])
     ask = load_teacher(config, ensure_teacher(config, print))
-    images = Synthesizer(_plain(config), config.facts, torch.device("cpu")).sample(labels, Blind())
+    images = Synthesizer(_plain(config), config.facts, torch.device("cpu")).sample(
+        labels, Undecided(config.facts.classes)
+    )
     with torch.inference_mode():
         answers = torch.cat([ask(x).softmax(1) for x in images.split(512)])
     test = load_data(config.data).test
@@ -92,14 +94,6 @@ def trained(
         model = build_model(config.student.model, config.facts.shape, config.facts.classes)
         fit(model, images, targets, FitRecipe(steps, _BATCH, _LR, augment))
     return model
-
-
-class Blind:
-    """A student that knows nothing, for a source that chooses nothing."""
-
-    def predict(self, images: Tensor) -> Tensor:
-        """Not called where one candidate is drawn an image."""
-        raise NotImplementedError
 
 
 def _plain(config: Config) -> Config:

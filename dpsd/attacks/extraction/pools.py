@@ -11,7 +11,7 @@ from dpsd.config import Config, parse_config
 from dpsd.config.sections import DataConfig
 from dpsd.data.load import Split, join_splits, load_data, load_public_images
 from dpsd.errors import UserError
-from dpsd.generator.synthesizer import Synthesizer
+from dpsd.generator.synthesizer import Synthesizer, Undecided
 from dpsd.models.frozen import Shape
 
 OTHERS = ("digits", "mnist", "fashion_mnist", "cifar10", "cifar10_jpeg", "att_faces")
@@ -103,15 +103,7 @@ def made(config: Config, count: int, seed: int) -> Tensor:
     tree["seed"] = seed
     public = parse_config(tree)
     source = Synthesizer(public, config.facts, torch.device("cpu"))
-    return source.sample(count, _NoOpinion(config.facts.classes), round=0)
-
-
-@dataclass(frozen=True)
-class _NoOpinion:
-    classes: int
-
-    def predict(self, images: Tensor) -> Tensor:
-        return torch.full((len(images), self.classes), 1 / self.classes)
+    return source.sample(count, Undecided(config.facts.classes), round=0)
 
 
 def reshaped(images: Tensor, shape: Shape) -> Tensor:

@@ -11,7 +11,7 @@ from dpsd.attacks.extraction.clone import Clone, Holdings, Transcript, learnt, s
 from dpsd.attacks.extraction.endpoint import Endpoint
 from dpsd.config import Config, PublicFacts
 from dpsd.config.sections import GeneratorConfig
-from dpsd.generator.synthesizer import Synthesizer
+from dpsd.generator.synthesizer import Synthesizer, Undecided
 from dpsd.runs.release import Labeller
 
 _FIRST = 0.25  # of the first step of the ladder, asked before there is a clone
@@ -54,20 +54,10 @@ def synthesizer(endpoint: Endpoint, seed: int) -> Synthesizer:
     return Synthesizer(config, facts, torch.device("cpu"))
 
 
-class _Undecided:
-    """Before the first answers every class is as likely."""
-
-    def __init__(self, classes: int) -> None:
-        self.classes = classes
-
-    def predict(self, images: torch.Tensor) -> torch.Tensor:
-        return torch.full((len(images), self.classes), 1 / self.classes)
-
-
 def _opinion(
     transcript: Transcript, holdings: Holdings, endpoint: Endpoint
-) -> Labeller | _Undecided:
+) -> Labeller | Undecided:
     """A clone of the answers so far, as the synthesizer takes it."""
     if not len(transcript):
-        return _Undecided(endpoint.classes)
+        return Undecided(endpoint.classes)
     return Labeller(learnt(transcript, holdings, endpoint).model, torch.device("cpu"))
