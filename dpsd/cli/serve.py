@@ -70,12 +70,12 @@ def run_account(args: argparse.Namespace) -> int:
 
     from dpsd.guard.accounts import add_account as make
     from dpsd.guard.accounts import read_pepper, rotate_key
-    from dpsd.guard.store import Store
+    from dpsd.guard.sqlite_store import SqliteStore
     from dpsd.serving.serve import guard_folder
     from dpsd.tables import Table
 
     folder = guard_folder(args.target)
-    store = Store(folder / "guard.sqlite")
+    store = SqliteStore(folder / "guard.sqlite")
     try:
         if args.action == "list":
             rows = [(a.name, a.tier, a.state, _day(a.made), _day(a.expires),

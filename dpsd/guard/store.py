@@ -1,34 +1,11 @@
-"""What the guard remembers: accounts, what they were charged, and what was done, in SQLite.
+"""What the guard remembers: accounts, what they were charged, what was seen and done.
 
-Every charge is on disk before an answer leaves, so that a killed service loses none. The file is
-the operator's own (mode 0600); it holds no image and no key, only keyed hashes of keys.
+Two stores keep it: SQLite (`sqlite_store`), and Redis where several machines serve. A
+charge is durable before an answer leaves, so that a killed service loses none.
 """
 
-import json
-import os
-import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
-from pathlib import Path
-from threading import Lock
-from typing import Any
-
-from dpsd.errors import UserError
-from dpsd.imports import brief
-
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS accounts(
-  id TEXT PRIMARY KEY, name TEXT UNIQUE NOT NULL, tier TEXT NOT NULL, state TEXT NOT NULL,
-  key_hash TEXT NOT NULL, made REAL NOT NULL, expires REAL, reference TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS spent(
-  account TEXT NOT NULL, day INTEGER NOT NULL, images INTEGER NOT NULL, PRIMARY KEY(account, day));
-CREATE TABLE IF NOT EXISTS events(
-  at REAL NOT NULL, account TEXT NOT NULL, kind TEXT NOT NULL, facts TEXT NOT NULL);
-CREATE INDEX IF NOT EXISTS events_of ON events(account, at);
-"""
-_DAY = 86_400
-_PATIENCE = 5  # seconds that a writer waits for another process
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 
 @dataclass(frozen=True)
@@ -55,144 +32,114 @@ class Account:
     reference: str = ""
 
 
-class Store:
-    """The guard's memory in one file; several processes may have it open."""
+@dataclass(frozen=True)
+class Watched:
+    """What the detectors hold of an account.
 
-    def __init__(self, path: Path) -> None:
-        """Open it, or make it.
+    Attributes:
+        account: its id.
+        sketch: `dpsd.guard.sketch.Sketch`, as bytes of bounded length; no image.
+        windows, begun: the evidence so far, see `dpsd.guard.evidence.Evidence`.
+        suspicion: log of the evidence over log of the alarm level: 0 without evidence, 1 at the
+            alarm.
+        prior: suspicion that it inherits from a cluster; the larger of the two counts.
+        level: of the policy; empty: none.
+        since: when the level was reached, seconds since 1970.
+        held: 1 where the operator set the level by hand, which evidence does not change.
+        reason: of the level, in one sentence.
+        updated: seconds since 1970.
+    """
 
-        Raises:
-            UserError: the file cannot be read or is no such store.
-        """
-        self.path = path
-        self._lock = Lock()
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-            self._db = sqlite3.connect(path, timeout=_PATIENCE, check_same_thread=False)
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.executescript(_SCHEMA)
-        except (OSError, sqlite3.Error) as e:
-            raise UserError(f"{path}: no usable store ({brief(e)})") from e
+    account: str
+    sketch: bytes
+    windows: int = 0
+    begun: float = 0.0
+    suspicion: float = 0.0
+    prior: float = 0.0
+    level: str = ""
+    since: float = 0.0
+    held: int = 0
+    reason: str = ""
+    updated: float = 0.0
+
+
+@dataclass(frozen=True)
+class Seen:
+    """An indicator with which an account asked.
+
+    Attributes:
+        account: its id.
+        kind: network | agent | reference | tls, or another header of a configured proxy.
+        indicator: a keyed hash; equal for equal values under one pepper.
+        first, last: seconds since 1970.
+        images: asked with it.
+    """
+
+    account: str
+    kind: str
+    indicator: str
+    first: float
+    last: float
+    images: int
+
+
+class Store(Protocol):
+    """The guard's memory; several processes may have it open."""
 
     def close(self) -> None:
-        """Write what is left, and let go of the file."""
-        with self._lock:
-            self._db.close()
+        """Write what is left, and let go."""
+
+    def usable(self) -> bool:
+        """Whether charges can be written now."""
 
     def add(self, account: Account) -> None:
-        """Keep a new account.
-
-        Raises:
-            UserError: one of its name is there.
-        """
-        values = asdict(account)
-        names = ", ".join(values)
-        places = ", ".join(f":{name}" for name in values)
-        try:
-            with self._transaction() as db:
-                db.execute(f"INSERT INTO accounts({names}) VALUES({places})", values)
-        except sqlite3.IntegrityError as e:
-            raise UserError(f"account: {account.name!r} is there already") from e
+        """Keep a new account; `UserError` where one of its name is there."""
 
     def change(self, account: Account) -> None:
         """Keep an account in place of that of the same id."""
-        values = asdict(account)
-        sets = ", ".join(f"{name} = :{name}" for name in values if name != "id")
-        with self._transaction() as db:
-            db.execute(f"UPDATE accounts SET {sets} WHERE id = :id", values)
 
     def accounts(self) -> list[Account]:
         """All, oldest first."""
-        return self._accounts("ORDER BY made, id")
 
     def by_id(self, id: str) -> Account | None:
         """The account, if there is one."""
-        return next(iter(self._accounts("WHERE id = ?", id)), None)
 
     def by_name(self, name: str) -> Account:
-        """The account of this name.
+        """The account of this name; `UserError` where there is none."""
 
-        Raises:
-            UserError: there is none.
-        """
-        found = next(iter(self._accounts("WHERE name = ?", name)), None)
-        if found is None:
-            raise UserError(f"account: {name!r} is unknown; `dpsd account list` names all")
-        return found
+    def forget(self, account: str) -> None:
+        """Delete all that is kept about an account."""
 
     def charge(self, account: str, images: int, at: float, most: int | None) -> int | None:
-        """Charge images to an account's day, if that stays within its limit.
-
-        Args:
-            account: its id.
-            images: to be answered.
-            at: seconds since 1970.
-            most: images a day (UTC); None: any number.
+        """Charge images to an account's day (UTC), if that stays within `most`.
 
         Returns:
             Images of the day with these; None: too many, and nothing was charged.
         """
-        day = int(at // _DAY)
-        with self._transaction() as db:
-            row = db.execute("SELECT images FROM spent WHERE account = ? AND day = ?",
-                             (account, day)).fetchone()  # fmt: skip
-            total = images + (row[0] if row else 0)
-            if most is not None and total > most:
-                return None
-            db.execute("INSERT OR REPLACE INTO spent VALUES(?, ?, ?)", (account, day, total))
-        return total
 
     def spent(self, account: str) -> int:
         """Images that were charged to an account, of all days."""
-        with self._lock:
-            row = self._db.execute("SELECT COALESCE(SUM(images), 0) FROM spent WHERE account = ?",
-                                   (account,)).fetchone()  # fmt: skip
-        return int(row[0])
 
     def note(self, account: str, kind: str, at: float, **facts: Any) -> None:
         """Write down what was done to an account, and why."""
-        with self._transaction() as db:
-            db.execute("INSERT INTO events VALUES(?, ?, ?, ?)",
-                       (at, account, kind, json.dumps(facts)))  # fmt: skip
 
     def events(self, account: str) -> list[dict[str, Any]]:
         """What was done to an account, oldest first: `at`, `kind` and the facts."""
-        with self._lock:
-            rows = self._db.execute("SELECT at, kind, facts FROM events WHERE account = ? "
-                                    "ORDER BY at, rowid", (account,)).fetchall()  # fmt: skip
-        return [{"at": at, "kind": kind} | json.loads(facts) for at, kind, facts in rows]
 
-    def forget(self, account: str) -> None:
-        """Delete all that is kept about an account."""
-        with self._transaction() as db:
-            db.execute("DELETE FROM accounts WHERE id = ?", (account,))
-            for table in ("spent", "events"):
-                db.execute(f"DELETE FROM {table} WHERE account = ?", (account,))
+    def recent_events(self, most: int) -> list[dict[str, Any]]:
+        """What was done to all accounts, newest first: `account`, `at`, `kind` and the facts."""
 
-    def usable(self) -> bool:
-        """Whether charges can be written now."""
-        try:
-            with self._transaction() as db:
-                db.execute("DELETE FROM spent WHERE account = ''")
-            return True
-        except sqlite3.Error:
-            return False
+    def watched(self, account: str) -> Watched | None:
+        """What the detectors hold of an account, if it asked anything."""
 
-    def _accounts(self, where: str, *values: str) -> list[Account]:
-        names = ", ".join(f.name for f in fields(Account))
-        with self._lock:
-            rows = self._db.execute(f"SELECT {names} FROM accounts {where}", values).fetchall()
-        return [Account(*row) for row in rows]
+    def all_watched(self, at_least: float = ...) -> list[Watched]:
+        """Accounts of at least this suspicion, the most suspicious first; all by default."""
 
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """One writer at a time; all of it or nothing."""
-        with self._lock:
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._db
-                self._db.execute("COMMIT")
-            except BaseException:
-                self._db.execute("ROLLBACK")
-                raise
+    def watch(self, watched: Watched) -> None:
+        """Keep what the detectors hold of an account, in place of what was there."""
+
+    def saw(self, account: str, kind: str, indicator: str, at: float, images: int) -> None:
+        """Keep that an account asked with an indicator, such as a network."""
+
+    def seen(self, account: str | None = None) -> list[Seen]:
+        """Indicators of one account or of all, first seen first."""

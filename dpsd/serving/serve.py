@@ -12,7 +12,7 @@ from dpsd.console import Say
 from dpsd.errors import UserError
 from dpsd.files import read_json
 from dpsd.guard.accounts import read_pepper
-from dpsd.guard.store import Store
+from dpsd.guard.sqlite_store import SqliteStore
 from dpsd.imports import brief
 from dpsd.runs.release import release_folder
 from dpsd.serving.app import Service, make_app
@@ -35,7 +35,7 @@ def make_service(run: Path, settings: ServeSettings, say: Say) -> Service:
     """
     release, guard = release_folder(run), guard_folder(run)
     facts = load_config(release / "config.yaml").facts
-    store, pepper = Store(guard / "guard.sqlite"), read_pepper(guard / "pepper")
+    store, pepper = SqliteStore(guard / "guard.sqlite"), read_pepper(guard / "pepper")
     about = {"card": (release / "README.md").read_text(),
              "statement": read_json(release / "statement.json")}  # fmt: skip
     secret = hashlib.blake2b(b"dpsd defences", key=pepper, digest_size=32).digest()

@@ -11,14 +11,14 @@ import pytest
 
 from dpsd.errors import UserError
 from dpsd.guard.accounts import add_account, read_pepper, rotate_key, who
-from dpsd.guard.store import Store
+from dpsd.guard.sqlite_store import SqliteStore
 
 PEPPER = bytes(range(32))
 
 
 @pytest.fixture
 def store(tmp_path):
-    opened = Store(tmp_path / "guard" / "guard.sqlite")
+    opened = SqliteStore(tmp_path / "guard" / "guard.sqlite")
     yield opened
     opened.close()
 
@@ -81,7 +81,7 @@ def test_a_day_is_charged_whole_or_not_at_all(store):
 
 
 def test_charges_of_many_threads_and_two_processes_add_up(store, tmp_path):
-    others = [Store(store.path) for _ in range(2)]
+    others = [SqliteStore(store.path) for _ in range(2)]
 
     def work(one):
         for _ in range(25):
@@ -98,13 +98,14 @@ def test_charges_of_many_threads_and_two_processes_add_up(store, tmp_path):
 def test_a_killed_process_loses_no_charge(tmp_path):
     path = tmp_path / "g" / "guard.sqlite"
     code = (
-        "import os, signal; from pathlib import Path; from dpsd.guard.store import Store\n"
-        f"s = Store(Path({str(path)!r})); s.charge('a', 7, 0.0, None)\n"
+        "import os, signal; from pathlib import Path\n"
+        "from dpsd.guard.sqlite_store import SqliteStore\n"
+        f"s = SqliteStore(Path({str(path)!r})); s.charge('a', 7, 0.0, None)\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
     done = subprocess.run([sys.executable, "-c", code], check=False)
     assert done.returncode == -9
-    assert Store(path).spent("a") == 7
+    assert SqliteStore(path).spent("a") == 7
 
 
 def test_the_pepper_is_made_once_and_checked(tmp_path):
@@ -120,14 +121,14 @@ def test_a_file_that_is_no_store_is_one_line(tmp_path):
     path = tmp_path / "guard.sqlite"
     path.write_bytes(b"not a database, but long enough to be looked at" * 100)
     with pytest.raises(UserError, match="no usable store"):
-        Store(path)
+        SqliteStore(path)
 
 
 def test_a_store_that_cannot_be_written_says_so(store, tmp_path):
     assert store.usable()
     blocker = sqlite3.connect(store.path)
     blocker.execute("BEGIN EXCLUSIVE")
-    quick = Store.__new__(Store)  # the same file, without patience
+    quick = SqliteStore.__new__(SqliteStore)  # the same file, without patience
     quick.path, quick._lock = store.path, threading.Lock()
     quick._db = sqlite3.connect(store.path, timeout=0)
     assert not quick.usable()

@@ -4,14 +4,14 @@ import pytest
 
 from dpsd.guard.accounts import add_account
 from dpsd.guard.limits import Limits, Tier
-from dpsd.guard.store import Store
+from dpsd.guard.sqlite_store import SqliteStore
 
 PEPPER = bytes(32)
 
 
 @pytest.fixture
 def store(tmp_path):
-    opened = Store(tmp_path / "guard.sqlite")
+    opened = SqliteStore(tmp_path / "guard.sqlite")
     yield opened
     opened.close()
 

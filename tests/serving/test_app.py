@@ -14,7 +14,7 @@ from PIL import Image
 
 from dpsd.config import PublicFacts
 from dpsd.guard.accounts import add_account
-from dpsd.guard.store import Store
+from dpsd.guard.sqlite_store import SqliteStore
 from dpsd.serving.app import Service, make_app
 from dpsd.serving.settings import LimitSettings, ServeSettings, TierSettings
 
@@ -44,7 +44,7 @@ SETTINGS = ServeSettings(
 
 @pytest.fixture
 def served(tmp_path):
-    store = Store(tmp_path / "guard.sqlite")
+    store = SqliteStore(tmp_path / "guard.sqlite")
     about = {"card": "# card", "statement": {"unit": "answer"}}
     service = Service(FACTS, model, about, SETTINGS, store, PEPPER, SECRET)
     keys = {t: add_account(store, PEPPER, t, t)[1] for t in SETTINGS.tiers}
