@@ -28,6 +28,7 @@ WRONG = 1e-4
 _LEVELS = 2.0 ** -np.arange(1, 21)  # tail rates at which thresholds are set
 _LEAST = 200  # benign windows
 _KAPPA = 0.5
+_MOST = 1e12  # of evidence, so that an account that changes its ways is cleared in finite time
 
 
 @dataclass(frozen=True)
@@ -104,9 +105,12 @@ class Evidence:
             e_values: of the detectors on this window; their mean is taken, which is an e-value
                 whatever their dependence.
         """
+        return self.after_mean(sum(e_values) / len(e_values))
+
+    def after_mean(self, e: float) -> "Evidence":
+        """With one more window, whose detectors' weighted mean is `e`; weights sum to 1."""
         n = self.windows + 1
-        mean = sum(e_values) / len(e_values)
-        return Evidence(n, min(mean * (self.begun + 1 / (n * (n + 1))), 1e300))
+        return Evidence(n, min(e * (self.begun + 1 / (n * (n + 1))), _MOST))
 
     @property
     def value(self) -> float:

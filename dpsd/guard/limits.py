@@ -39,11 +39,13 @@ class Refusal:
         code: for programs.
         message: for people.
         retry_after: seconds until it is worth asking again; None: not by waiting.
+        status: of HTTP; 0: 429 where waiting helps, else 413.
     """
 
     code: str
     message: str
     retry_after: int | None
+    status: int = 0
 
 
 class Limits:
@@ -64,19 +66,26 @@ class Limits:
         self._guesses = RateLimitItemPerMinute(10)
         self._rates = MovingWindowRateLimiter(MemoryStorage())
 
-    def charge(self, account: Account, network: str, images: int) -> Refusal | None:
+    def charge(
+        self, account: Account, network: str, images: int, share: float = 1.0
+    ) -> Refusal | None:
         """Charge images, or say why they cannot be asked now. All or nothing is charged.
 
         Args:
             account: who asks.
             network: the prefix that the request came from.
             images: in the request, at least 1.
+            share: of the account's images a minute and a day that is left to it.
         """
         tier = self.tiers.get(account.tier)
         if tier is None:
             return Refusal("unknown_tier", f"the tier {account.tier} is not configured", None)
+        item = self._accounts[account.tier]
+        if share < 1:
+            item = RateLimitItemPerMinute(max(1, int(share * item.amount)))
+        per_day = tier.per_day if tier.per_day is None else max(1, int(share * tier.per_day))
         windows = [
-            (self._accounts[account.tier], ("account", account.id), "account"),
+            (item, ("account", account.id), "account"),
             (self._network, ("network", network), "network"),
             (self._all, ("all", "all"), "service"),
         ]
@@ -89,9 +98,9 @@ class Limits:
                 text = f"the {what}'s {item.amount:,} images a minute are spent"
                 return Refusal("rate_limited", text, wait)
         now = time.time()
-        if self.store.charge(account.id, images, now, tier.per_day) is None:
+        if self.store.charge(account.id, images, now, per_day) is None:
             wait = int(86_400 - now % 86_400) + 1
-            return Refusal("daily_limit", f"{tier.per_day:,} images a day are spent", wait)
+            return Refusal("daily_limit", f"{per_day:,} images a day are spent", wait)
         for item, names, _ in windows:
             self._rates.hit(item, *names, cost=images)
         return None

@@ -1,0 +1,137 @@
+"""The guard of one service: who may ask now, what the answer goes through, what was seen.
+
+Gating is synchronous and cheap, detection happens in a thread. Limits fail closed, detection fails
+open; `state` tells both.
+"""
+
+import hashlib
+import hmac
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from dpsd.defences import Defence, parse_defence
+from dpsd.guard.limits import Limits, Refusal
+from dpsd.guard.policy import Level, Policy
+from dpsd.guard.reference import Reference
+from dpsd.guard.store import Account, Store
+from dpsd.guard.watch import Background, Observation, Watch
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What holds for an account now.
+
+    Attributes:
+        level: of the policy that changes its answers; None: none, or a dry run.
+        defences: of its tier and its level, in the order in which they are applied.
+        hides_probabilities: whether a defence shows labels alone.
+    """
+
+    level: Level | None
+    defences: tuple[Defence, ...]
+    hides_probabilities: bool
+
+
+class Guard:
+    """Before a model.
+
+    Args:
+        store: the memory.
+        limits: of accounts, networks and the service.
+        policy: what suspicion leads to.
+        reference: what honest traffic looks like; None: nothing is detected.
+        pepper: of indicators, so that the store holds no network address.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        limits: Limits,
+        policy: Policy,
+        reference: Reference | None,
+        pepper: bytes,
+    ) -> None:
+        self.store, self.limits, self.policy = store, limits, policy
+        self.reference = reference
+        self._pepper = pepper
+        self._standings: dict[tuple[str, str], Standing] = {}
+        self._background = (
+            None if reference is None else Background(Watch(store, reference, policy).observe)
+        )
+
+    def gate(self, account: Account, network: str, images: int) -> Refusal | None:
+        """Charge images, or say why they are not answered now.
+
+        Args:
+            account: who asks.
+            network: the prefix that the request came from.
+            images: in the request, at least 1.
+        """
+        level = self.standing(account).level
+        if level is not None and level.block:
+            return Refusal("blocked", "this account is blocked; ask the operator", None, 403)
+        share = 1.0 if level is None else level.rate
+        return self.limits.charge(account, network, images, share)
+
+    def standing(self, account: Account) -> Standing:
+        """What holds for an account now: tier and level."""
+        watched = None if self._background is None else self.store.watched(account.id)
+        name = "" if watched is None else watched.level
+        key = (account.tier, name)
+        if key not in self._standings:
+            tier, level = self.limits.tiers.get(account.tier), self.policy.effective(name)
+            texts = (() if tier is None else tier.defences) + (() if level is None
+                                                               else level.defences)  # fmt: skip
+            self._standings[key] = _standing(level, texts)
+        return self._standings[key]
+
+    def observe(self, seen: Observation, indicators: Mapping[str, str], account: Account) -> None:
+        """Have a request that was answered looked at.
+
+        Args:
+            seen: what the detectors see.
+            indicators: kind -> value, as `{"network": "10.1.2.0/24"}`; keyed hashes are kept.
+            account: who asked; its reference is an indicator too.
+        """
+        if self._background is None:
+            return
+        found = dict(indicators) | ({"reference": account.reference} if account.reference else {})
+        for kind, value in found.items():
+            if value:
+                self.store.saw(account.id, kind, self.hashed(kind, value), seen.at,
+                               len(seen.features))  # fmt: skip
+        self._background.put(seen)
+
+    def hashed(self, kind: str, value: str) -> str:
+        """A keyed hash of an indicator: 32 hexadecimal digits."""
+        return hmac.new(self._pepper, f"{kind}\0{value}".encode(), hashlib.sha256).hexdigest()[:32]
+
+    def state(self) -> dict[str, object]:
+        """For `/readyz`: how limits and detection are."""
+        usable = self.store.usable()
+        state: dict[str, object] = {"store": "ok" if usable else "unavailable",
+                                    "limits": "ok" if usable else "closed"}  # fmt: skip
+        if self._background is None:
+            return state | {"detection": "off"}
+        b = self._background
+        broken = b.dropped + b.failed
+        return state | {"detection": "ok" if not broken else "open", "dropped": b.dropped,
+                        "failed": b.failed, "waiting": b.waiting}  # fmt: skip
+
+    def drain(self) -> None:
+        """Wait until what was observed was looked at, at most ten seconds."""
+        if self._background is not None:
+            self._background.drain()
+
+    def close(self) -> None:
+        """Look at what waits, and let go of the store."""
+        if self._background is not None:
+            self._background.close()
+        self.store.close()
+
+
+def _standing(level: Level | None, texts: Sequence[str]) -> Standing:
+    """Defences by name once each: a level's takes the place of the tier's."""
+    by_name = {(d := parse_defence(text)).name: d for text in texts}
+    chosen = tuple(by_name.values())
+    return Standing(level, chosen, any(d.hides_probabilities for d in chosen))

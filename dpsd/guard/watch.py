@@ -1,0 +1,164 @@
+"""From questions to suspicion to a level: the asynchronous half of the guard.
+
+Answers never wait for it. What cannot be looked at in time is dropped and counted: detection fails
+open, and `/readyz` and the metrics say so.
+"""
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dpsd.guard.detectors import DETECTORS, WEIGHTS, statistics
+from dpsd.guard.evidence import Evidence
+from dpsd.guard.policy import Policy
+from dpsd.guard.reference import Reference
+from dpsd.guard.sketch import Sketch
+from dpsd.guard.store import Store, Watched
+
+_WAITING = 2_000  # observations; about 100 MB at most with 256 images each and 50 features
+
+
+@dataclass(frozen=True)
+class Observation:
+    """One request, as the guard sees it.
+
+    Attributes:
+        account: its id.
+        at: seconds since 1970.
+        features: float32 [B, F], of the served model or an embedder.
+        answers: probabilities before any defence, float32 [B, K].
+        hashes: uint64 [B], near-duplicates differ in few bits; None: from the features.
+        wanted: whether it asked for probabilities.
+    """
+
+    account: str
+    at: float
+    features: NDArray[np.float32]
+    answers: NDArray[np.float32]
+    hashes: NDArray[np.uint64] | None = None
+    wanted: bool = True
+
+
+class Watch:
+    """Looks at observations, one after the other.
+
+    Args:
+        store: keeps sketches, evidence, levels and the log.
+        reference: what honest traffic looks like.
+        policy: what suspicion leads to.
+    """
+
+    def __init__(self, store: Store, reference: Reference, policy: Policy) -> None:
+        self.store, self.reference, self.policy = store, reference, policy
+
+    def observe(self, seen: Observation) -> Watched:
+        """Take in one request: sketch, evidence, suspicion and level of its account."""
+        rows = self.reference.benign.rows(seen.features, seen.answers, seen.hashes)
+        before = self.store.watched(seen.account) or Watched(seen.account, b"")
+        sketch = Sketch(before.sketch)
+        sketch.asked_at(seen.at)
+        watched, start = before, 0
+        while start < len(rows):
+            part = rows.pick(slice(start, start + sketch.room))
+            sketch.add(part, seen.wanted, self.reference.benign.spread)
+            start += len(part)
+            if sketch.room == 0:
+                watched = self._window(watched, sketch, seen.at)
+                sketch.close_window()
+        watched = replace(watched, sketch=sketch.to_bytes(), updated=seen.at)
+        self.store.watch(watched)
+        return watched
+
+    def _window(self, watched: Watched, sketch: Sketch, at: float) -> Watched:
+        """The account after a whole window, with what is logged of it."""
+        values = statistics(sketch, self.reference.benign)
+        e_values = self.reference.e_values(values)
+        evidence = self.reference.after(Evidence(watched.windows, watched.begun), values)
+        suspicion = self.reference.suspicion(evidence)
+        self.store.note(
+            watched.account, "window", at, number=evidence.windows, suspicion=suspicion,
+            statistics=dict(zip(DETECTORS, map(float, values), strict=True)),
+            e_values=dict(zip(DETECTORS, map(float, e_values), strict=True)),
+        )  # fmt: skip
+        updated = replace(watched, windows=evidence.windows, begun=evidence.begun,
+                          suspicion=suspicion)  # fmt: skip
+        return settle(self.store, self.policy, updated, at, reason_of(e_values, watched.reason))
+
+
+def settle(store: Store, policy: Policy, watched: Watched, at: float, reason: str) -> Watched:
+    """The account with the level that its suspicion leads to; a change is logged.
+
+    A level that the operator set by hand stays.
+    """
+    if watched.held:
+        return replace(watched, reason=watched.reason or reason)
+    suspicion = max(watched.suspicion, watched.prior)
+    level = policy.decide(watched.level, suspicion)
+    if level == watched.level:
+        return replace(watched, reason=reason)
+    store.note(watched.account, "level", at, before=watched.level, level=level, reason=reason,
+               suspicion=suspicion, dry_run=policy.dry_run, by="policy")  # fmt: skip
+    return replace(watched, level=level, since=at, reason=reason)
+
+
+def reason_of(e_values: NDArray[np.float64], otherwise: str) -> str:
+    """The detectors that speak against a window, the strongest first, as one sentence."""
+    gains = (e_values - 1) * WEIGHTS
+    order = np.argsort(-gains)[:2]
+    found = [DETECTORS[name].says for i in order if gains[i] > 0.1 and (name := list(DETECTORS)[i])]
+    return "; ".join(found) or otherwise
+
+
+class Background:
+    """A thread that hands observations to `Watch.observe`, or drops them where too many wait.
+
+    Attributes:
+        dropped: observations that were never looked at.
+        failed: those at which looking failed; the last error is `error`.
+    """
+
+    def __init__(self, observe: Callable[[Observation], object]) -> None:
+        self._observe = observe
+        self._queue: queue.Queue[Observation | None] = queue.Queue(_WAITING)
+        self.dropped = self.failed = 0
+        self.error = ""
+        self._thread = threading.Thread(target=self._work, name="dpsd-watch", daemon=True)
+        self._thread.start()
+
+    def put(self, seen: Observation) -> None:
+        """Have it looked at soon; never waits."""
+        try:
+            self._queue.put_nowait(seen)
+        except queue.Full:
+            self.dropped += 1
+
+    @property
+    def waiting(self) -> int:
+        """Observations that were not looked at yet."""
+        return self._queue.qsize()
+
+    def drain(self, seconds: float = 10) -> None:
+        """Wait until all were looked at, no longer than that."""
+        end = time.monotonic() + seconds
+        while self._queue.unfinished_tasks and time.monotonic() < end:
+            time.sleep(0.01)
+
+    def close(self) -> None:
+        """Look at what waits, and stop."""
+        self._queue.put(None)
+        self._thread.join(10)
+
+    def _work(self) -> None:
+        while (seen := self._queue.get()) is not None:
+            try:
+                self._observe(seen)
+            except Exception as e:  # detection fails open: the service goes on, and says so
+                self.failed += 1
+                self.error = f"{type(e).__name__}: {e}"
+            finally:
+                self._queue.task_done()
