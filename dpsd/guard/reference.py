@@ -27,6 +27,7 @@ _PICTURE = 500  # honest points in pictures
 _FIT = 20_000  # questions from which directions and means are taken
 _SOME = 4  # windows of an account at most, so that the busiest do not stand for all
 _USUAL = 0.999
+_FEW = 30  # questions of a class below which it has no mean of its own
 _FACTS = ("discount", "level", "alpha", "accounts")
 _SCALARS = ("spread", "entropy", "margin")
 
@@ -37,6 +38,9 @@ class Benign:
 
     Attributes:
         kernel: of MMD.
+        class_means: mean cosines of honest questions by the class that the model names, float32
+            [K, 256]. Honest accounts differ most in which classes they ask about, so a question is
+            compared with honest ones of its class.
         planes, offsets: float32 [F, 10] and [10]; signs give buckets.
         hashes: float32 [F, 64]; signs give near-duplicates where nobody else does (SimHash,
             Charikar 2002).
@@ -49,6 +53,7 @@ class Benign:
     """
 
     kernel: Kernel
+    class_means: Floats
     planes: Floats
     offsets: Floats
     hashes: Floats
@@ -87,9 +92,11 @@ class Benign:
             bits = np.packbits((features - self.centre) @ self.hashes > 0, axis=1)
             hashes = bits.view(np.uint64)[:, 0]
         entropy, margin = _spread_of(answers)
+        classes = answers.argmax(1).astype(np.int64)
+        known = np.minimum(classes, len(self.class_means) - 1)
         return Rows(
-            self.kernel.map(features), signs @ (1 << np.arange(BITS)), entropy, margin,
-            answers.argmax(1).astype(np.int64), features @ self.small, hashes,
+            self.kernel.map(features) - self.class_means[known], signs @ (1 << np.arange(BITS)), entropy, margin,
+            classes, features @ self.small, hashes,
             np.asarray((features - self.centre) @ self.axes, np.float32),
         )  # fmt: skip
 
@@ -211,7 +218,7 @@ def fit_benign(features: Floats, answers: Floats, at: NDArray[np.float64], seed:
     hours = np.bincount((at // 3600 % 24).astype(np.int64), minlength=24) + len(at) / 240
     places = features[: 2 * WINDOW * 8] @ small
     return Benign(
-        kernel, planes, np.median(features @ planes, axis=0), hashes, small, centre, plane,
+        kernel, _class_means(kernel, features, answers), planes, np.median(features @ planes, axis=0), hashes, small, centre, plane,
         ((features - centre) @ plane)[:_PICTURE], _usual_distance(places, answers.argmax(1)),
         float(entropy.mean()), float(margin.mean()), 24 * hours / hours.sum(),
     )  # fmt: skip
@@ -266,9 +273,7 @@ def windows(benign: Benign, bank: Rows, stream: Stream) -> Iterator[NDArray[np.f
     sketch = Sketch()
     for start in range(0, len(stream.rows), WINDOW):
         part = slice(start, start + WINDOW)
-        times = stream.at[part]
-        for at in times[np.r_[True, times[1:] > times[:-1]]]:
-            sketch.asked_at(float(at))
+        sketch.asked_at(stream.at[part])
         sketch.add(bank.pick(stream.rows[part]), stream.wanted, benign.spread)
         if sketch.room == 0:
             yield statistics(sketch, benign)
@@ -297,6 +302,16 @@ def _spread_of(answers: Floats) -> tuple[NDArray[np.float64], NDArray[np.float64
     p = np.clip(answers.astype(np.float64), 1e-12, 1)
     top = np.partition(p, -2, axis=1)
     return -(p * np.log(p)).sum(1), top[:, -1] - top[:, -2]
+
+
+def _class_means(kernel: Kernel, features: Floats, answers: Floats) -> Floats:
+    """Mean cosines by class; those of all questions for classes with few."""
+    cosines, classes = kernel.map(features), answers.argmax(1)
+    means = np.tile(cosines.mean(0), (answers.shape[1], 1))
+    for c in range(len(means)):
+        if (classes == c).sum() >= _FEW:
+            means[c] = cosines[classes == c].mean(0)
+    return np.asarray(means, np.float32)
 
 
 def _usual_distance(places: Floats, classes: NDArray[np.int64]) -> float:

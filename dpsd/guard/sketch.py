@@ -42,7 +42,7 @@ class Rows:
     """Questions as the detectors see them.
 
     Attributes:
-        cosines: random cosines of the features, float32 [B, 256].
+        cosines: random cosines of the features less honest ones' mean, float32 [B, 256].
         buckets: int64 [B], from 0 to 1023.
         entropy: of the answers, nats, float64 [B].
         margin: between the two likeliest classes, float64 [B].
@@ -103,24 +103,26 @@ class Sketch:
         """Mean of the cosines over all questions, float32 [256]; zeros without any."""
         return np.asarray(self["whole"] / max(1, int(self["asked"])), np.float32)
 
-    def asked_at(self, at: float, last: float | None = None) -> None:
-        """One request: its gap to the request before counts for regularity.
+    def asked_at(self, at: NDArray[np.float64]) -> None:
+        """Requests: the gaps between them count for regularity.
 
         Args:
-            at: seconds since 1970.
-            last: of the request before, where the sketch was not fed that one.
+            at: when they came, rising, seconds since 1970, float64 [R]; equal times are one
+                request.
         """
         f = self.fields[0]
-        before = f["last"] if last is None else last
-        if before > 0 and at >= before:
-            gap = np.log(at - before + 1e-3)
-            f["gaps"] += 1
-            delta = gap - f["gap_mean"]
-            f["gap_mean"] += delta / f["gaps"]
-            f["gap_m2"] += delta * (gap - f["gap_mean"])
+        before = np.concatenate([at[:1] if f["last"] == 0 else [f["last"]], at])
+        apart = np.diff(before)
+        gaps = np.log(apart[apart > 0] + 1e-3)
+        if len(gaps):  # Chan et al. 1983: two samples' means and squared deviations make one's
+            n, mean = int(f["gaps"]), float(f["gap_mean"])
+            total, shift = n + len(gaps), gaps.mean() - mean
+            f["gap_m2"] += ((gaps - gaps.mean()) ** 2).sum() + shift**2 * n * len(gaps) / total
+            f["gap_mean"] = mean + shift * len(gaps) / total
+            f["gaps"] = total
         if f["first"] == 0:
-            f["first"] = at
-        f["last"] = at
+            f["first"] = at[0]
+        f["last"] = max(f["last"], at[-1])
 
     def add(self, rows: Rows, wanted: bool, spread: float) -> None:
         """Take in questions, no more than the window has room for.

@@ -61,7 +61,7 @@ class Watch:
         rows = self.reference.benign.rows(seen.features, seen.answers, seen.hashes)
         before = self.store.watched(seen.account) or Watched(seen.account, b"")
         sketch = Sketch(before.sketch)
-        sketch.asked_at(seen.at)
+        sketch.asked_at(np.array([seen.at]))
         watched, start = before, 0
         while start < len(rows):
             part = rows.pick(slice(start, start + sketch.room))
