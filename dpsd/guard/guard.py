@@ -6,6 +6,7 @@ open; `state` tells both.
 
 import hashlib
 import hmac
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from dpsd.guard.limits import Limits, Refusal
 from dpsd.guard.policy import Level, Policy
 from dpsd.guard.reference import Reference
 from dpsd.guard.store import Account, Store
+from dpsd.guard.toll import Toll
 from dpsd.guard.watch import Background, Observation, Watch
 
 
@@ -41,6 +43,7 @@ class Guard:
         policy: what suspicion leads to.
         reference: what honest traffic looks like; None: nothing is detected.
         pepper: of indicators, so that the store holds no network address.
+        toll: the work of levels that ask for it; None: they ask for none.
     """
 
     def __init__(
@@ -50,8 +53,10 @@ class Guard:
         policy: Policy,
         reference: Reference | None,
         pepper: bytes,
+        toll: Toll | None = None,
     ) -> None:
         self.store, self.limits, self.policy = store, limits, policy
+        self._toll = toll
         self.reference = reference
         self._pepper = pepper
         self._standings: dict[tuple[str, str], Standing] = {}
@@ -59,17 +64,25 @@ class Guard:
             None if reference is None else Background(Watch(store, reference, policy).observe)
         )
 
-    def gate(self, account: Account, network: str, images: int) -> Refusal | None:
+    def gate(
+        self, account: Account, network: str, images: int, solution: str = ""
+    ) -> Refusal | None:
         """Charge images, or say why they are not answered now.
 
         Args:
             account: who asks.
             network: the prefix that the request came from.
             images: in the request, at least 1.
+            solution: of a puzzle, from the header `X-Dpsd-Work`; may be empty.
         """
         level = self.standing(account).level
         if level is not None and level.block:
             return Refusal("blocked", "this account is blocked; ask the operator", None, 403)
+        if level is not None and level.work and self._toll is not None:
+            watched = self.store.watched(account.id)
+            asked = self._toll.demand(account.id, images, watched, solution, time.time())
+            if asked is not None:
+                return Refusal("work_needed", asked.reason, None, 428, asked.puzzle)
         share = 1.0 if level is None else level.rate
         return self.limits.charge(account, network, images, share)
 

@@ -12,6 +12,7 @@ from limits.storage import MemoryStorage
 from limits.strategies import MovingWindowRateLimiter
 
 from dpsd.guard.store import Account, Store
+from dpsd.guard.work import Puzzle
 
 
 @dataclass(frozen=True)
@@ -40,12 +41,14 @@ class Refusal:
         message: for people.
         retry_after: seconds until it is worth asking again; None: not by waiting.
         status: of HTTP; 0: 429 where waiting helps, else 413.
+        puzzle: that has to be solved first; None: none.
     """
 
     code: str
     message: str
     retry_after: int | None
     status: int = 0
+    puzzle: Puzzle | None = None
 
 
 class Limits:
