@@ -24,7 +24,10 @@ class Config(Section):
     """Everything that one command needs."""
 
     seed: int = Field(default=0, ge=0, lt=2**63)
+    """Seed of query images and student. Noise comes from the system's cryptographic source, and
+    from this seed with `privacy.insecure_seeded_noise` alone."""
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    """auto (a GPU where there is one) | cpu | cuda | cuda:N."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of forward passes; auto is bfloat16 where the processor or GPU computes in it."""
     threads: int | None = Field(default=None, ge=1)

@@ -107,7 +107,9 @@ class Normalize(Section):
     """The teacher's own input normalisation, on a pixel range of 0 to 1, one entry a channel."""
 
     mean: tuple[float, ...]
+    """Subtracted from each channel of an image whose pixels lie from 0 to 1."""
     std: tuple[float, ...]
+    """Each channel is divided by it, after the mean is subtracted."""
     public: bool = False
     """You declare that the numbers were not computed on the private data. Then they are released,
     and listed as declared public; otherwise they stay in the private part of the run."""
@@ -122,6 +124,7 @@ class DpConfig(Section):
     epsilon: float | None = Field(default=None, gt=0)
     """For one record. Null trains the teacher without DP."""
     delta: float = Field(default=1e-5, gt=0, lt=1)
+    """Of the guarantee for one record. At or above 1/M, M the number of records, it is refused."""
     noise_multiplier: float | None = Field(default=None, gt=0)
     """In units of the clipping norm. Null: the least within epsilon. Otherwise epsilon is a cap."""
     max_grad_norm: float = Field(default=0.1, gt=0)
@@ -131,7 +134,9 @@ class DpConfig(Section):
     epochs: float = Field(default=20, gt=0)
     """Expected number of times that a row is drawn."""
     lr: float = Field(default=4.0, gt=0)
+    """Learning rate of SGD."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
+    """Of SGD."""
 
 
 class TeacherConfig(Section):
@@ -149,12 +154,17 @@ class TeacherConfig(Section):
     """Where teachers, data sets' ledgers and keys lie; default: `$DPSD_HOME`, else the user's data
     folder. All work on the same data must use the same one."""
     normalize: Normalize | None = None
+    """Input normalisation of your own model. Null: it takes pixels from 0 to 1."""
     shards: int | None = Field(default=None, ge=2)
     """Teachers of an ensemble, each trained on its own part of the data. None: one teacher."""
     epochs: int = Field(default=12, ge=1)
+    """Passes over the training rows of a teacher that is trained here without DP."""
     batch_size: int = Field(default=256, ge=1)
+    """Rows in one update."""
     lr: float = Field(default=0.01, gt=0)
+    """Highest learning rate of the training."""
     augment: Literal["none", "shift", "shift-flip", "affine"] = "shift"
+    """How training rows are varied: moved, also mirrored, or turned, sheared and scaled."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Seed of the teacher's training. The run's own `seed` does not change the teacher."""
     shard_steps: int = Field(default=350, ge=1)
@@ -187,6 +197,8 @@ class StudentConfig(Section):
     """The model that is released, and how it learns from the answers."""
 
     model: str = "cnn-small"
+    """cnn | cnn-small | cnn-tiny | resnet20 | scatter-linear | scatter-bn | scatter-public | a
+    torchvision model | `package.module:callable`."""
     loss: Literal["dkd", "kd", "likelihood"] = "dkd"
     """Decoupled KD, Hinton's KD, or the mixture likelihood -log sum_c p(c) exp(ll(c))."""
     alpha: float = Field(default=1.0, ge=0)
@@ -194,6 +206,7 @@ class StudentConfig(Section):
     beta: float = Field(default=1.0, ge=0)
     """Weight of DKD's non-target part."""
     temperature: float = Field(default=1.0, gt=0)
+    """Losses dkd and kd soften student and target by it."""
     prior_temperature: float = Field(default=2.0, ge=1)
     """Flattens the student's prediction where it serves as prior for its own posterior labels."""
     epochs_per_round: float = Field(default=1.0, gt=0)
@@ -213,7 +226,9 @@ class StudentConfig(Section):
     equally often. Synthetic images look like some classes far oftener than like others. Answers
     that name no class (`privacy.ask: group`) are read with the prediction of the loop's student."""
     batch_size: int = Field(default=256, ge=1)
+    """Answered images in one update."""
     lr: float = Field(default=0.01, gt=0)
+    """Highest learning rate."""
     average: float = Field(default=0.99, ge=0, lt=1)
     """Decay of the moving average of the weights. The average is released."""
 
@@ -222,6 +237,7 @@ class Photograph(Section):
     """A file that you declare public, and the hash that it must have."""
 
     file: Line
+    """A file, or a folder of them."""
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
     """Null: any. A run enters the hash that it found, and the statement lists it."""
 
@@ -233,6 +249,8 @@ class GeneratorConfig(Section):
     """The synthesizer: makes query images from public knowledge alone."""
 
     kind: Literal["procedural", "adversarial", "mixed", "images"] = "procedural"
+    """procedural: images drawn by rules and crops of photographs. adversarial: the trainable
+    generator. mixed: both. images: images of `source`."""
     shares: dict[
         Literal["strokes", "blobs", "spectra", "leaves", "photographs", "adversarial"], float
     ] = {
@@ -259,7 +277,9 @@ class GeneratorConfig(Section):
     steps: int = Field(default=50, ge=0)
     """Updates of the trainable generator in a round."""
     lr: float = Field(default=0.001, gt=0)
+    """Learning rate of the trainable generator."""
     latent: int = Field(default=64, ge=1)
+    """Numbers that each image of the trainable generator is made from."""
     network: Literal["decoder", "fields"] = "decoder"
     """The trainable generator: a plain decoder, or one whose random weights already make varied
     images (`dpsd.generator.fields`)."""
@@ -269,9 +289,13 @@ class GeneratorConfig(Section):
     restart: int | None = Field(default=None, ge=1)
     """The trainable generator gets new random weights after so many rounds. Null: never."""
     classification: float = Field(default=1.0, ge=0)
+    """Weight in the trainable generator's loss: the student shall be sure of each image."""
     entropy: float = Field(default=5.0, ge=0)
+    """Weight: a batch shall show all classes equally often."""
     activation: float = Field(default=0.1, ge=0)
+    """Weight: an image shall excite the student's features."""
     disagreement: float = Field(default=1.0, ge=0)
+    """Weight: student and its moving average shall differ on an image."""
 
     @field_validator("photographs", mode="before")
     @classmethod
@@ -286,7 +310,9 @@ class LoopConfig(Section):
     """Rounds of the loop. rounds times queries_per_round is privacy.answers."""
 
     rounds: int = Field(default=20, ge=1)
+    """How often images are asked and learned from."""
     queries_per_round: int | None = Field(default=None, ge=1)
+    """Images asked in a round. Null: what `privacy.answers` and `rounds` give, else 2000."""
     window: int = Field(default=400_000, ge=1)
     """The bank keeps this many images, the newest. This bounds its memory."""
 
@@ -299,19 +325,38 @@ class PrivacyConfig(Section):
     record or user. inherited: a teacher trained with DP; the student inherits its guarantee.
     federated: clients that keep data and teachers, unit answer, record or client."""
     unit: Literal["answer", "record", "user", "client", "none"] = "answer"
+    """What epsilon protects: one answer of the teacher, one record, all rows of one user, or all
+    that one client holds. none: nothing."""
     mechanism: Literal["gaussian", "randomized_response", "noisy_votes", "none"] = (
         "randomized_response"
     )
+    """What is released for an image. gaussian: a bounded vector with Gaussian noise.
+    randomized_response: a label, at times another one. noisy_votes: the ensemble's votes with
+    noise. none: the teacher's probabilities, without noise."""
     epsilon: float | None = Field(default=None, gt=0)
+    """For one `unit`: with unit answer for each answer, otherwise for all answers together. Null
+    with mechanism none alone."""
     delta: float = Field(default=1e-5, gt=0, lt=1)
+    """Of the same guarantee. At or above 1/M, M the number of records, users or clients, it is
+    refused."""
     answers: int | None = Field(default=None, ge=1)
+    """Images asked in the whole run, at most: `loop.rounds` times `loop.queries_per_round`. Null:
+    as these two say."""
     asks_per_image: int = Field(default=1, ge=1)
     """How often a run may ask one image; epsilon per answer covers all these asks together."""
     vector: Literal["gradient", "probabilities", "onehot"] = "onehot"
+    """gaussian: the teacher's KD gradient at the student's prediction, its probabilities, or its
+    class."""
     bound: Literal["normalize", "clip"] = "normalize"
+    """gaussian: the vector is brought to the norm `bound_norm`, or only shortened to it."""
     bound_norm: float = Field(default=1.0, gt=0)
+    """gaussian: the L2 norm C."""
     top_k: int | None = Field(default=None, ge=1)
+    """Only the classes that the student ranks highest are asked about. Null: all. At most the
+    number of classes; randomized_response needs 2 or more."""
     prior: Literal["student", "uniform"] = "student"
+    """randomized_response: the belief by which an answer is drawn, the student's or a uniform
+    one."""
     ask: Literal["label", "group", "graded"] = "label"
     """randomized_response: for the class itself; yes or no to a public group of classes (for a
     small epsilon); or the first class, the second and their distance (for a large one)."""
@@ -320,6 +365,7 @@ class PrivacyConfig(Section):
     share falls from 1 to this over the first half of the rounds. Without it, no answer would
     contradict a student that trusts a wrong prior."""
     insecure_seeded_noise: bool = False
+    """Noise from `seed`, for tests and benchmarks. The run is then stamped NOT PRIVATE."""
     allow_open: bool = False
     """Go on although the run, or one before it, has no finite epsilon for the unit of a budget of
     the data set (`dpsd budget`). It is entered in the ledger and printed in the statement."""
@@ -338,7 +384,9 @@ class FederatedConfig(Section):
     classes: `client_classes` classes each. users: all rows of a user together. own: each client's
     own `data`, whole."""
     alpha: float = Field(default=0.5, gt=0)
+    """partition dirichlet: the smaller, the fewer classes a client holds."""
     client_classes: int = Field(default=2, ge=1)
+    """partition classes: how many classes each client holds."""
     least_rows: int = Field(default=10, ge=1)
     """Training rows that each client must get."""
     tries: int = Field(default=100, ge=1)
@@ -352,6 +400,8 @@ class FederatedConfig(Section):
     deadline_s: float = Field(default=600, gt=0)
     """Seconds that clients have for a round; a client that is later counts as silent."""
     runtime: Literal["in-process", "simulation", "deployment"] = "in-process"
+    """in-process: clients in this process. simulation: by Flower's engine, needs
+    `dpsd[simulation]`. deployment: separate processes with TLS and node keys."""
     aggregate: Literal["plain", "labels", "confidence", "learned", "logits"] = "plain"
     """How the clients' answers become one answer (`dpsd.privacy.mechanisms.aggregate`)."""
     labels_share: float = Field(default=0.05, gt=0, lt=1)
