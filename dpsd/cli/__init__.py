@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import dpsd
-from dpsd.cli import config, make, marks, prepare, serve, trust, use
+from dpsd.cli import config, make, marks, prepare, serve, start, trust, use
 from dpsd.cli.attacks import add_attack, add_audit
 from dpsd.cli.options import Parser, add_json
 from dpsd.console import say
@@ -79,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action=_Version)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for add in (
-        config.add_config,
+        start.add_init, config.add_config,
         prepare.add_teacher, prepare.add_manifest, prepare.add_check, prepare.add_plan,
         make.add_transcribe, make.add_federate,
         use.add_evaluate, use.add_sample, use.add_export,

@@ -12,7 +12,7 @@ def add_config(commands: Commands) -> None:
     added = commands.add_parser("config", help=text, description=text)
     added.set_defaults(run=run_config)
     added.add_argument("key", metavar="KEY", nargs="?",
-                       help="as privacy.epsilon, or a section, as privacy; default: all")  # fmt: skip
+                       help="as privacy.epsilon; or a section; default: all")  # fmt: skip
     added.add_argument("--markdown", action="store_true", help="print the page docs/config.md")
 
 

@@ -1,0 +1,149 @@
+"""`dpsd init`: the route that fits what somebody has, a file that plans, and an honest promise."""
+
+import io
+import sys
+
+import numpy as np
+import pytest
+import yaml
+
+import dpsd
+from dpsd.cli import main
+from dpsd.config import load_config
+from dpsd.errors import UserError
+from dpsd.planning.first import Holdings, choose, first_config, kind_of
+
+OWN = {"shape": (3, 64, 64), "classes": 4}
+CASES = {
+    "a checkpoint only": ({"weights": "my.pt", "model": "resnet18", **OWN}, "single", "answer"),
+    "a model that must stay": (
+        {"data": "digits", "weights": "my.pt", "model": "resnet18", "training": "no"},
+        "single", "answer",
+    ),
+    "data": ({"data": "mnist"}, "inherited", "record"),
+    "own data": ({"data": "xrays", "rows": 20_000, **OWN}, "inherited", "record"),
+    "data, no DP-SGD": ({"data": "mnist", "training": "shards"}, "ensemble", "record"),
+    "users": ({"data": "u.npz", "users": "ids.npz", "rows": 60_000, **OWN}, "ensemble", "user"),
+    "few clients": ({"data": "mnist", "clients": 5, "training": "no", "weights": "w.pt",
+                     "model": "resnet18"}, "federated", "answer"),
+    "few clients who train": ({"data": "mnist", "clients": 5}, "federated", "record"),
+    "many clients": ({"data": "xrays", "rows": 200_000, "clients": 500, **OWN},
+                     "federated", "client"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("has", "route", "unit"), CASES.values(), ids=CASES.keys())
+def test_each_case_gets_its_route_and_a_short_file_that_plans(has, route, unit, tmp_path):
+    first = first_config(Holdings(**has), "my.yaml")
+    assert choose(Holdings(**has)) == (route, unit)
+    path = tmp_path / "my.yaml"
+    path.write_text(first.text)
+    assert load_config(path) == first.config
+    lines = first.text.splitlines()
+    assert len(lines) < 25 and max(map(len, lines)) <= 100 and first.text.count("#") >= 4
+    plan = dpsd.plan(path)  # what `dpsd plan` refuses, this refuses
+    assert (plan.route, plan.unit) == (route, unit)
+    will, not_ = first.protects
+    assert will.startswith("Will protect: one ") and f"one {unit}" in will
+    assert not_.startswith("Will not protect: ") and "one" in not_
+    assert f"dpsd plan {'my.yaml'}" in first.next and first.next[-1].startswith("dpsd verify")
+
+
+def test_the_worst_case_for_a_record_stands_beside_an_answer(tmp_path):
+    first = first_config(Holdings(weights="my.pt", model="resnet18", epsilon=4, **OWN), "f")
+    worst = dpsd.plan(yaml.safe_load(first.text)).worst_case_epsilon(1e-5)
+    assert f"epsilon {worst:,.0f} for one record"[:18] in first.protects[1]
+    assert "epsilon 4 per answer" in first.protects[0] and worst > 1000
+
+
+def test_delta_stays_below_one_over_the_units():
+    rows = {20_000: 1e-5, 99_999: 1e-5, 100_000: 1e-6, 2_000_000: 1e-7}
+    for n, delta in rows.items():
+        first = first_config(Holdings(data="xrays", rows=n, **OWN), "f")
+        assert first.config.teacher.dp.delta == pytest.approx(delta) and delta < 1 / n
+
+
+def test_small_epsilon_asks_yes_or_no():
+    asked = [
+        first_config(Holdings(weights="m.pt", model="resnet18", epsilon=e, **OWN), "f").config
+        for e in (1, 4)
+    ]
+    assert [c.privacy.ask for c in asked] == ["group", "label"]
+
+
+def test_shards_come_from_the_roster_where_it_is_there(tmp_path):
+    np.savez(tmp_path / "ids.npz", roster=np.arange(300), user_ids=np.zeros(9))
+    has = Holdings(data="u.npz", users=str(tmp_path / "ids.npz"), rows=60_000, **OWN)
+    assert first_config(has, "f").config.teacher.shards <= 270
+
+
+def test_kinds_of_data(tmp_path):
+    (tmp_path / "tars").mkdir()
+    (tmp_path / "tars" / "0.tar").touch()
+    given = [None, "mnist", "my.npz", "pkg.mod:load", str(tmp_path), str(tmp_path / "tars")]
+    assert [kind_of(x) for x in given] == [
+        "none", "mnist", "npz", "pkg.mod:load", "webdataset", "webdataset",
+    ]  # fmt: skip
+    assert kind_of(str(tmp_path / "pictures")) == "image_folder"
+
+
+@pytest.mark.parametrize(
+    ("has", "message"),
+    [
+        ({}, "--data, --weights: neither"),
+        ({"data": "mnist", "training": "no"}, "--train no"),
+        ({"weights": "a.pt", **OWN}, "--model: missing"),
+        ({"data": "xrays", "rows": 9}, "--shape: missing"),
+        ({"data": "xrays", **OWN}, "--rows: missing"),
+        ({"weights": "a.pt", "model": "m", "users": "u.npz", **OWN}, "--users: u.npz"),
+        ({"weights": "a.pt", "model": "m", "clients": 3, **OWN}, "--data: missing"),
+        ({"data": "x", "training": "shards", "rows": 6, **OWN}, "too few to cut into shards"),
+    ],
+)
+def test_what_is_missing_is_named(has, message):
+    with pytest.raises(UserError, match=message):
+        first_config(Holdings(**has), "f")
+
+
+def test_the_command_writes_once(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    path = tmp_path / "my.yaml"
+    assert main(["init", str(path), "--data", "mnist"]) == 0
+    out = capsys.readouterr().out
+    assert "route inherited, unit record" in out and "Will not protect: " in out
+    before = path.read_text()
+    assert main(["init", str(path), "--data", "mnist", "--train", "shards"]) == 2
+    assert "--force" in capsys.readouterr().err and path.read_text() == before
+    assert main(["init", str(path), "--data", "mnist", "--train", "shards", "--force"]) == 0
+    assert "ensemble" in path.read_text()
+    assert main(["init", str(tmp_path / "b.yaml")]) == 2
+    assert "no terminal" in capsys.readouterr().err and not (tmp_path / "b.yaml").exists()
+    assert main(["init", str(tmp_path / "b.yaml"), "--data", "mnist", "--weights", "w.pt",
+                 "--model", "resnet18"]) == 2  # fmt: skip
+    assert "--train: missing" in capsys.readouterr().err
+
+
+class _Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_five_questions_at_a_terminal(tmp_path, monkeypatch):
+    answers = "xrays\n3,64\n3,64,64\n4\n20000\nclinic\n\nmaybe\nshards\n\n\n"
+    shown = _Terminal()
+    monkeypatch.setattr(sys, "stdin", _Terminal(answers))
+    monkeypatch.setattr(sys, "stdout", shown)
+    assert main(["init", str(tmp_path / "my.yaml")]) == 0
+    monkeypatch.undo()
+    text = shown.getvalue()
+    assert [f"{n}. " in text for n in range(1, 7)] == [True] * 5 + [False]
+    assert "3,64 is not accepted" in text and "maybe is not accepted" in text
+    config = load_config(tmp_path / "my.yaml")
+    assert (config.privacy.route, config.data.dataset) == ("ensemble", "clinic")
+
+
+def test_an_interrupted_interview_writes_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdin", _Terminal("mnist\n"))
+    monkeypatch.setattr(sys, "stdout", _Terminal())
+    assert main(["init", str(tmp_path / "my.yaml")]) == 2
+    assert not (tmp_path / "my.yaml").exists()
