@@ -7,7 +7,7 @@ open; `state` tells both.
 import hashlib
 import hmac
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dpsd.defences import Defence, parse_defence
@@ -44,6 +44,8 @@ class Guard:
         reference: what honest traffic looks like; None: nothing is detected.
         pepper: of indicators, so that the store holds no network address.
         toll: the work of levels that ask for it; None: they ask for none.
+        beside: the same memory for the thread that watches, so that answers do not wait for its
+            writing; None: `store`.
     """
 
     def __init__(
@@ -54,15 +56,18 @@ class Guard:
         reference: Reference | None,
         pepper: bytes,
         toll: Toll | None = None,
+        beside: Store | None = None,
     ) -> None:
         self.store, self.limits, self.policy = store, limits, policy
         self._toll = toll
         self.reference = reference
         self._pepper = pepper
         self._standings: dict[tuple[str, str], Standing] = {}
+        self._beside = beside or store
         self._background = (
-            None if reference is None else Background(Watch(store, reference, policy).observe)
-        )
+            None if reference is None
+            else Background(Watch(self._beside, reference, policy).observe)
+        )  # fmt: skip
 
     def gate(
         self, account: Account, network: str, images: int, solution: str = ""
@@ -98,22 +103,20 @@ class Guard:
             self._standings[key] = _standing(level, texts)
         return self._standings[key]
 
-    def observe(self, seen: Observation, indicators: Mapping[str, str], account: Account) -> None:
-        """Have a request that was answered looked at.
+    def observe(self, seen: Observation) -> None:
+        """Have a request that was answered looked at soon; never waits."""
+        if self._background is not None:
+            self._background.put(seen)
+
+    def indicators(self, account: Account, **values: str) -> dict[str, str]:
+        """Keyed hashes of where a request came from, for `Observation.indicators`.
 
         Args:
-            seen: what the detectors see.
-            indicators: kind -> value, as `{"network": "10.1.2.0/24"}`; keyed hashes are kept.
-            account: who asked; its reference is an indicator too.
+            account: who asks; its reference is an indicator too.
+            values: kind -> value, as `network="10.1.2.0/24"`; empty ones are left out.
         """
-        if self._background is None:
-            return
-        found = dict(indicators) | ({"reference": account.reference} if account.reference else {})
-        for kind, value in found.items():
-            if value:
-                self.store.saw(account.id, kind, self.hashed(kind, value), seen.at,
-                               len(seen.features))  # fmt: skip
-        self._background.put(seen)
+        found = values | {"reference": account.reference}
+        return {kind: self.hashed(kind, value) for kind, value in found.items() if value}
 
     def hashed(self, kind: str, value: str) -> str:
         """A keyed hash of an indicator: 32 hexadecimal digits."""
@@ -140,6 +143,7 @@ class Guard:
         """Look at what waits, and let go of the store."""
         if self._background is not None:
             self._background.close()
+        self._beside.close()
         self.store.close()
 
 

@@ -6,7 +6,7 @@ like, how often windows reach each value of a detector, and what evidence whole 
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from dpsd.guard.detectors import DETECTORS, WEIGHTS, statistics
 from dpsd.guard.evidence import Evidence, Tail, alarm_level, e_value
 from dpsd.guard.evidence import calibrate as tail_of
 from dpsd.guard.mmd import Kernel, fit_kernel
+from dpsd.guard.price import Information, honest_information
 from dpsd.guard.sketch import BITS, SMALL, WINDOW, Rows, Sketch
 from dpsd.imports import brief
 
@@ -95,7 +96,8 @@ class Benign:
         classes = answers.argmax(1).astype(np.int64)
         known = np.minimum(classes, len(self.class_means) - 1)
         return Rows(
-            self.kernel.map(features) - self.class_means[known], signs @ (1 << np.arange(BITS)), entropy, margin,
+            self.kernel.map(features) - self.class_means[known], signs @ (1 << np.arange(BITS)),
+            entropy, margin,
             classes, features @ self.small, hashes,
             np.asarray((features - self.centre) @ self.axes, np.float32),
         )  # fmt: skip
@@ -114,6 +116,7 @@ class Reference:
         level: the evidence at which an account raises an alarm.
         alpha: false-alarm rate of an account over the time that the honest ones were watched.
         accounts: honest accounts whose evidence set the level.
+        information: what honest accounts take; sets the price of work.
     """
 
     benign: Benign
@@ -122,6 +125,7 @@ class Reference:
     level: float
     alpha: float
     accounts: int
+    information: Information
 
     def e_values(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """E-values float64 [..., D] of statistics float64 [..., D]."""
@@ -144,7 +148,8 @@ class Reference:
         for name, tail in self.tails.items():
             arrays |= {f"tail.{name}": np.stack([tail.thresholds, tail.rates])}
         arrays["facts"] = np.array(json.dumps(
-            {name: getattr(self, name) for name in _FACTS} | {"window": WINDOW}
+            {name: getattr(self, name) for name in _FACTS}
+            | {"window": WINDOW, "information": astuple(self.information)}
         ))  # fmt: skip
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with whole_file(path, ".npz") as partial:
@@ -168,12 +173,14 @@ def read_reference(path: Path) -> Reference:
         facts = json.loads(str(arrays.pop("facts")))
         if facts.pop("window") != WINDOW:
             raise ValueError("made for windows of another length")
+        information = Information(*facts.pop("information"))
         parts: dict[str, dict[str, Any]] = {"benign": {}, "kernel": {}, "tail": {}}
         for name, array in arrays.items():
             part, _, field = name.partition(".")
             parts[part][field] = float(array) if field in _SCALARS else array
         tails = {name: Tail(*parts["tail"][name]) for name in DETECTORS}
-        return Reference(Benign(Kernel(**parts["kernel"]), **parts["benign"]), tails, **facts)
+        benign = Benign(Kernel(**parts["kernel"]), **parts["benign"])
+        return Reference(benign, tails, information=information, **facts)
     except Exception as e:
         raise UserError(f"{path}: no readable reference; dpsd guard calibrate makes one "
                         f"({brief(e)})") from e  # fmt: skip
@@ -218,7 +225,8 @@ def fit_benign(features: Floats, answers: Floats, at: NDArray[np.float64], seed:
     hours = np.bincount((at // 3600 % 24).astype(np.int64), minlength=24) + len(at) / 240
     places = features[: 2 * WINDOW * 8] @ small
     return Benign(
-        kernel, _class_means(kernel, features, answers), planes, np.median(features @ planes, axis=0), hashes, small, centre, plane,
+        kernel, _class_means(kernel, features, answers), planes,
+        np.median(features @ planes, axis=0), hashes, small, centre, plane,
         ((features - centre) @ plane)[:_PICTURE], _usual_distance(places, answers.argmax(1)),
         float(entropy.mean()), float(margin.mean()), 24 * hours / hours.sum(),
     )  # fmt: skip
@@ -260,7 +268,8 @@ def calibrate(
     by_window = np.concatenate([rng.permutation(values)[:_SOME] for values in found])
     by_window = rng.permutation(by_window)
     tails = {name: tail_of(by_window[:, i]) for i, name in enumerate(DETECTORS)}
-    plain = Reference(benign, tails, 1.0, 2.0, alpha, len(third))
+    information = honest_information([bank.entropy[s.rows] for s in second])
+    plain = Reference(benign, tails, 1.0, 2.0, alpha, len(third), information)
     means = [float((plain.e_values(v) @ WEIGHTS).mean()) for v in found if len(v) >= _SOME]
     discount = min(1.0, 1 / float(np.quantile(means, _USUAL))) if means else 1.0
     plain = replace(plain, discount=discount)

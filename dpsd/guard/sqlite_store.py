@@ -43,8 +43,13 @@ _PATIENCE = 5  # seconds that a writer waits for another process
 class SqliteStore:
     """The guard's memory in one file; several processes may have it open."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, durable: bool = True) -> None:
         """Open it, or make it.
+
+        Args:
+            path: of the file.
+            durable: whether each change is on disk when a method returns. Without it the latest
+                ones may be lost where the machine fails, and none where the process does.
 
         Raises:
             UserError: the file cannot be read or is no such store.
@@ -56,6 +61,7 @@ class SqliteStore:
             os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
             self._db = sqlite3.connect(path, timeout=_PATIENCE, check_same_thread=False)
             self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
             self._db.executescript(_SCHEMA)
         except (OSError, sqlite3.Error) as e:
             raise UserError(f"{path}: no usable store ({brief(e)})") from e

@@ -7,8 +7,8 @@ open, and `/readyz` and the metrics say so.
 import queue
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,7 @@ class Observation:
         answers: probabilities before any defence, float32 [B, K].
         hashes: uint64 [B], near-duplicates differ in few bits; None: from the features.
         wanted: whether it asked for probabilities.
+        indicators: kind -> keyed hash of where it came from, as `{"network": "3f..."}`.
     """
 
     account: str
@@ -42,6 +43,7 @@ class Observation:
     answers: NDArray[np.float32]
     hashes: NDArray[np.uint64] | None = None
     wanted: bool = True
+    indicators: Mapping[str, str] = field(default_factory=dict)
 
 
 class Watch:
@@ -72,6 +74,8 @@ class Watch:
                 sketch.close_window()
         watched = replace(watched, sketch=sketch.to_bytes(), updated=seen.at)
         self.store.watch(watched)
+        for kind, indicator in seen.indicators.items():
+            self.store.saw(seen.account, kind, indicator, seen.at, len(rows))
         return watched
 
     def _window(self, watched: Watched, sketch: Sketch, at: float) -> Watched:

@@ -4,7 +4,7 @@ import contextlib
 import importlib.util
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -46,12 +46,12 @@ def export(
     if format not in _SUFFIX:
         raise UserError(f"format: {format!r}; accepted: {', '.join(_SUFFIX)}")
     if format == "onnx":
-        _need_onnx()
+        need_onnx()
     release = release_folder(run)
     model = load_student(release)
     shape = load_config(release / "config.yaml").facts.shape
     out = out or release.absolute().parent / f"student{_SUFFIX[format]}"
-    write, read = (_write_torch, _read_torch) if format == "torch" else (_write_onnx, _read_onnx)
+    write, read = (_write_torch, _read_torch) if format == "torch" else (write_onnx, _read_onnx)
     with whole_file(out, _SUFFIX[format]) as partial:
         try:
             write(model, torch.zeros(2, *shape), partial)
@@ -62,7 +62,12 @@ def export(
     return out
 
 
-def _need_onnx() -> None:
+def need_onnx() -> None:
+    """Check that ONNX files can be written and run.
+
+    Raises:
+        UserError: a package is missing.
+    """
     for name in ("onnx", "onnxscript", "onnxruntime"):
         if importlib.util.find_spec(name) is None:
             raise UserError(f"export onnx: {name} is not installed; pip install dpsd[onnx]")
@@ -82,13 +87,23 @@ def _read_torch(path: Path) -> Callable[[Tensor], Tensor]:
     return cast(Callable[[Tensor], Tensor], torch.export.load(path).module())
 
 
-def _write_onnx(model: nn.Module, images: Tensor, path: Path) -> None:
+def write_onnx(
+    model: nn.Module, images: Tensor, path: Path, outputs: Sequence[str] = ("logits",)
+) -> None:
+    """Write a module as an ONNX file for any number of images.
+
+    Args:
+        model: from float32 images to one tensor for each output.
+        images: float32 [2, C, H, W], an example.
+        path: of the file.
+        outputs: names.
+    """
     import onnx
 
     with contextlib.redirect_stdout(io.StringIO()):  # the exporter reports its progress there
         program: Any = torch.onnx.export(
             model, (images,), dynamo=True, verbose=False, input_names=["images"],
-            output_names=["logits"], dynamic_shapes=({0: torch.export.Dim("B")},),
+            output_names=list(outputs), dynamic_shapes=({0: torch.export.Dim("B")},),
         )  # fmt: skip
     proto = program.model_proto
     for part in (proto.graph, *proto.graph.node, *proto.functions):

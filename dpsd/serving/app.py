@@ -3,28 +3,35 @@
 Gating comes first and is cheap: key, limits, sizes. What cannot be counted is not answered.
 """
 
+import asyncio
 import secrets
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.datastructures import UploadFile
 
 from dpsd.config import PublicFacts
-from dpsd.defences import answered, parse_defence
+from dpsd.defences import answered
 from dpsd.guard.accounts import who
-from dpsd.guard.limits import Limits
+from dpsd.guard.guard import Guard
+from dpsd.guard.limits import Limits, Refusal
+from dpsd.guard.reference import Reference
 from dpsd.guard.store import Account, Store
+from dpsd.guard.toll import Toll
+from dpsd.guard.watch import Observation
+from dpsd.guard.work import HEADER
 from dpsd.serving.decode import NPY, BadRequest, Sizes, read_json, read_npy, read_pictures
 from dpsd.serving.network import network_of
 from dpsd.serving.predictor import Ask, Batcher
-from dpsd.serving.settings import ServeSettings, gives_wrong_labels
+from dpsd.serving.settings import ServeSettings
 
 _DECIMALS = 7
 
@@ -40,7 +47,9 @@ class Service:
         settings: limits, tiers, policy.
         store: the guard's memory.
         pepper: of keys.
-        secret: key of the defences.
+        secret: key of the defences and of puzzles.
+        reference: what honest traffic looks like; None: nothing is detected.
+        beside: the same memory for the thread that watches; None: `store`.
     """
 
     facts: PublicFacts
@@ -50,6 +59,23 @@ class Service:
     store: Store
     pepper: bytes
     secret: bytes
+    reference: Reference | None = None
+    beside: Store | None = None
+
+    def guard(self) -> Guard:
+        """The guard of these settings.
+
+        Raises:
+            UserError: settings that do not go together.
+        """
+        chosen = self.settings
+        limits = Limits(chosen.tier_table(), chosen.limits.network_images_per_minute,
+                        chosen.limits.images_per_minute, self.store)  # fmt: skip
+        reference = self.reference if chosen.detection.on else None
+        honest = None if reference is None else reference.information
+        toll = Toll(self.secret, chosen.detection.work_hashes, honest)
+        return Guard(self.store, limits, chosen.policy_table(), reference, self.pepper, toll,
+                     self.beside)  # fmt: skip
 
 
 def make_app(service: Service) -> FastAPI:
@@ -59,21 +85,22 @@ def make_app(service: Service) -> FastAPI:
         UserError: settings that do not go together.
     """
     settings, store = service.settings, service.store
-    tiers = settings.tier_table()
-    limits = Limits(tiers, settings.limits.network_images_per_minute,
-                    settings.limits.images_per_minute, store)  # fmt: skip
-    defences = {name: [parse_defence(t) for t in tier.defences] for name, tier in tiers.items()}
+    guard = service.guard()
+    limits, tiers = guard.limits, guard.limits.tiers
     sizes = Sizes(service.facts.shape, settings.limits.images_per_request, settings.limits.pixels)
     batcher, registry = Batcher(service.ask), CollectorRegistry()
     requests = Counter("dpsd_requests", "Requests", ["path", "code"], registry=registry)
     images_asked = Counter("dpsd_images", "Images answered", ["tier"], registry=registry)
     seconds = Histogram("dpsd_predict_seconds", "Seconds of a prediction", registry=registry)
+    observed = Gauge("dpsd_observations", "Requests that were not looked at", ["why"],
+                     registry=registry)  # fmt: skip
     state = {"open": True, "running": 0}
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
         state["open"] = False
+        await asyncio.to_thread(guard.drain)
 
     app = FastAPI(title="dpsd", version="1", lifespan=lifespan,
                   description="A released student behind a guard.")  # fmt: skip
@@ -113,19 +140,25 @@ def make_app(service: Service) -> FastAPI:
         """Classes, and what the account's tier shows of the probabilities."""
         network = network_of(request, settings.proxies)
         account = await _account(request, network)
+        labels_only = _labels_only(request)
         images = await _images(request)
-        refusal = limits.charge(account, network, len(images))
+        solution = request.headers.get(HEADER, "")
+        refusal = guard.gate(account, network, len(images), solution)
         if refusal is not None:
-            status = 429 if refusal.retry_after is not None else 413
-            return _error(request, status, refusal.code, refusal.message, refusal.retry_after)
+            return _refused(request, refusal)
         start = time.perf_counter()
-        said = await batcher.answer(images)
-        chosen = defences[account.tier]
-        answers = answered(said, images, chosen, service.secret, account.id)
+        said, features = await batcher.answer(images)
+        standing = guard.standing(account)
+        answers = answered(said, images, standing.defences, service.secret, account.id)
         seconds.observe(time.perf_counter() - start)
         images_asked.labels(account.tier).inc(len(images))
+        agent = request.headers.get("user-agent", "")
+        guard.observe(Observation(
+            account.id, time.time(), features.numpy(), said.numpy(), wanted=not labels_only,
+            indicators=guard.indicators(account, network=network, agent=agent),
+        ))  # fmt: skip
         tree: dict[str, Any] = {"labels": answers.argmax(1).tolist()}
-        if not any(d.hides_probabilities for d in chosen):
+        if not (labels_only or standing.hides_probabilities):
             tree["probabilities"] = [[round(p, _DECIMALS) for p in row] for row in answers.tolist()]
         return JSONResponse(tree)
 
@@ -134,16 +167,16 @@ def make_app(service: Service) -> FastAPI:
         """Shape, classes, limits of the account's tier, card and statement."""
         account = await _account(request, network_of(request, settings.proxies))
         tier = tiers.get(account.tier)
-        texts = () if tier is None else tier.defences
-        hidden = any(parse_defence(t).hides_probabilities for t in texts)
+        standing = guard.standing(account)
         return JSONResponse({
             "shape": list(service.facts.shape), "classes": service.facts.classes,
             "class_names": list(service.facts.class_names),
-            "output": "labels" if hidden else "probabilities", "tier": account.tier,
+            "output": "labels" if standing.hides_probabilities else "probabilities",
+            "tier": account.tier,
             "images_per_minute": tier.per_minute if tier else 0,
             "images_per_day": tier.per_day if tier else 0,
             "images_per_request": settings.limits.images_per_request,
-            "wrong_labels_on_purpose": any(gives_wrong_labels(t) for t in texts),
+            "wrong_labels_on_purpose": settings.wrong_labels(account.tier),
         } | service.about)  # fmt: skip
 
     @app.get("/healthz")
@@ -154,13 +187,16 @@ def make_app(service: Service) -> FastAPI:
     @app.get("/readyz")
     async def readyz() -> Response:
         """Whether questions can be charged and answered."""
-        ready = state["open"] and store.usable()
-        parts = {"store": "ok" if ready else "unavailable", "limits": "closed on failure"}
+        parts = guard.state()
+        ready = state["open"] and parts["store"] == "ok"
         return JSONResponse(parts, 200 if ready else 503)
 
     @app.get("/metrics")
     async def metrics() -> Response:
         """Prometheus text."""
+        for name, value in guard.state().items():
+            if isinstance(value, int):
+                observed.labels(name).set(value)
         return PlainTextResponse(generate_latest(registry))
 
     async def _account(request: Request, network: str) -> Account:
@@ -219,14 +255,37 @@ async def _files(request: Request, settings: ServeSettings) -> list[bytes]:
     return found
 
 
+def _labels_only(request: Request) -> bool:
+    """Whether `?output=labels` asks for less than the tier shows."""
+    output = request.query_params.get("output", "probabilities")
+    if output not in ("labels", "probabilities"):
+        raise BadRequest(
+            400, "bad_output", f"output={output[:20]}; accepted: labels, probabilities"
+        )
+    return output == "labels"
+
+
+def _refused(request: Request, refusal: Refusal) -> Response:
+    """Why the guard does not answer now; with a puzzle where it wants work."""
+    status = refusal.status or (429 if refusal.retry_after is not None else 413)
+    puzzle = refusal.puzzle
+    more = {} if puzzle is None else {"challenge": puzzle.challenge, "bits": puzzle.bits}
+    return _error(request, status, refusal.code, refusal.message, refusal.retry_after, more)
+
+
 def _error(
-    request: Request, status: int, code: str, message: str, retry_after: int | None = None
+    request: Request,
+    status: int,
+    code: str,
+    message: str,
+    retry_after: int | None = None,
+    more: Mapping[str, object] = MappingProxyType({}),
 ) -> Response:
     headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     known = {"code": code, "message": message, "request_id": request.state.id}
-    return JSONResponse({"error": known}, status, headers)
+    return JSONResponse({"error": known} | dict(more), status, headers)
 
 
 _BODY = {

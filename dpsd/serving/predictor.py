@@ -8,17 +8,34 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dpsd.console import Say
 from dpsd.errors import UserError
+from dpsd.files import whole_file
+from dpsd.imports import brief
 from dpsd.models.frozen import Shape
-from dpsd.runs.export import export
-from dpsd.runs.release import Labeller, load_student
+from dpsd.models.networks import as_input, logits_and_features
+from dpsd.runs.export import need_onnx, write_onnx
+from dpsd.runs.release import load_student
 
-Ask = Callable[[Tensor], Tensor]
-"""uint8 [B, C, H, W] -> probabilities float32 [B, K]."""
+Ask = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""uint8 [B, C, H, W] -> probabilities float32 [B, K] and features float32 [B, F] for the guard."""
 _TRIALS, _TRIAL_IMAGES = 5, 32
+_CLOSE = 1e-3  # of probabilities, between the two ways
+
+
+class _Both(nn.Module):
+    """Logits and the input of the last linear layer."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits [B, K] and features [B, F] of float images from 0 to 1."""
+        logits, features = logits_and_features(self.model, x)
+        return logits, features.flatten(1)
 
 
 def fastest(release: Path, shape: Shape, folder: Path, say: Say) -> Ask:
@@ -30,15 +47,35 @@ def fastest(release: Path, shape: Shape, folder: Path, say: Say) -> Ask:
         folder: keeps the exported student.
         say: receives the choice and both rates.
     """
-    ways: dict[str, Ask] = {"torch": Labeller(load_student(release), torch.device("cpu")).predict}
+    both = _Both(load_student(release))
+    ways = {"torch": in_torch(both)}
     try:
-        ways["onnx"] = _session(export(release, "onnx", folder / "student.onnx"))
-    except UserError as e:
-        say(f"served by torch: {e}")
+        need_onnx()
+        with whole_file(folder / "student.onnx", ".onnx") as partial:
+            write_onnx(both, torch.zeros(2, *shape), partial, ("logits", "features"))
+        ways["onnx"] = _checked(_session(folder / "student.onnx"), ways["torch"], shape)
+    except Exception as e:  # the exporter raises errors of many kinds; torch serves all students
+        say(f"served by torch: {brief(e)}")
     rates = {name: _rate(ask, shape) for name, ask in ways.items()}
     best = max(rates, key=lambda name: rates[name])
     say("served by " + best + ": " + ", ".join(f"{n} {r:,.0f} images/s" for n, r in rates.items()))
     return ways[best]
+
+
+def in_torch(both: nn.Module) -> Ask:
+    """A module that gives logits and features, as an `Ask`."""
+
+    @torch.inference_mode()
+    def ask(images: Tensor) -> tuple[Tensor, Tensor]:
+        logits, features = both(as_input(images))
+        return logits.float().softmax(1), features.float()
+
+    return ask
+
+
+def featured(model: nn.Module) -> Ask:
+    """Any classifier of images, served by torch."""
+    return in_torch(_Both(model))
 
 
 def _session(path: Path) -> Ask:
@@ -49,10 +86,23 @@ def _session(path: Path) -> Ask:
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
 
-    def ask(images: Tensor) -> Tensor:
-        pixels = images.numpy().astype(np.float32) / 255
-        return torch.from_numpy(session.run(None, {name: pixels})[0]).softmax(1)
+    def ask(images: Tensor) -> tuple[Tensor, Tensor]:
+        logits, features = session.run(None, {name: images.numpy().astype(np.float32) / 255})
+        return torch.from_numpy(logits).softmax(1), torch.from_numpy(features)
 
+    return ask
+
+
+def _checked(ask: Ask, wanted: Ask, shape: Shape) -> Ask:
+    """The same, once it answers as the other does.
+
+    Raises:
+        UserError: it does not.
+    """
+    images = torch.randint(0, 256, (5, *shape), dtype=torch.uint8)
+    gap = float((ask(images)[0] - wanted(images)[0]).abs().max())
+    if not gap <= _CLOSE:
+        raise UserError(f"the exported student differs by {gap:.2g} on random images")
     return ask
 
 
@@ -81,15 +131,15 @@ class Batcher:
 
     def __init__(self, ask: Ask, most: int = 256) -> None:
         self._ask, self._most = ask, most
-        self._waiting: list[tuple[Tensor, asyncio.Future[Tensor]]] = []
+        self._waiting: list[tuple[Tensor, asyncio.Future[tuple[Tensor, Tensor]]]] = []
         self._busy = False
         self._pool = ThreadPoolExecutor(1, "dpsd-model")
         self._task: asyncio.Task[None] | None = None
         self.batches = 0
 
-    async def answer(self, images: Tensor) -> Tensor:
-        """Probabilities float32 [B, K]."""
-        future: asyncio.Future[Tensor] = asyncio.get_running_loop().create_future()
+    async def answer(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Probabilities float32 [B, K] and features float32 [B, F]."""
+        future: asyncio.Future[tuple[Tensor, Tensor]] = asyncio.get_running_loop().create_future()
         self._waiting.append((images, future))
         if not self._busy:
             self._busy = True
@@ -102,22 +152,23 @@ class Batcher:
                 batch = self._next()
                 images = torch.cat([images for images, _ in batch])
                 loop = asyncio.get_running_loop()
+                lengths = [len(images) for images, _ in batch]
                 try:
                     answers = await loop.run_in_executor(self._pool, self._ask, images)
+                    parts = list(zip(*(rows.split(lengths) for rows in answers), strict=True))
                 except Exception as e:
                     for _, future in batch:
                         if not future.done():
                             future.set_exception(e)
                     continue
                 self.batches += 1
-                parts = answers.split([len(images) for images, _ in batch])
                 for part, (_, future) in zip(parts, batch, strict=True):
                     if not future.done():  # its client may have gone
                         future.set_result(part)
         finally:
             self._busy = False
 
-    def _next(self) -> list[tuple[Tensor, "asyncio.Future[Tensor]"]]:
+    def _next(self) -> list[tuple[Tensor, "asyncio.Future[tuple[Tensor, Tensor]]"]]:
         """The oldest requests that fit in a batch, at least one."""
         count, total = 0, 0
         for images, _ in self._waiting:

@@ -12,6 +12,7 @@ from dpsd.console import Say
 from dpsd.errors import UserError
 from dpsd.files import read_json
 from dpsd.guard.accounts import read_pepper
+from dpsd.guard.reference import Reference, read_reference
 from dpsd.guard.sqlite_store import SqliteStore
 from dpsd.imports import brief
 from dpsd.runs.release import release_folder
@@ -40,7 +41,9 @@ def make_service(run: Path, settings: ServeSettings, say: Say) -> Service:
              "statement": read_json(release / "statement.json")}  # fmt: skip
     secret = hashlib.blake2b(b"dpsd defences", key=pepper, digest_size=32).digest()
     ask = fastest(release, facts.shape, guard, say)
-    return Service(facts, ask, about, settings, store, pepper, secret)
+    reference = _reference(guard, settings, say)
+    beside = None if reference is None else SqliteStore(guard / "guard.sqlite", durable=False)
+    return Service(facts, ask, about, settings, store, pepper, secret, reference, beside)
 
 
 def serve(
@@ -95,6 +98,21 @@ def serve(
         service.store.close()
     finally:
         listener.close()
+
+
+def _reference(guard: Path, settings: ServeSettings, say: Say) -> Reference | None:
+    """The calibration, where there is one."""
+    path = settings.detection.reference or guard / "reference.npz"
+    if not settings.detection.on:
+        return None
+    if settings.detection.reference is None and not path.exists():
+        say("detection is off: no reference yet; dpsd guard calibrate makes one")
+        return None
+    found = read_reference(path)
+    dry = " (a dry run: answers do not change)" if settings.policy.dry_run else ""
+    say(f"detection is on: false alarms {found.alpha:g} an account over the calibrated time, "
+        f"{found.accounts:,} honest accounts{dry}")  # fmt: skip
+    return found
 
 
 def _loopback(host: str) -> bool:

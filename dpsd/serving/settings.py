@@ -10,6 +10,7 @@ from dpsd.config.sections import Section
 from dpsd.defences import parse_defence
 from dpsd.errors import UserError
 from dpsd.guard.limits import Tier
+from dpsd.guard.policy import Level, Policy
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -54,11 +55,61 @@ class LimitSettings(Section):
     requests_at_once: Count = 200
 
 
-class PolicySettings(Section):
-    """What may be done to answers."""
+class LevelSettings(Section):
+    """A graded response to suspicion."""
 
+    name: str = Field(min_length=1, max_length=40)
+    at: float = Field(ge=0, le=2)
+    """Suspicion from which it holds: 0 without evidence, 1 at the alarm, at most 2."""
+    rate: float = Field(default=1.0, gt=0, le=1)
+    """Share of the tier's images a minute and a day that is left."""
+    defences: tuple[str, ...] = ()
+    """Beside those of the tier."""
+    work: bool = False
+    """Answers cost proof of work."""
+    block: bool = False
+    """Nothing is answered."""
+
+    @field_validator("defences")
+    @classmethod
+    def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for text in value:
+            parse_defence(text)
+        return value
+
+
+_LEVELS = (
+    LevelSettings(name="observe", at=0.4),
+    LevelSettings(name="slow", at=0.6, rate=0.25),
+    LevelSettings(name="less", at=0.8, rate=0.25, defences=("labels",)),
+    LevelSettings(name="challenge", at=0.9, rate=0.25, defences=("labels",), work=True),
+    LevelSettings(name="block", at=1.0, block=True),
+)
+
+
+class PolicySettings(Section):
+    """What is done about suspicion."""
+
+    dry_run: bool = True
+    """Levels are decided and logged, and change no answer."""
     allow_wrong_labels: bool = False
     """Defences that name a wrong class on purpose; `/v1/model` discloses it."""
+    leave: float = Field(default=0.5, ge=0, le=1)
+    """A level is left where suspicion falls below this part of its `at`."""
+    levels: tuple[LevelSettings, ...] = _LEVELS
+
+
+class DetectionSettings(Section):
+    """Who is looked at, and what is kept."""
+
+    on: bool = True
+    """Needs a reference; without one the service says that it detects nothing."""
+    reference: Path | None = None
+    """Of `dpsd guard calibrate`; null: `guard/reference.npz` of the run, if it is there."""
+    days: Count = 30
+    """After so many days without a question an account's sketch and log are deleted."""
+    work_hashes: Count = 4096
+    """Base work of one image at a level with `work`, in SHA-256 hashes."""
 
 
 class ServeSettings(Section):
@@ -67,6 +118,7 @@ class ServeSettings(Section):
     tiers: dict[str, TierSettings] = Field(default_factory=lambda: dict(_TIERS))
     limits: LimitSettings = Field(default_factory=LimitSettings)
     policy: PolicySettings = Field(default_factory=PolicySettings)
+    detection: DetectionSettings = Field(default_factory=DetectionSettings)
     proxies: tuple[str, ...] = ()
     """Addresses whose X-Forwarded-For is believed."""
 
@@ -77,14 +129,38 @@ class ServeSettings(Section):
             UserError: a tier gives wrong labels on purpose and the policy does not allow it.
         """
         for name, tier in self.tiers.items():
-            wrong = [t for t in tier.defences if gives_wrong_labels(t)]
-            if wrong and not self.policy.allow_wrong_labels:
-                raise UserError(
-                    f"tiers.{name}.defences: {wrong[0]} names wrong classes on purpose; accepted "
-                    "with policy.allow_wrong_labels: true, which /v1/model discloses"
-                )
+            self._check(f"tiers.{name}", tier.defences)
         return {name: Tier(t.per_minute, t.per_day, t.defences, t.needs)
                 for name, t in self.tiers.items()}  # fmt: skip
+
+    def policy_table(self) -> Policy:
+        """The policy as the guard takes it.
+
+        Raises:
+            UserError: levels that do not rise, or one that gives wrong labels where the policy
+                does not allow it.
+        """
+        for level in self.policy.levels:
+            self._check(f"policy.levels.{level.name}", level.defences)
+        levels = tuple(Level(x.name, x.at, x.rate, x.defences, x.work, x.block)
+                       for x in self.policy.levels)  # fmt: skip
+        return Policy(levels, self.policy.leave, self.policy.dry_run)
+
+    def wrong_labels(self, tier: str) -> bool:
+        """Whether answers of a tier may name a wrong class on purpose, suspected or not."""
+        found = self.tiers.get(tier)
+        texts = () if found is None else found.defences
+        if not self.policy.dry_run:
+            texts += tuple(text for level in self.policy.levels for text in level.defences)
+        return any(gives_wrong_labels(text) for text in texts)
+
+    def _check(self, place: str, defences: tuple[str, ...]) -> None:
+        wrong = [text for text in defences if gives_wrong_labels(text)]
+        if wrong and not self.policy.allow_wrong_labels:
+            raise UserError(
+                f"{place}.defences: {wrong[0]} names wrong classes on purpose; accepted "
+                "with policy.allow_wrong_labels: true, which /v1/model discloses"
+            )
 
 
 def gives_wrong_labels(defence: str) -> bool:
@@ -110,4 +186,5 @@ def read_settings(path: Path | None) -> ServeSettings:
         place = ".".join(map(str, first["loc"])) or "the file"
         raise UserError(f"{path}: {place}: {first['msg']}") from e
     settings.tier_table()
+    settings.policy_table()
     return settings

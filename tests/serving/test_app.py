@@ -25,11 +25,12 @@ PEPPER, SECRET = bytes(32), bytes(range(32))
 
 def model(images):
     """A model whose answers follow from the pixels."""
-    return (images.float().flatten(1)[:, :3] / 100).softmax(1)
+    features = images.float().flatten(1)[:, :3] / 100
+    return features.softmax(1), features
 
 
 def wanted(images=IMAGES):
-    return model(torch.from_numpy(images)).numpy()
+    return model(torch.from_numpy(images))[0].numpy()
 
 
 SETTINGS = ServeSettings(

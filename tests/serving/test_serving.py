@@ -79,7 +79,7 @@ def test_requests_that_wait_are_answered_together_and_each_gets_its_own():
     def ask(images):
         sizes.append(len(images))
         time.sleep(0.02)
-        return images.flatten(1)[:, :2].float()
+        return images.flatten(1)[:, :2].float(), images.flatten(1)[:, :1].float()
 
     async def run():
         batcher = Batcher(ask, most=6)
@@ -88,7 +88,8 @@ def test_requests_that_wait_are_answered_together_and_each_gets_its_own():
 
     parts, answers = asyncio.run(run())
     for part, answer in zip(parts, answers, strict=True):
-        assert torch.equal(answer, part.flatten(1)[:, :2].float())
+        assert torch.equal(answer[0], part.flatten(1)[:, :2].float())
+        assert torch.equal(answer[1], part.flatten(1)[:, :1].float())
     assert sizes == [6, 4, 9]  # 1 + 2 + 3 fit in six; nine alone is more than six, and goes alone
 
 
@@ -96,7 +97,7 @@ def test_an_error_of_the_model_reaches_its_requests_and_the_next_are_answered():
     def ask(images):
         if images.max() > 9:
             raise RuntimeError("broken")
-        return images.flatten(1)[:, :2].float()
+        return images.flatten(1)[:, :2].float(), images.flatten(1)[:, :3].float()
 
     async def run():
         batcher = Batcher(ask)
@@ -104,7 +105,16 @@ def test_an_error_of_the_model_reaches_its_requests_and_the_next_are_answered():
             await batcher.answer(torch.full((1, 1, 2, 2), 10, dtype=torch.uint8))
         return await batcher.answer(torch.ones(1, 1, 2, 2, dtype=torch.uint8))
 
-    assert asyncio.run(run()).tolist() == [[1, 1]]
+    assert asyncio.run(run())[0].tolist() == [[1, 1]]
+
+
+def test_a_model_that_answers_badly_leaves_nobody_waiting():
+    async def run():
+        with pytest.raises(RuntimeError):
+            bad = Batcher(lambda images: (images, images[:1]))
+            await asyncio.wait_for(bad.answer(torch.ones(2, 1, 2, 2)), 5)
+
+    asyncio.run(run())
 
 
 @pytest.fixture
