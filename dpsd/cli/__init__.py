@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import dpsd
-from dpsd.cli import config, make, marks, prepare, serve, start, trust, use
+from dpsd.cli import config, demo, make, marks, prepare, serve, start, trust, use
 from dpsd.cli.attacks import add_attack, add_audit
+from dpsd.cli.examples import explain
 from dpsd.cli.options import Parser, add_json
-from dpsd.console import say
+from dpsd.console import USUAL, say, set_level
 from dpsd.errors import UserError
 from dpsd.imports import brief
 
@@ -30,7 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0; 1 where a check failed; 2 for bad input, after one line on stderr; 130 if interrupted.
     """
-    args = _parser().parse_args(argv)
+    args = make_parser().parse_args(argv)
+    set_level(getattr(args, "talk", None) or USUAL)
     try:
         with _one_line_warnings():
             return int(args.run(args))
@@ -74,12 +76,13 @@ def _one_line_warnings() -> Iterator[None]:
         yield
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of all commands, each with an example."""
     parser = Parser(prog="dpsd", description=(dpsd.__doc__ or "").split("\n")[0])
     parser.add_argument("--version", action=_Version)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for add in (
-        start.add_init, config.add_config,
+        start.add_init, demo.add_demo, config.add_config,
         prepare.add_teacher, prepare.add_manifest, prepare.add_check, prepare.add_plan,
         make.add_transcribe, make.add_federate,
         use.add_evaluate, use.add_sample, use.add_export,
@@ -90,6 +93,8 @@ def _parser() -> argparse.ArgumentParser:
         add(commands)
     for attack in (add_attack(commands), add_audit(commands)):
         add_json(attack)
+    for name, command in commands.choices.items():
+        explain(command, name)
     return parser
 
 

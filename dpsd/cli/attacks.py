@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dpsd.cli.options import count
-from dpsd.console import say
+from dpsd.console import Progress, note, say
 from dpsd.errors import UserError
 
 KINDS = ("inversion", "membership", "extraction", "all")
@@ -93,6 +93,12 @@ def _common(added: argparse.ArgumentParser) -> None:
 
 
 def _attack(args: argparse.Namespace) -> int:
+    """Attack a run: 0, or 1 where the audit found a claim violated."""
+    with Progress(shown=not args.json):
+        return _attacks(args)
+
+
+def _attacks(args: argparse.Namespace) -> int:
     from dpsd.device import use_threads
     from dpsd.runs.folder import open_run
 
@@ -105,10 +111,11 @@ def _attack(args: argparse.Namespace) -> int:
             if key in _OF_EXTRACTION and value is not None:
                 raise UserError(f"{key}: an option of `attack extraction`; this is {args.kind}")
     tell = (lambda text: None) if args.json else say
-    tell(use_threads(run.config.threads))
+    hear = (lambda text: None) if args.json else note
+    hear(use_threads(run.config.threads))
     options = {
         "budget": args.budget, "seed": args.seed, "teacher": args.teacher, "data": args.data,
-        "analyse_only": args.analyse_only, "data_is_public": args.data_is_public, "say": tell,
+        "analyse_only": args.analyse_only, "data_is_public": args.data_is_public, "say": hear,
     }  # fmt: skip
     if args.kind in ("membership", "all"):
         from dpsd.attacks.command import membership
@@ -164,12 +171,13 @@ def _audit(args: argparse.Namespace) -> int:
     from dpsd.device import use_threads
     from dpsd.runs.folder import open_run
 
-    run, tell = open_run(args.target), (lambda text: None) if args.json else say
-    tell(use_threads(run.config.threads))
-    report = audit(
-        run, budget=args.budget, seed=args.seed,
-        teacher=args.teacher, data=args.data, analyse_only=args.analyse_only,
-        data_is_public=args.data_is_public, say=tell,
-    )  # fmt: skip
+    run, hear = open_run(args.target), (lambda text: None) if args.json else note
+    hear(use_threads(run.config.threads))
+    with Progress(shown=not args.json):
+        report = audit(
+            run, budget=args.budget, seed=args.seed,
+            teacher=args.teacher, data=args.data, analyse_only=args.analyse_only,
+            data_is_public=args.data_is_public, say=hear,
+        )  # fmt: skip
     say(json.dumps(report, indent=2, allow_nan=False) if args.json else audit_text(report))
     return 1 if report["verdict"] == "violated" else 0

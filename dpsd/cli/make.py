@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import dpsd
 from dpsd.cli.options import UNMEASURED, Commands, add_command, count, load
-from dpsd.console import Progress, percent, say, show_epsilon
+from dpsd.console import Progress, note, percent, say, show_epsilon
 from dpsd.errors import UserError
 from dpsd.tables import facts_table
 
@@ -26,7 +26,7 @@ def run_transcribe(args: argparse.Namespace) -> int:
     """Make the private student of one teacher or ensemble."""
     config = _config_of_run(args)
     leads = _leads()
-    with Progress(config.loop.rounds, config.answers()) as progress:
+    with Progress(config.loop.rounds, config.answers(), _weights(config), shown=leads) as progress:
         run = dpsd.transcribe(
             config,
             out=args.out,
@@ -34,7 +34,7 @@ def run_transcribe(args: argparse.Namespace) -> int:
             data_is_public=args.data_is_public,
             evaluate=not args.no_evaluate,
             progress=progress if leads else None,
-            say=say if leads else lambda text: None,
+            say=note if leads else lambda text: None,
         )
     if leads:
         say("\n" + (run.release / "statement.txt").read_text())
@@ -70,7 +70,7 @@ def run_federate(args: argparse.Namespace) -> int:
     from dpsd.federated.federate import federate
 
     leads = _leads()
-    talk = say if leads else lambda text: None
+    talk = note if leads else lambda text: None
     talk(use_threads(config.threads))
     wanted = {"out": args.out, "resume": args.resume, "data_is_public": args.data_is_public}
     if deployed:
@@ -78,7 +78,9 @@ def run_federate(args: argparse.Namespace) -> int:
             config, **wanted, say=talk, credentials=args.credentials, port=args.port
         )
     else:
-        with Progress(config.loop.rounds, config.answers()) as progress:
+        weights = {k: v for k, v in _weights(config).items() if k != _TEACHER}
+        rounds, answers = config.loop.rounds, config.answers()
+        with Progress(rounds, answers, weights, shown=leads) as progress:
             run = federate(config, **wanted, progress=progress if leads else None, say=talk)
     if not leads:
         return 0
@@ -88,6 +90,27 @@ def run_federate(args: argparse.Namespace) -> int:
     say((run.release / "rounds.csv").read_text())
     say(_summary(run, args.no_evaluate))
     return 0
+
+
+_TEACHER = "teacher: steps"
+
+
+def _weights(config: "Config") -> dict[str, float]:
+    """What the pieces of a run cost, roughly, in passes of one image through one network."""
+    from dpsd.config import NAMED
+
+    t, answers = config.teacher, config.answers()
+    rows = 60_000 if (known := NAMED.get(config.data.name)) is None else known.rows
+    if t.shards is not None:
+        pieces = {"teacher: shards": float(rows * t.copies + t.shards * t.shard_batch)}
+    else:
+        passes = t.epochs if t.dp.epsilon is None else t.dp.epochs
+        pieces = {_TEACHER: 3.0 * passes * rows}
+    learned = min(answers, config.loop.window)
+    return pieces | {
+        "rounds": answers * (1 + config.generator.select + 3 * config.student.epochs_per_round),
+        "refit: images": 3.0 * config.student.refit_epochs * learned,
+    }
 
 
 def _leads() -> bool:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dpsd.cli.options import Commands, add_command, add_json, as_json
-from dpsd.console import say
+from dpsd.console import note, say
 from dpsd.errors import UserError
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def run_watermark(args: argparse.Namespace) -> int:
     run, parameters = open_run(args.target), _numbers(args.set)
     threads = use_threads(run.config.threads)
     if not args.json:
-        say(threads)
+        note(threads)
     mark = make_mark(run, args.mark, name=args.name, seed=args.seed, **parameters)
     if args.json:
         say(as_json(mark.facts))
@@ -65,7 +65,8 @@ def add_claim(commands: Commands) -> None:
                          help="a run, a release, or a student.safetensors")  # fmt: skip
     suspect.add_argument("--suspect-model", metavar="NAME",
                          help="as teacher.model names it, with --suspect-weights")  # fmt: skip
-    suspect.add_argument("--suspect-weights", type=Path, metavar="FILE")
+    suspect.add_argument("--suspect-weights", type=Path, metavar="FILE",
+                         help="of --suspect-model")  # fmt: skip
     added.add_argument("--account", metavar="NAME", help="whose account marks are looked for")
     added.add_argument("--images", type=Path, metavar="FILE.npz",
                        help="ask about its `images`, uint8 [N, C, H, W]; default: synthetic "
@@ -95,7 +96,7 @@ def run_claim(args: argparse.Namespace) -> int:
     images = None if args.images is None else _images(args.images, facts)
     threads = use_threads(run.config.threads)
     if not args.json:
-        say(threads)
+        note(threads)
     found = claim(
         mark, suspect, images=images, account=args.account, alpha=args.alpha,
         independent=open_suspects(args.independent, facts),

@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dpsd.console import QUIET, VERBOSE
+
 if TYPE_CHECKING:
     from dpsd.config import Config
 
@@ -62,6 +64,16 @@ class Parser(argparse.ArgumentParser):
         return min(len(values), int(action is not None and action.nargs != 0))
 
 
+class Help(argparse.RawDescriptionHelpFormatter):
+    """Help that shows each default which is not plain, once, and keeps examples as they stand."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text, default = action.help or "", action.default
+        if default in (None, False, argparse.SUPPRESS, "", []) or "default" in text:
+            return text
+        return f"{text} (default: %(default)s)"
+
+
 Commands = Any
 """What `add_subparsers` gives: a command is added to it."""
 _TARGETS = {
@@ -88,6 +100,16 @@ def add_command(
     if target == "CONFIG":
         add_setters(added, hidden=("epsilon",) if name == "teacher" else ())
     return added
+
+
+def add_talk(parser: argparse.ArgumentParser) -> None:
+    """`--quiet` and `--verbose`."""
+    talk = parser.add_mutually_exclusive_group()
+    for name, level, text in (
+        ("quiet", QUIET, "print results alone, no progress"),
+        ("verbose", VERBOSE, "print a line on every round and every pass"),
+    ):
+        talk.add_argument(f"--{name}", dest="talk", action="store_const", const=level, help=text)
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:

@@ -15,7 +15,7 @@ from dpsd.cli.options import (
     load,
     overrides,
 )
-from dpsd.console import percent, say
+from dpsd.console import Progress, note, percent, say
 from dpsd.errors import UserError
 from dpsd.tables import facts_table
 
@@ -52,8 +52,9 @@ def run_teacher(args: argparse.Namespace) -> int:
         join_processes(pick_device(config.device))
     leads = rank() == 0
     if leads:
-        say(threads)
-    home = ensure_teacher(config, say if leads else lambda text: None, together=True)
+        note(threads)
+    with Progress(shown=leads):
+        home = ensure_teacher(config, note if leads else lambda text: None, together=True)
     leave_processes()
     if not leads:
         return 0
@@ -105,7 +106,7 @@ def run_check(args: argparse.Namespace) -> int:
     from dpsd.device import use_threads
     from dpsd.teachers.check import check, check_text
 
-    show = (lambda text: None) if args.json else say
+    show = (lambda text: None) if args.json else note
     show(use_threads(config.threads))
     rows = check(config, show)
     say(as_json({"checks": rows}) if args.json else check_text(rows))

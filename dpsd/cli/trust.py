@@ -48,7 +48,8 @@ def add_ledger(commands: Commands) -> None:
     added = add_command(commands, "ledger", run_ledger, text, "LEDGER")
     added.add_argument("--unit", choices=("answer", "record", "user", "client", "test record"),
                        help="of the composed epsilon (default: by the ledger)")  # fmt: skip
-    added.add_argument("--delta", type=number, default=_DELTA, metavar="X")
+    added.add_argument("--delta", type=number, default=_DELTA, metavar="X",
+                       help="at which epsilon of that unit is stated")  # fmt: skip
     added.add_argument("--rows", type=count, metavar="N",
                        help="enter that the data set has this many rows now")  # fmt: skip
     _add_root(added)
@@ -89,9 +90,10 @@ def add_budget(commands: Commands) -> None:
     """`dpsd budget DATASET`."""
     text = "set a data set's total budget, or show what is spent"
     added = add_command(commands, "budget", run_budget, text, "DATASET")
-    added.add_argument("--unit", choices=("record", "user", "client", "test record"))
+    added.add_argument("--unit", choices=("record", "user", "client", "test record"),
+                       help="what the budget is for one of")  # fmt: skip
     added.add_argument("--epsilon", type=number, metavar="X", help="of all runs together")
-    added.add_argument("--delta", type=number, metavar="X")
+    added.add_argument("--delta", type=number, metavar="X", help="of all runs together")
     _add_root(added)
     add_json(added)
 

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from dpsd.cli.options import Commands, add_command, add_json, as_json, count, number
-from dpsd.console import say
+from dpsd.console import note, say
 from dpsd.errors import UserError
 
 
@@ -12,7 +12,8 @@ def add_evaluate(commands: Commands) -> None:
     """`dpsd evaluate RUN`."""
     text = "measure a run on private data"
     added = add_command(commands, "evaluate", run_evaluate, text, "RUN")
-    added.add_argument("--split", choices=("test", "holdout", "train"), default="test")
+    added.add_argument("--split", choices=("test", "holdout", "train"), default="test",
+                       help="which rows to measure on")  # fmt: skip
     added.add_argument("--teacher", type=Path, metavar="DIR", help="the teacher's folder")
     added.add_argument("--data", type=Path, metavar="DIR", help="the data's folder")
     added.add_argument("--release-accuracy", action="store_true",
@@ -36,7 +37,7 @@ def run_evaluate(args: argparse.Namespace) -> int:
     run = open_run(args.target)
     threads = use_threads(run.config.threads)
     if not args.json:
-        say(threads)
+        note(threads)
     if args.release_accuracy:
         from dpsd.evaluation.release_accuracy import accuracy_text, release_accuracy
 
@@ -102,15 +103,16 @@ def run_sample(args: argparse.Namespace) -> int:
 
         run = open_run(args.target)
         fresh_model(run.config.student.model, args.model)
-    talk = (lambda text: None) if args.json else say
+    talk = (lambda text: None) if args.json else note
+    tell = (lambda text: None) if args.json else say
     talk(use_threads(load_config(release_folder(args.target) / "config.yaml").threads))
     choice = {"balanced": args.balanced, "best": args.best, "select": args.select}
     samples = draw_samples(args.target, args.n, **choice)
     if samples.short:
-        talk(samples.shortage())
+        tell(samples.shortage())
     if args.out is not None:
         samples.write(args.out)
-        talk(f"{args.n:,} labelled synthetic images in {args.out}")
+        tell(f"{args.n:,} labelled synthetic images in {args.out}")
     if args.check:
         result = downstream(
             run, samples, split=args.split or "test", choice=choice, model=args.model,
@@ -124,8 +126,9 @@ def add_export(commands: Commands) -> None:
     """`dpsd export RUN`."""
     text = "write the student as a file that runs without dpsd"
     added = add_command(commands, "export", run_export, text, "RUN")
-    added.add_argument("--format", choices=("torch", "onnx"), required=True)
-    added.add_argument("--out", type=Path, metavar="FILE")
+    added.add_argument("--format", choices=("torch", "onnx"), required=True,
+                       help="a torch.export program, or ONNX (needs dpsd[onnx])")  # fmt: skip
+    added.add_argument("--out", type=Path, metavar="FILE", help="default: beside the release")
 
 
 def run_export(args: argparse.Namespace) -> int:

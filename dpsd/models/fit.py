@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dpsd.console import Say
+from dpsd.console import Say, track
 from dpsd.data.rows import Images, ahead
 from dpsd.models.augment import augment
 from dpsd.models.networks import as_input
@@ -36,6 +36,7 @@ def fit(
     dtype: torch.dtype = torch.float32,
     say: Say = lambda text: None,
     stop: Callable[[int], bool] = lambda step: False,
+    name: str = "",
 ) -> None:
     """Train a model in place, on the device that it is on, and leave it in evaluation mode.
 
@@ -52,6 +53,7 @@ def fit(
         say: receives the mean loss after each pass.
         stop: called after each step with the number of steps done; True ends the training. One
             that evaluates the model puts it back into training mode.
+        name: under which the progress is shown; empty: it is not.
 
     Raises:
         UserError: an image on disk is missing or unreadable.
@@ -63,7 +65,7 @@ def fit(
     model.train()
     total = 0.0
     with closing(_batches(images, recipe)) as batches:
-        for step, (rows, batch) in enumerate(batches, 1):
+        for step, (rows, batch) in enumerate(track(batches, name, recipe.steps), 1):
             x = as_input(augment(batch, recipe.augment).to(device))
             target = labels(x) if callable(labels) else labels[rows].to(device)
             with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dpsd.config import Config, PublicFacts
+from dpsd.console import working
 from dpsd.device import (
     mean_buffers,
     own_share,
@@ -32,6 +33,7 @@ from dpsd.student.losses import (
 )
 
 _WARMUP = 0.05  # of all steps
+_REFIT = "refit: images"
 _LEAST = 1e-12  # probability that a logarithm sees
 
 
@@ -104,8 +106,10 @@ class Student:
         balance, classes = self.config.balance, self._classes(bank)
         steps = self.config.refit_epochs * math.ceil(len(bank) / self.config.batch_size)
         self._start(self.seed + 1, steps)
-        for _ in range(self.config.refit_epochs):
-            figures = self._train(bank, bank.balanced_pass(balance, self._rng, classes))
+        passes = self.config.refit_epochs
+        for n in range(passes):
+            places = bank.balanced_pass(balance, self._rng, classes)
+            figures = self._train(bank, places, _REFIT, (n * len(places), passes * len(places)))
         return figures
 
     def _classes(self, bank: Bank) -> Tensor | None:
@@ -126,8 +130,19 @@ class Student:
             parts.append(scores.argmax(1))
         return torch.cat(parts)
 
-    def _train(self, bank: Bank, places: Tensor) -> dict[str, float]:
+    def _train(
+        self, bank: Bank, places: Tensor, name: str = "", part: tuple[int, int] = (0, 0)
+    ) -> dict[str, float]:
+        """Learn from the images at these places, in this order.
+
+        Args:
+            bank: of answered images.
+            places: of its images, int64 [N].
+            name: of the work, for the progress; empty: it is not shown.
+            part: images of this work before the call, and in all.
+        """
         self.model.train()
+        done = part[0]
         losses, gain, rows, hits, named = [], 0.0, 0, 0.0, 0
         for batch in places.split(self.config.batch_size):
             mine = own_share(batch)
@@ -135,6 +150,9 @@ class Student:
             images = self._augmented(pixels, len(batch)).to(self.device)
             scores = scores.to(self.device)
             loss, logits = self._step(images, scores, len(batch))
+            done += len(batch)
+            if name:
+                working(name, done, part[1])
             losses.append(loss)
             gain += float(answer_gain(logits, scores).sum())
             rows += len(mine)

@@ -29,6 +29,7 @@ from scipy.optimize import brentq
 from torch import Tensor, nn
 
 from dpsd.config.sections import DpConfig
+from dpsd.console import track
 from dpsd.data.rows import Images, ahead
 from dpsd.errors import UserError
 from dpsd.models.dp_networks import fixed_inputs, trainable_part
@@ -201,7 +202,7 @@ def train_dp(
     )  # fmt: skip
     optimizer.source = source
     chunk_rows = max(1, min(1024, _GRADIENTS_AT_ONCE // sum(p.numel() for p in part.parameters())))
-    for step in range(recipe.steps):
+    for step in track(range(recipe.steps), "teacher: steps"):
         for p in part.parameters():
             p.summed_grad = torch.zeros_like(p)  # type: ignore[attr-defined]
         rows = poisson_rows(len(labels), recipe.sample_rate, source)

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dpsd.config import Config
-from dpsd.console import Say
+from dpsd.console import Say, working
 from dpsd.data.load import PrivateData, Split
 from dpsd.device import broadcast, gather, pick_device, pick_dtype, rank, world_size
 from dpsd.errors import UserError
@@ -64,6 +64,7 @@ def train_ensemble(
     facts, device = config.facts, pick_device(config.device)
     dtype = pick_dtype(config.precision, device)
     start = time.perf_counter()
+    working("teacher: shards", 0, n)
     dataset = dataset_of(config, data, "an ensemble")  # on every rank: all fail, or none
     key = key or draw_key()
     first, processes = 0, 1
@@ -75,7 +76,7 @@ def train_ensemble(
     for i in range(first, len(every), processes):
         members = Members(data.train.images, data.train.labels, {m: rows[m] for m in every[i]}, key)
         mine[i] = train_members(config.teacher, facts, members, device=device, dtype=dtype)
-        say(f"teachers {every[i].stop}/{n}, {time.perf_counter() - start:.0f} s")
+        working("teacher: shards", every[i].stop, n)
     parts = gather(mine) if together else [mine]
     if parts is None:
         return

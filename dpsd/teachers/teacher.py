@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from dpsd.config import Config
 from dpsd.config.sections import TeacherConfig
-from dpsd.console import Say
+from dpsd.console import Say, detail
 from dpsd.data.load import PrivateData, Split, load_data, where_rows_lie
 from dpsd.device import broadcast, pick_device, pick_dtype, rank, world_size
 from dpsd.errors import UserError
@@ -215,12 +215,12 @@ def train_teacher(config: Config, data: PrivateData, folder: Path, say: Say) -> 
             .to(memory_format=torch.channels_last)
         )
         if dp:
-            training = fit_privately(config, model, data.train, say)
+            training = fit_privately(config, model, data.train, detail(say))
         else:
             fit(
                 model, data.train.images, data.train.labels,
                 teacher_recipe(config.teacher, len(data.train)), dtype=dtype,
-                say=lambda line: say(f"teacher {line}"),
+                say=detail(lambda line: say(f"teacher {line}")), name="teacher: steps",
             )  # fmt: skip
     teacher = Teacher(model, normalize=None, classes=facts.classes, shape=facts.shape)
 

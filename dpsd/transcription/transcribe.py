@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from dpsd.config import Config
+from dpsd.console import working
 from dpsd.device import (
     agreed,
     broadcast,
@@ -197,6 +198,8 @@ def _lead(
         if last and (passes := config.student.refit_epochs):
             say(f"now a fresh student makes {passes} passes over all answers")
 
+    if start < plan.rounds:
+        working("rounds", oracle.position, plan.answers)
     distil(session, start=start, after_round=after_round)
     board.close()
     finish(

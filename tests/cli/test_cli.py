@@ -18,7 +18,6 @@ from PIL import Image
 import dpsd
 from dpsd.cli import main
 from dpsd.config import load_config
-from dpsd.console import Progress
 from dpsd.privacy.plan import Plan
 
 ROOT = Path(__file__).parents[2]
@@ -242,26 +241,6 @@ def test_api_transcribes_without_a_command_line(folder, config, transcribed):
     assert dpsd.load_student(run)(torch.zeros(1, 1, 28, 28)).shape == (1, 10)
     statement = json.loads((run.release / "statement.json").read_text())
     assert len(statement["earlier_runs"]) == 1
-
-
-class _Terminal(io.StringIO):
-    def isatty(self):
-        return True
-
-
-def test_progress_bar_on_a_terminal(monkeypatch):
-    config = load_config(None, ["privacy.epsilon=1", "privacy.answers=40", "loop.rounds=2"])
-    terminal = _Terminal()
-    monkeypatch.setattr(sys, "stdout", terminal)
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setenv("TERM", "xterm")
-    record = {"loss": 1.5, "agreement_with_answers": 0.25, "epsilon_per_answer": 1.0}
-    with Progress(config.loop.rounds, config.answers()) as progress:
-        progress({"round": 0, "answers": 20} | record)
-        progress({"round": 1, "answers": 40} | record)
-    for text in ("100%", "round 2/2", "answers 40/40", "loss 1.5000", "answers 0.2500",
-                 "epsilon 1 per answer", "answers/s", "0 s left"):  # fmt: skip
-        assert text in terminal.getvalue(), text
 
 
 @pytest.mark.parametrize("script", ["scripts/demo", "scripts/test", ".ci/run"])

@@ -25,6 +25,7 @@ from dpsd.attacks.audit.transcripts import draw_transcripts, exact_epsilon, merg
 from dpsd.attacks.context import Attack, lap
 from dpsd.attacks.statistics import Floats
 from dpsd.attacks.store import Arrays, load_scores, save_report, save_scores
+from dpsd.console import track
 from dpsd.data.load import load_data
 from dpsd.errors import UserError
 from dpsd.privacy.accounting import compose_epsilon
@@ -124,7 +125,7 @@ def score_levels(context: Attack, folder: Path) -> tuple[Arrays, dict[str, Any]]
     if reason is None and private is not None and home is not None:
         facts["pairs"] = []
         pairs = teacher_pairs(context, home, private, pairs=spend.pairs, folder=folder / "teachers")
-        for i, pair in enumerate(pairs):
+        for i, pair in enumerate(track(pairs, "audit: pairs of worlds", spend.pairs)):
             scores, pair_facts = _pair_scores(context, plan, pair, spend, i)
             arrays |= scores
             facts["pairs"].append(pair_facts)

@@ -15,7 +15,7 @@ from dpsd.attacks.extraction.clone import Holdings, predict
 from dpsd.attacks.extraction.endpoint import Service
 from dpsd.attacks.extraction.victim import Victim
 from dpsd.attacks.store import Arrays, kept
-from dpsd.console import Say
+from dpsd.console import Say, track
 from dpsd.defences import Defence, answered, in_order, parse_defence
 from dpsd.errors import UserError
 
@@ -167,12 +167,11 @@ def run_cells(
         for defence in dict.fromkeys(c.defence for c in cells if c.target == victim.name):
             given = answered(said, images, defences_of(defence), KEY, "account-0").float()
             arrays[f"{victim.name}/price/{defence}"] = given.numpy()
-    for n, cell in enumerate(cells, 1):
+    for cell in track(cells, "extraction: cells"):
         why = refusal(cell, by_name[cell.target])
         if why is not None:
             arrays[f"{cell.name}/refused"] = np.array(why)
             continue
-        say(f"cell {n} of {len(cells)}")
         victim = by_name[cell.target]
         found = run_cell(cell, victim, holdings, images, folder=folder, identity=identity, say=say)
         arrays |= {f"{cell.name}/{k}": v for k, v in found.items()}

@@ -32,7 +32,7 @@ from dpsd.attacks.inversion.search import BUDGETS, Budget, search
 from dpsd.attacks.inversion.targets import Logits, Target, guarantee, load_targets, student_of
 from dpsd.attacks.profiles import Profile, load_profile
 from dpsd.attacks.store import Arrays, kept
-from dpsd.console import percent
+from dpsd.console import percent, track
 from dpsd.data.load import Split
 from dpsd.data.rows import in_memory
 from dpsd.runs.folder import Run
@@ -145,7 +145,7 @@ def _search_with(
     prior_of, cached = _prior(setting, name, targets[0])
     prior_seconds = time.perf_counter() - start
     cells = {}
-    for target in [None, *targets]:
+    for target in track([None, *targets], f"{name}: targets"):
         label = DRAWS if target is None else target.name
         key = _key(setting, name, others.get(label, label))
         path = folder / f"{name}-{label}.npz"

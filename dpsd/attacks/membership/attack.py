@@ -36,6 +36,7 @@ from dpsd.attacks.membership.thief import Thief
 from dpsd.attacks.statistics import Floats
 from dpsd.attacks.store import Arrays, kept, load_scores, save_report, save_scores
 from dpsd.config import Config
+from dpsd.console import track
 from dpsd.data.load import load_data
 from dpsd.device import pick_device
 from dpsd.errors import UserError
@@ -210,8 +211,7 @@ def _distil_students(
 ) -> Shadows:
     """A student of each teacher; those that the folder holds are read."""
     parts = []
-    for m, ask in enumerate(asks):
-        context.say(f"student {m + 1} of {len(asks)}")
+    for m, ask in enumerate(track(asks, "membership: students")):
         key = json.dumps([context.run.id, asdict(spend), context.seed, m, str(context.data)])
         make = partial(_student, ask, plan, context.seed + m, game)
         parts.append(kept(folder / f"student-{context.seed}-{m}.npz", key, make))

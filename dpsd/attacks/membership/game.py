@@ -17,6 +17,7 @@ from torch import Tensor
 from dpsd.attacks.statistics import Floats, Mask
 from dpsd.config import Config, PublicFacts
 from dpsd.config.sections import TeacherConfig
+from dpsd.console import working
 from dpsd.data.load import PrivateData, Split, join_splits
 from dpsd.data.rows import Images
 from dpsd.device import pick_device, pick_dtype
@@ -142,13 +143,14 @@ def train_teachers(
     )  # fmt: skip
     key = seed.to_bytes(8, "little").ljust(KEY_BYTES, b"m")
     asks: list[Ask] = []
+    working("membership: shadow teachers", 0, len(game.inside))
     for chunk in chunks(len(game.inside)):
-        say(f"teachers {chunk.start + 1} to {chunk.stop} of {len(game.inside)}")
         rows = {m: torch.from_numpy(np.flatnonzero(game.inside[m])) for m in chunk}
         members = Members(game.rows.images, game.rows.labels, rows, key)
         weights = train_members(recipe, facts, members, device=device, dtype=dtype)
         weights.pop("empty")
         asks += [_asking(model, facts, weights, i, device) for i in range(len(chunk))]
+        working("membership: shadow teachers", chunk.stop, len(game.inside))
     return asks
 
 

@@ -15,6 +15,7 @@ from dpsd.attacks.extraction.pools import made
 from dpsd.attacks.membership.game import Ask, Game, logits_on
 from dpsd.attacks.statistics import Floats
 from dpsd.attacks.store import Arrays, kept
+from dpsd.console import track
 from dpsd.data.load import load_data
 from dpsd.runs.release import Labeller
 
@@ -51,8 +52,7 @@ class Thief:
         Copies that the folder holds are read. float64 [M, N, K] and [M, Z, K] of M models.
         """
         parts = []
-        for m, ask in enumerate(asks):
-            self.context.say(f"copy {m + 1} of {len(asks)}")
+        for m, ask in enumerate(track(asks, "membership: copies")):
             facts = [self.context.run.id, self.context.budget_name, self.context.seed, m]
             key = json.dumps([*facts, self.questions, str(self.context.data)])
             make = partial(self._part, ask, m, game)
