@@ -1,7 +1,7 @@
 """Transcribe a private model into a differentially private student that may be released.
 
-`dpsd.plan`, `dpsd.transcribe`, `dpsd.load_student` and `dpsd.load_config` are the Python API; the
-command line is a thin layer over them. Importing the package imports no torch.
+The Python API is `dpsd.plan`, `dpsd.transcribe`, `dpsd.load_student`, `dpsd.load_statement` and
+`dpsd.load_config`; the command line is a thin layer over them. Importing dpsd imports no torch.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,10 +12,11 @@ if TYPE_CHECKING:
     from torch import nn
 
     from dpsd.config import Config
+    from dpsd.privacy.notebook import Statement
     from dpsd.privacy.plan import Plan
     from dpsd.runs.folder import Run
 
-__all__ = ["__version__", "load_config", "load_student", "plan", "transcribe"]
+__all__ = ["__version__", "load_config", "load_statement", "load_student", "plan", "transcribe"]
 
 
 def __getattr__(name: str) -> Any:
@@ -109,6 +110,21 @@ def load_student(run: "Run | Path | str") -> "nn.Module":
     from dpsd.runs.release import load_student
 
     return load_student(run)
+
+
+def load_statement(run: "Run | Path | str") -> "Statement":
+    """What a release says of itself: unit, epsilon, what is covered and what is not.
+
+    Args:
+        run: a finished run, its folder, or a release folder by itself.
+
+    Raises:
+        UserError: no release is there.
+    """
+    from dpsd.privacy.notebook import read_statement
+    from dpsd.runs.release import release_folder
+
+    return read_statement(release_folder(run))
 
 
 def _config(config: "Config | Path | str | dict[str, Any]") -> "Config":

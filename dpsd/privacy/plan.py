@@ -144,6 +144,11 @@ class Plan:
         """Epsilon if one changed record changes all answers at once."""
         return accounting.compose_epsilon(self.releases(), delta)
 
+    def _repr_html_(self) -> str:
+        from dpsd.privacy.notebook import plan_html
+
+        return plan_html(self)
+
 
 def make_plan(config: Config) -> Plan:
     """The plan of a configuration. Reads no data.

@@ -20,6 +20,7 @@ from dpsd.config import Config, flatten, parse_config, placed
 from dpsd.data.photographs import pinned
 from dpsd.errors import UserError
 from dpsd.files import append_lines, make_once, read_json, read_lines, sync, whole_file, write_json
+from dpsd.privacy.notebook import Statement, page, read_statement, statement_rows
 
 _KEPT_CHECKPOINTS = 2
 _BEGUN = ("config.yaml", "env.json")
@@ -57,6 +58,23 @@ class Run:
                 "run was made by an older version; transcribe again"
             ) from e
         self.config = parse_config(facts["config"])
+
+    @property
+    def statement(self) -> Statement:
+        """What the release says of itself; in a notebook, a table and its text.
+
+        Raises:
+            UserError: the run has not finished.
+        """
+        return read_statement(self.release)
+
+    def _repr_html_(self) -> str:
+        rows = [("run", self.id), ("folder", str(self.path)), ("started", self.started)]
+        if (self.release / "statement.json").is_file():
+            rows += statement_rows(self.statement.facts)
+        else:
+            rows.append(("state", "not finished; --resume goes on with it"))
+        return page("Run", rows)
 
     def log(self, record: dict[str, Any], seconds: float) -> None:
         """Append a round's public record to `release/metrics.jsonl`, and its seconds apart.
