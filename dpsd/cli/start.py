@@ -54,7 +54,7 @@ def run_init(args: argparse.Namespace) -> int:
     from dpsd.files import whole_file
     from dpsd.planning.first import first_config
 
-    if sys.stdin.isatty() and sys.stdout.isatty():
+    if at_terminal():
         _ask(args)
     elif all(getattr(args, flag) is None for flag in _FLAGS):
         raise UserError(
@@ -68,6 +68,11 @@ def run_init(args: argparse.Namespace) -> int:
     say("\n".join(first.protects))
     say("\nNext:\n" + "\n".join(f"  {command}" for command in first.next))
     return 0
+
+
+def at_terminal() -> bool:
+    """Whether there is somebody to ask."""
+    return sys.stdin.isatty() and sys.stdout.isatty()
 
 
 @dataclass(frozen=True)
