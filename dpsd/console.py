@@ -176,17 +176,18 @@ class Progress:
             return
         now = time.perf_counter()
         share, left = self.time.at(name, done / total, now)
-        text += "" if left is None else f"  {duration(left)} left"
+        rest = "" if left is None else f"{duration(left)} left"
+        line = f"{text}  {rest}".rstrip()
         if self.terminal:
             if force or now - self.drawn > _REDRAW or done == total:
-                self._bar(text, share)
+                self._bar(text, rest, share)
                 self.drawn = now
             if level() == VERBOSE and log:
-                say(text)
+                say(line)
         elif log:
-            say(text)
+            say(line)
 
-    def _bar(self, text: str, share: float) -> None:
+    def _bar(self, text: str, rest: str, share: float) -> None:
         if self.bar is None:
             from rich import progress as rich
             from rich.table import Column
@@ -194,11 +195,13 @@ class Progress:
             self.bar = rich.Progress(
                 rich.BarColumn(20),
                 rich.TaskProgressColumn(),
-                rich.TextColumn("{task.description}", markup=False, table_column=Column(ratio=1)),
-            )
-            self.bar.add_task(text, total=1.0)
+                rich.TextColumn("{task.fields[rest]}", markup=False),
+                rich.TextColumn("{task.description}", markup=False,
+                                table_column=Column(ratio=1, no_wrap=True)),
+            )  # fmt: skip
+            self.bar.add_task(text, total=1.0, rest=rest)
             self.bar.start()
-        self.bar.update(0, completed=share, description=text, refresh=True)
+        self.bar.update(0, completed=share, description=text, rest=rest, refresh=True)
 
 
 def duration(seconds: float) -> str:

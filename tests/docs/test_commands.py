@@ -99,7 +99,13 @@ def test_the_four_commands_of_the_readme(tmp_path, monkeypatch, capsys):
 def clinic(tmp_path, monkeypatch):
     """The folder of the quickstart: a ResNet-18 and a few grey pictures of three classes."""
     torch.manual_seed(0)
-    torch.save(resnet18(num_classes=3).state_dict(), tmp_path / "xray_resnet18.pt")
+    model = resnet18(num_classes=3).eval()
+    with torch.no_grad():  # untrained, but it must name more than one class
+        model.fc.weight *= 100
+        shades = torch.linspace(0, 1, 8).repeat_interleave(8)[:, None, None, None]
+        images = (shades * torch.rand(64, 1, 64, 64)).expand(-1, 3, -1, -1)
+        model.fc.bias -= model(images).median(0).values
+    torch.save(model.state_dict(), tmp_path / "xray_resnet18.pt")
     for split, n in (("train", 20), ("test", 4)):
         for kind in range(3):
             folder = tmp_path / "xrays" / split / f"class{kind}"

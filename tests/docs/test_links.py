@@ -15,9 +15,8 @@ def broken(page, text):
             continue
         path, _, anchor = target.partition("#")
         file = page if not path else (page.parent / path).resolve()
-        if not file.exists() or not file.is_relative_to(ROOT):
-            yield target
-        elif anchor and anchor not in anchors(file.read_text()):
+        there = file.exists() and file.is_relative_to(ROOT)
+        if not there or (anchor and anchor not in anchors(file.read_text())):
             yield target
 
 
