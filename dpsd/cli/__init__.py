@@ -15,6 +15,7 @@ from dpsd.cli import config, demo, make, marks, prepare, serve, start, trust, us
 from dpsd.cli.attacks import add_attack, add_audit
 from dpsd.cli.examples import explain
 from dpsd.cli.options import Parser, add_json
+from dpsd.cli.report import add_report
 from dpsd.console import USUAL, say, set_level
 from dpsd.errors import UserError
 from dpsd.imports import brief
@@ -85,7 +86,7 @@ def make_parser() -> argparse.ArgumentParser:
         start.add_init, demo.add_demo, config.add_config,
         prepare.add_teacher, prepare.add_manifest, prepare.add_check, prepare.add_plan,
         make.add_transcribe, make.add_federate,
-        use.add_evaluate, use.add_sample, use.add_export,
+        use.add_evaluate, use.add_sample, use.add_export, add_report,
         serve.add_serve, serve.add_account,
         marks.add_watermark, marks.add_claim,
         trust.add_verify, trust.add_ledger, trust.add_budget, trust.add_key,

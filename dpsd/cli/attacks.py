@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dpsd.cli.options import count
+from dpsd.cli.report import refresh
 from dpsd.console import Progress, note, say
 from dpsd.errors import UserError
 
@@ -149,6 +150,7 @@ def _attacks(args: argparse.Namespace) -> int:
 
         reports["audit"] = audit(run, **options)
         tell("\n" + audit_text(reports["audit"]))
+    refresh(run, hear)
     if args.json:
         say(json.dumps(reports, indent=2, allow_nan=False))
     else:
@@ -180,4 +182,5 @@ def _audit(args: argparse.Namespace) -> int:
             data_is_public=args.data_is_public, say=hear,
         )  # fmt: skip
     say(json.dumps(report, indent=2, allow_nan=False) if args.json else audit_text(report))
+    refresh(run, hear)
     return 1 if report["verdict"] == "violated" else 0

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import dpsd
 from dpsd.cli.options import UNMEASURED, Commands, add_command, count, load
+from dpsd.cli.report import refresh
 from dpsd.console import Progress, note, percent, say, show_epsilon
 from dpsd.errors import UserError
 from dpsd.tables import facts_table
@@ -39,6 +40,7 @@ def run_transcribe(args: argparse.Namespace) -> int:
     if leads:
         say("\n" + (run.release / "statement.txt").read_text())
         say(_summary(run, args.no_evaluate))
+        refresh(run)
     return 0
 
 
@@ -89,6 +91,7 @@ def run_federate(args: argparse.Namespace) -> int:
     say("\n" + (run.release / "statement.txt").read_text())
     say((run.release / "rounds.csv").read_text())
     say(_summary(run, args.no_evaluate))
+    refresh(run)
     return 0
 
 

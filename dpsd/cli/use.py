@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from dpsd.cli.options import Commands, add_command, add_json, as_json, count, number
+from dpsd.cli.report import refresh
 from dpsd.console import note, say
 from dpsd.errors import UserError
 
@@ -48,6 +49,7 @@ def run_evaluate(args: argparse.Namespace) -> int:
         return 0
     result = evaluate(run, split=args.split, teacher=args.teacher, data=args.data)
     say(as_json(result) if args.json else evaluation_table(result))
+    refresh(run, (lambda text: None) if args.json else say)
     return 0
 
 

@@ -15,6 +15,8 @@ from dpsd.teachers.folder import as_logits
 
 _BINS = 15
 _BATCH = 512
+MOST_CONFUSED = 20
+"""Classes of which a matrix of confusions is kept; with more it is unreadable."""
 WITH_TEACHER = "the teacher's class on the same rows"
 WITH_ANSWERS = (
     "the most likely class of held-out paid answers, privatised and so noisy: the first of the "
@@ -66,6 +68,11 @@ def on_rows(
             }
             for c, name in enumerate(class_names)
         ],
+        "reliability": {
+            "teacher": _reliability(answers, y),
+            "student": _reliability(predictions, y),
+        },
+        "confusion": _confusion(y, s, len(class_names)),
     }
 
 
@@ -93,6 +100,8 @@ def without_rows(run: Run, predict: Callable[[Tensor], Tensor]) -> dict[str, Any
             "gain_nats_per_answer": gain,
         },
         "per_class": [],
+        "reliability": {"teacher": [], "student": []},
+        "confusion": [],
     }
 
 
@@ -107,11 +116,33 @@ def expected_calibration_error(probabilities: Tensor, labels: Tensor, bins: int 
     Returns:
         From 0 to 1.
     """
+    _, confidence, hits = _bins(probabilities, labels, bins)
+    return float((confidence - hits).abs().sum() / len(labels))
+
+
+def _bins(probabilities: Tensor, labels: Tensor, bins: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows, sum of confidences and hits in each bin of confidence, float64 [bins] each."""
     confidence, predicted = probabilities.double().max(1)
-    hit = (predicted == labels).double()
     place = (confidence * bins).ceil().long().clamp(1, bins) - 1
-    gaps = torch.zeros(bins, dtype=torch.float64).index_add_(0, place, confidence - hit)
-    return float(gaps.abs().sum() / len(labels))
+    hit = (predicted == labels).double()
+    zero = torch.zeros(bins, dtype=torch.float64)
+    n, total, hits = (zero.index_add(0, place, x) for x in (torch.ones_like(hit), confidence, hit))
+    return n, total, hits
+
+
+def _reliability(probabilities: Tensor, labels: Tensor) -> list[dict[str, Any]]:
+    """Mean confidence, accuracy and rows of each bin that holds rows, for a calibration diagram."""
+    bins = zip(*(x.tolist() for x in _bins(probabilities, labels, _BINS)), strict=True)
+    return [{"confidence": c / n, "accuracy": h / n, "rows": int(n)} for n, c, h in bins if n]
+
+
+def _confusion(labels: Tensor, predicted: Tensor, classes: int) -> list[list[int]]:
+    """Rows of class i that the student takes for class j; empty where classes are many."""
+    if classes > MOST_CONFUSED:
+        return []
+    counts = torch.bincount(labels * classes + predicted, minlength=classes * classes)
+    found: list[list[int]] = counts.view(classes, classes).tolist()
+    return found
 
 
 def _ece(probabilities: Tensor, labels: Tensor) -> float | None:

@@ -213,7 +213,7 @@ def guarantee(facts: dict[str, Any]) -> dict[str, Any]:
         `_at` and `add_or_remove_groups` stand beside it.
     """
     delta = float(facts["delta"])
-    once, everything, others, composed_all = _releases(facts)
+    once, everything, others, composed_all = stated_releases(facts)
 
     def one(releases: Releases, d: float, relation: Relation = "replace_one") -> Any:
         return _finite(accounting.compose_epsilon(releases, d, relation))
@@ -249,7 +249,7 @@ def guarantee(facts: dict[str, Any]) -> dict[str, Any]:
     return figures
 
 
-def _releases(facts: dict[str, Any]) -> tuple[Releases, Releases, Releases, Releases]:
+def stated_releases(facts: dict[str, Any]) -> tuple[Releases, Releases, Releases, Releases]:
     """Releases of the unit, of the whole run, of earlier runs' units, and of all runs whole."""
     mine = RunRecord(
         facts["run"], event_from_facts(facts["release"]), int(facts["answers_cap"]),

@@ -1,16 +1,18 @@
 """What a guarantee means for an attacker: the highest true-positive rate of a membership test."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
+import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import ndtr, ndtri
 
 from dpsd.errors import UserError
-from dpsd.privacy.accounting import compose_delta
+from dpsd.privacy.accounting import compose_delta, compose_epsilon
 from dpsd.privacy.events import GaussianRelease, Relation, Release, total_mu
 
 _LARGEST_EPSILON = 36.0  # beyond it 1 - e^-eps is 1 in floating point
+_DELTAS = (1e-9, 1e-6, 1e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
 
 
 def highest_tpr(
@@ -56,6 +58,38 @@ def highest_tpr(
         _lowest(few_positives, -math.log(fpr)), _lowest(few_negatives, _LARGEST_EPSILON), 1.0
     )
     return max(fpr, best)
+
+
+def highest_tprs(
+    releases: Iterable[tuple[Release, int]],
+    fprs: Sequence[float],
+    relation: Relation = "replace_one",
+) -> list[float]:
+    """`highest_tpr` at many false-positive rates, for a curve.
+
+    The curve delta(eps) is computed at fixed points. Each of them gives a valid bound, so the rates
+    are bounds too, at most a tenth above those of `highest_tpr`.
+
+    Args:
+        releases: as in `highest_tpr`.
+        fprs: false-positive rates, each in (0, 1).
+        relation: as in `compose_delta`.
+    """
+    counts = [(release, n) for release, n in releases if n > 0]
+    exact = all(isinstance(release, GaussianRelease) for release, _ in counts)
+    if exact or any(release.kind == "open" for release, _ in counts):
+        return [highest_tpr(counts, fpr, relation) for fpr in fprs]
+    pure = compose_epsilon(counts, 0.0, relation)
+    points = {0.0, *(float(e) for e in np.geomspace(0.01, _LARGEST_EPSILON, 30))}
+    points |= {compose_epsilon(counts, delta, relation) for delta in _DELTAS}
+    curve = [(e, compose_delta(e, counts, relation)) for e in points if e <= _LARGEST_EPSILON]
+    curve += [(pure, 0.0)] if pure <= _LARGEST_EPSILON else []
+
+    def best(fpr: float) -> float:
+        few = min(math.exp(e) * fpr + d for e, d in curve)
+        return max(fpr, min(1.0, few, *(1 - math.exp(-e) * (1 - d - fpr) for e, d in curve)))
+
+    return [best(fpr) for fpr in fprs]
 
 
 def _lowest(bound: Callable[[float], float], largest: float) -> float:

@@ -6,7 +6,7 @@ from pathlib import Path
 import dpsd
 
 PACKAGE = Path(dpsd.__file__).parent
-PRIVATE_SIDE = {PACKAGE / "cli" / "attacks.py"}
+PRIVATE_SIDE = {PACKAGE / "cli" / "attacks.py", *(PACKAGE / "report").glob("*.py")}
 
 
 def imports(path):

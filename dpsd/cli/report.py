@@ -1,0 +1,44 @@
+"""The command `report`, and the refresh of the private report after other commands."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dpsd.cli.options import Commands, add_command
+from dpsd.console import Say, say
+
+if TYPE_CHECKING:
+    from dpsd.runs.folder import Run
+
+
+def add_report(commands: Commands) -> None:
+    """`dpsd report RUN`."""
+    text = "write one HTML file that shows a run to people"
+    added = add_command(commands, "report", run_report, text, "RUN")
+    added.add_argument("--beside", type=Path, action="append", default=[], metavar="RUN",
+                       help="other runs to compare with; takes several")  # fmt: skip
+    added.add_argument("--public", action="store_true",
+                       help="what the release holds alone; RUN may be a release")  # fmt: skip
+    added.add_argument("--out", type=Path, metavar="FILE",
+                       help="default: RUN/private/report.html, RUN/report-public.html")  # fmt: skip
+
+
+def run_report(args: argparse.Namespace) -> int:
+    """Write the report of a run."""
+    from dpsd.report.page import write_report
+
+    out = write_report(args.target, beside=args.beside, public=args.public, out=args.out)
+    say(f"report in {out}" + ("" if args.public else " (private)"))
+    return 0
+
+
+def refresh(run: "Run", say: Say = say) -> None:
+    """Write the run's private report anew. Its failure is a warning: the command has succeeded."""
+    try:
+        from dpsd.report.page import write_report
+
+        say(f"report: {write_report(run.path)} (private)")
+    except Exception as e:
+        text = " ".join(f"{type(e).__name__}: {e}".split())
+        sys.stderr.write(f"dpsd: warning: no report: {text}\n")
