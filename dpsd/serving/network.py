@@ -1,28 +1,13 @@
-"""Where a request comes from: an address prefix, behind proxies that the operator names."""
+"""Where a request comes from."""
 
-import ipaddress
 from collections.abc import Sequence
 
 from fastapi import Request
 
-_V4, _V6 = 24, 48
+from dpsd.guard.network import network_prefix
 
 
 def network_of(request: Request, proxies: Sequence[str]) -> str:
-    """The network prefix: /24 of IPv4, /48 of IPv6.
-
-    `X-Forwarded-For` is read from the right, and only as long as the hops are named proxies: what a
-    client writes there itself changes nothing.
-    """
+    """The network prefix of a request, see `network_prefix`."""
     address = request.client.host if request.client else ""
-    hops = request.headers.get("x-forwarded-for", "").split(",")
-    while address in proxies and hops and hops[-1].strip():
-        address = hops.pop().strip()
-    try:
-        found = ipaddress.ip_address(address)
-    except ValueError:
-        return "unknown"
-    if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped:
-        found = found.ipv4_mapped
-    width = _V4 if found.version == 4 else _V6
-    return str(ipaddress.ip_network(f"{found}/{width}", strict=False))
+    return network_prefix(address, ",".join(request.headers.getlist("x-forwarded-for")), proxies)

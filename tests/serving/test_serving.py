@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from products import copy_of, tiny_run
+from starlette.datastructures import Headers
 
 from dpsd.cli import main
 from dpsd.errors import UserError
@@ -29,8 +30,9 @@ ROOT = Path(__file__).parents[2]
 
 
 def request(address, forwarded=""):
-    headers = {"x-forwarded-for": forwarded} if forwarded else {}
-    return SimpleNamespace(client=SimpleNamespace(host=address), headers=headers)
+    lines = [forwarded] if isinstance(forwarded, str) else forwarded
+    raw = [(b"x-forwarded-for", line.encode()) for line in lines if line]
+    return SimpleNamespace(client=SimpleNamespace(host=address), headers=Headers(raw=raw))
 
 
 def test_a_client_cannot_choose_its_network():
@@ -45,6 +47,8 @@ def test_named_proxies_are_believed_from_the_right():
     proxies = ("10.0.0.1", "10.0.0.2")
     spoofed = "192.0.2.9, 198.51.100.4, 10.0.0.2"
     assert network_of(request("10.0.0.1", spoofed), proxies) == "198.51.100.0/24"
+    added = ["192.0.2.9", "198.51.100.4"]  # the proxy adds a line below the client's own
+    assert network_of(request("10.0.0.1", added), proxies) == "198.51.100.0/24"
     assert network_of(request("10.0.0.1"), proxies) == "10.0.0.0/24"
     assert network_of(request("10.0.0.1", "nonsense"), proxies) == "unknown"
 
