@@ -54,15 +54,12 @@ class SqliteStore:
         Raises:
             UserError: the file cannot be read or is no such store.
         """
-        self.path = path
+        self.path, self._durable = path, durable
         self._lock = Lock()
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-            self._db = sqlite3.connect(path, timeout=_PATIENCE, check_same_thread=False)
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
-            self._db.executescript(_SCHEMA)
+            self._connect()
         except (OSError, sqlite3.Error) as e:
             raise UserError(f"{path}: no usable store ({brief(e)})") from e
 
@@ -207,6 +204,7 @@ class SqliteStore:
         """Whether charges can be written now."""
         try:
             with self._transaction() as db:
+                db.execute("INSERT OR REPLACE INTO spent VALUES('', 0, 0)")
                 db.execute("DELETE FROM spent WHERE account = ''")
             return True
         except sqlite3.Error:
@@ -228,10 +226,39 @@ class SqliteStore:
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         """One writer at a time; all of it or nothing."""
         with self._lock:
+            self._same_file()
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield self._db
                 self._db.execute("COMMIT")
             except BaseException:
-                self._db.execute("ROLLBACK")
+                if self._db.in_transaction:  # a full disk ends it by itself
+                    self._db.execute("ROLLBACK")
                 raise
+
+    def _connect(self) -> None:
+        self._db = sqlite3.connect(self.path, timeout=_PATIENCE, check_same_thread=False)
+        self._db.execute("PRAGMA journal_mode=WAL")
+        self._db.execute(f"PRAGMA synchronous={'FULL' if self._durable else 'NORMAL'}")
+        self._db.executescript(_SCHEMA)
+        self._file = _identity(self.path)
+
+    def _same_file(self) -> None:
+        """Open the file again where another one lies in its place.
+
+        Raises:
+            sqlite3.OperationalError: it is gone. SQLite would write on, into a file without a name.
+        """
+        try:
+            found = _identity(self.path)
+        except OSError as e:
+            raise sqlite3.OperationalError(f"{self.path} is gone") from e
+        if found != self._file:
+            self._db.close()
+            self._connect()
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """Device and inode."""
+    found = path.stat()
+    return found.st_dev, found.st_ino

@@ -129,7 +129,7 @@ def test_a_store_that_cannot_be_written_says_so(store, tmp_path):
     blocker = sqlite3.connect(store.path)
     blocker.execute("BEGIN EXCLUSIVE")
     quick = SqliteStore.__new__(SqliteStore)  # the same file, without patience
-    quick.path, quick._lock = store.path, threading.Lock()
+    quick.path, quick._lock, quick._file = store.path, threading.Lock(), store._file
     quick._db = sqlite3.connect(store.path, timeout=0)
     assert not quick.usable()
     blocker.rollback()
