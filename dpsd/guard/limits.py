@@ -14,6 +14,8 @@ from limits.strategies import MovingWindowRateLimiter
 from dpsd.guard.store import Account, Store
 from dpsd.guard.work import Puzzle
 
+_BACK = 2.0  # seconds that the clock may be set back without notice
+
 
 @dataclass(frozen=True)
 class Tier:
@@ -67,7 +69,9 @@ class Limits:
         self._all = RateLimitItemPerMinute(in_all)
         self._accounts = {name: RateLimitItemPerMinute(t.per_minute) for name, t in tiers.items()}
         self._guesses = RateLimitItemPerMinute(10)
-        self._rates = MovingWindowRateLimiter(MemoryStorage())
+        self._storage = MemoryStorage()
+        self._rates = MovingWindowRateLimiter(self._storage)
+        self._clock = _clock()
 
     def charge(
         self, account: Account, network: str, images: int, share: float = 1.0
@@ -80,6 +84,7 @@ class Limits:
             images: in the request, at least 1.
             share: of the account's images a minute and a day that is left to it.
         """
+        self._follow_clock()
         tier = self.tiers.get(account.tier)
         if tier is None:
             return Refusal("unknown_tier", f"the tier {account.tier} is not configured", None)
@@ -117,8 +122,21 @@ class Limits:
 
     def may_guess(self, network: str) -> bool:
         """Whether a key of this network is looked at now."""
+        self._follow_clock()
         return self._rates.test(self._guesses, "guess", network)
+
+    def _follow_clock(self) -> None:
+        """Begin the minutes anew where the clock was set back: else they would last as long."""
+        now = _clock()
+        if now < self._clock - _BACK:
+            self._storage.reset()
+        self._clock = now
 
     def _wait(self, item: RateLimitItemPerMinute, names: tuple[str, str]) -> int:
         reset = self._rates.get_window_stats(item, *names).reset_time
         return max(1, int(reset - time.time()) + 1)
+
+
+def _clock() -> float:
+    """The time of day, as far as it moved by itself."""
+    return time.time() - time.monotonic()

@@ -69,3 +69,48 @@ def test_wrong_keys_of_a_network_are_limited(store):
     assert all(gate.may_guess("n") and gate.guessed("n") is None for _ in range(10))
     assert not gate.may_guess("n") and gate.guessed("n").code == "too_many_keys"
     assert gate.may_guess("m")
+
+
+class Clock:
+    """Time of day and time since the start, which tests move."""
+
+    def __init__(self, monkeypatch):
+        self.day, self.run = 1_700_000_000.0, 5_000.0
+        monkeypatch.setattr("time.time", lambda: self.day)
+        monkeypatch.setattr("time.monotonic", lambda: self.run)
+
+    def passes(self, seconds):
+        self.day, self.run = self.day + seconds, self.run + seconds
+
+
+def test_a_clock_that_is_set_back_locks_nobody_out(store, monkeypatch):
+    clock = Clock(monkeypatch)
+    gate, alice = limits(store), account(store)
+    assert gate.charge(alice, "n", 10) is None
+    clock.day -= 7_200  # two hours back
+    assert gate.charge(alice, "n", 10) is None  # one minute is forgiven, once
+    refusal = gate.charge(alice, "n", 1)
+    assert refusal.code == "rate_limited" and refusal.retry_after <= 61
+    clock.passes(61)
+    assert gate.charge(alice, "n", 10) is None
+
+
+def test_a_clock_that_is_set_back_gives_no_second_day(store, monkeypatch):
+    clock = Clock(monkeypatch)
+    gate, alice = limits(store, per_day=8), account(store)
+    assert gate.charge(alice, "n", 8) is None
+    for hours in (-30, 30):  # back to yesterday, and to today
+        clock.day += hours * 3_600
+        clock.passes(61)
+        spent = gate.charge(alice, "n", 8)
+    assert spent.code == "daily_limit" and store.spent(alice.id) == 16
+
+
+def test_wrong_keys_are_counted_while_the_clock_is_set_back(store, monkeypatch):
+    clock = Clock(monkeypatch)
+    gate = limits(store)
+    for _ in range(10):
+        gate.guessed("n")
+    assert not gate.may_guess("n")
+    clock.day -= 3_600
+    assert gate.may_guess("n")  # and is not closed for an hour
