@@ -199,9 +199,11 @@ class GuardMiddleware:
                 answers = self._answers(said)
             for kind, sentence in asked.flags:
                 self._note(account.id, kind, sentence, now)
-            seen = Observation(account.id, now, asked.features, answers, asked.hashes, asked.wanted)
-            found = {"network": network, "agent": header(scope, "user-agent")[:300]}
-            self.guard.observe(seen, found, account)
+            agent = header(scope, "user-agent")[:300]
+            self.guard.observe(Observation(
+                account.id, now, asked.features, answers, asked.hashes, asked.wanted,
+                self.guard.indicators(account, network=network, agent=agent),
+            ))  # fmt: skip
         except Exception as e:
             self._fail(e)
 

@@ -1,11 +1,15 @@
 """Start the service of a run: only what is under `release/` is read."""
 
+import contextlib
 import hashlib
 import ipaddress
+import resource
 import socket
 from pathlib import Path
+from typing import Any
 
 import uvicorn
+from fastapi import FastAPI
 
 from dpsd.config import load_config
 from dpsd.console import Say
@@ -18,8 +22,10 @@ from dpsd.imports import brief
 from dpsd.runs.release import release_folder
 from dpsd.serving.app import Service, make_app
 from dpsd.serving.predictor import fastest
+from dpsd.serving.protocol import http_protocol
 from dpsd.serving.settings import ServeSettings, read_settings
 
+_CONNECTIONS = 4_096  # beside the requests that are answered; idle ones are closed soon
 _DRAIN = 10  # seconds for requests that are being answered when the service is stopped
 
 
@@ -88,12 +94,8 @@ def serve(
             say(f"no account yet: dpsd account add {run} NAME --tier TIER")
         scheme = "http" if certificate is None else "https"
         say(f"serving on {scheme}://{host}:{listener.getsockname()[1]} (Ctrl-C stops)")
-        server = uvicorn.Server(uvicorn.Config(
-            app, log_level="warning", timeout_graceful_shutdown=_DRAIN, timeout_keep_alive=5,
-            server_header=False, proxy_headers=False, h11_max_incomplete_event_size=2**14,
-            ssl_certfile=certificate, ssl_keyfile=private_key,
-            limit_concurrency=4 * settings.limits.requests_at_once,
-        ))  # fmt: skip
+        server = make_server(app, settings.limits.requests_at_once,
+                             ssl_certfile=certificate, ssl_keyfile=private_key)  # fmt: skip
         server.run(sockets=[listener])
         service.store.close()
     finally:
@@ -113,6 +115,25 @@ def _reference(guard: Path, settings: ServeSettings, say: Say) -> Reference | No
     say(f"detection is on: false alarms {found.alpha:g} an account over the calibrated time, "
         f"{found.accounts:,} honest accounts{dry}")  # fmt: skip
     return found
+
+
+def make_server(app: FastAPI, at_once: int, look: float = 10.0, **more: Any) -> uvicorn.Server:
+    """The server of an API, with bounds on what a connection may take.
+
+    Args:
+        app: the API.
+        at_once: requests that it answers at once.
+        look: seconds between two looks at a connection, see `http_protocol`.
+        more: for uvicorn.
+    """
+    with contextlib.suppress(ValueError, OSError):  # as many open files as the system allows
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    return uvicorn.Server(uvicorn.Config(
+        app, http=http_protocol(look), ws="none", log_level="warning", server_header=False,
+        timeout_graceful_shutdown=_DRAIN, timeout_keep_alive=5, proxy_headers=False,
+        h11_max_incomplete_event_size=2**14, limit_concurrency=_CONNECTIONS + at_once, **more,
+    ))  # fmt: skip
 
 
 def _loopback(host: str) -> bool:
