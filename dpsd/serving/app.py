@@ -34,6 +34,8 @@ from dpsd.serving.predictor import Ask, Batcher
 from dpsd.serving.settings import ServeSettings
 
 _DECIMALS = 7
+_BODY_SECONDS = 30
+_DECODERS = 2  # requests whose pictures are decoded at once
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,7 @@ def make_app(service: Service) -> FastAPI:
     observed = Gauge("dpsd_observations", "Requests that were not looked at", ["why"],
                      registry=registry)  # fmt: skip
     state = {"open": True, "running": 0}
+    decoding = asyncio.Semaphore(_DECODERS)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -215,15 +218,24 @@ def make_app(service: Service) -> FastAPI:
 
     async def _images(request: Request) -> Any:
         kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
-        if kind == "multipart/form-data":
-            return read_pictures(await _files(request, settings), sizes)
-        body = await _body(request, settings.limits.body_bytes)
+        try:
+            async with asyncio.timeout(_BODY_SECONDS):
+                if kind == "multipart/form-data":
+                    files = await _files(request, settings)
+                else:
+                    body = await _body(request, settings.limits.body_bytes)
+        except TimeoutError as e:
+            text = f"the body took longer than {_BODY_SECONDS} seconds"
+            raise BadRequest(408, "too_slow", text) from e
         if kind == NPY:
             return read_npy(body, sizes)
-        if kind == "application/json":
-            return read_json(body, sizes)
-        if kind in ("image/png", "image/jpeg"):
-            return read_pictures([body], sizes)
+        async with decoding:  # pictures take long, and others are answered meanwhile
+            if kind == "multipart/form-data":
+                return await asyncio.to_thread(read_pictures, files, sizes)
+            if kind == "application/json":
+                return await asyncio.to_thread(read_json, body, sizes)
+            if kind in ("image/png", "image/jpeg"):
+                return await asyncio.to_thread(read_pictures, [body], sizes)
         accepted = f"accepted: {NPY}, application/json, image/png, image/jpeg, multipart/form-data"
         raise BadRequest(415, "bad_type", accepted)
 

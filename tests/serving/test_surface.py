@@ -1,11 +1,14 @@
 """The API's whole surface: what the OpenAPI schema allows, and what it does not, is never a 500."""
 
+import asyncio
 import base64
 import io
 import json
 import struct
+import threading
 import zlib
 
+import httpx
 import numpy as np
 import pytest
 import schemathesis
@@ -17,6 +20,7 @@ from tiny_service import FACTS, PEPPER, SECRET, SETTINGS, model
 from dpsd.guard.accounts import add_account
 from dpsd.guard.sqlite_store import SqliteStore
 from dpsd.serving.app import Service, make_app
+from dpsd.serving.decode import read_pictures
 
 
 class Surface:
@@ -140,8 +144,10 @@ def test_no_path_names_a_file(surface, path):
 
 def test_neither_keys_nor_pepper_nor_paths_show_in_any_answer(surface, tmp_path):
     secret = surface.key.split("_", 2)[2]
-    replies = [surface.client.get(path, headers=surface.head)
-               for path in ("/v1/model", "/metrics", "/readyz", "/healthz", "/openapi.json", "/x")]
+    replies = [
+        surface.client.get(path, headers=surface.head)
+        for path in ("/v1/model", "/metrics", "/readyz", "/healthz", "/openapi.json", "/x")
+    ]
     replies += [surface.post(b"x"), surface.post(b"[", "application/json")]  # fmt: skip
     for reply in replies:
         text = reply.text + str(reply.headers)
@@ -170,3 +176,65 @@ def test_a_spoofed_forwarding_header_gives_no_new_network(surface):
                 "X-Real-IP": f"10.{k}.0.1", "Forwarded": f"for=10.{k}.0.1"}  # fmt: skip
         last = surface.client.get("/v1/model", headers=head)
     assert code(last, 429) == "too_many_keys"
+
+
+def test_others_are_answered_while_a_picture_is_decoded(surface, monkeypatch):
+    going, done = threading.Event(), threading.Event()
+    decode = read_pictures
+
+    def slow(*what):
+        going.set()
+        assert done.wait(20)
+        return decode(*what)
+
+    monkeypatch.setattr("dpsd.serving.app.read_pictures", slow)
+
+    async def both():
+        transport = httpx.ASGITransport(surface.app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
+            head = surface.head | {"Content-Type": "image/png"}
+            first = asyncio.create_task(client.post("/v1/predict", content=png(6, 5), headers=head))
+            await asyncio.to_thread(going.wait, 20)
+            other = await client.get("/healthz")
+            assert not first.done()
+            done.set()
+            return other.status_code, (await first).status_code
+
+    assert asyncio.run(both()) == (200, 200)
+
+
+def test_a_body_that_takes_too_long_is_told_so(surface, monkeypatch):
+    monkeypatch.setattr("dpsd.serving.app._BODY_SECONDS", 0.05)
+    sent = []
+
+    async def trickle():
+        await asyncio.sleep(0.02)
+        return {"type": "http.request", "body": b"x", "more_body": True}
+
+    async def send(message):
+        sent.append(message)
+
+    headers = [(b"authorization", surface.head["Authorization"].encode()),
+               (b"content-type", b"application/x-npy")]  # fmt: skip
+    scope = {"type": "http", "method": "POST", "path": "/v1/predict", "headers": headers,
+             "query_string": b"", "client": ("127.0.0.1", 1), "http_version": "1.1"}  # fmt: skip
+    asyncio.run(surface.app(scope, trickle, send))
+    assert sent[0]["status"] == 408 and json.loads(sent[1]["body"])["error"]["code"] == "too_slow"
+
+
+def test_a_store_that_is_gone_answers_nothing_and_shows(surface):
+    question = io.BytesIO()
+    np.save(question, np.zeros((2, 1, 6, 5), np.uint8))
+    assert surface.post(question.getvalue()).status_code == 200
+    aside = surface.store.path.with_suffix(".aside")
+    surface.store.path.rename(aside)
+    assert code(surface.post(question.getvalue()), 503) == "store_unavailable"
+    ready = surface.client.get("/readyz")
+    assert ready.status_code == 503 and ready.json()["store"] == "unavailable"
+    assert surface.client.get("/healthz").status_code == 200
+    text = surface.client.get("/metrics").text
+    assert 'dpsd_requests_total{code="503",path="/v1/predict"} 1.0' in text
+    aside.rename(surface.store.path)
+    assert surface.client.get("/readyz").status_code == 200
+    assert surface.post(question.getvalue()).status_code == 200
+    assert surface.store.spent(surface.account.id) == 4
