@@ -158,7 +158,7 @@ def _history(facts: dict[str, Any]) -> list[Part]:
     used = [(name, size) for name, size in shares if size > 0]
     total = f"epsilon {show_epsilon(before)} {unit_words(facts)} at delta {delta:.3g}"
     if budget is None and not earlier:
-        return [Text(f"The ledger holds no earlier run, and no budget was set: this run alone takes "
+        return [Text(f"The ledger holds no earlier run, and no budget was set: this run takes "
                      f"{total}.")]  # fmt: skip
     limit = None if budget is None else (f"budget {budget['epsilon']:g}", float(budget["epsilon"]))
     parts: list[Part] = [stacked(
