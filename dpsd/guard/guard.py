@@ -62,7 +62,7 @@ class Guard:
         self._toll = toll
         self.reference = reference
         self._pepper = pepper
-        self._standings: dict[tuple[str, str], Standing] = {}
+        self._standings: dict[tuple[str, str, bool], Standing] = {}
         self._beside = beside or store
         self._background = (
             None if reference is None
@@ -92,12 +92,18 @@ class Guard:
         return self.limits.charge(account, network, images, share)
 
     def standing(self, account: Account) -> Standing:
-        """What holds for an account now: tier and level."""
-        watched = None if self._background is None else self.store.watched(account.id)
-        name = "" if watched is None else watched.level
-        key = (account.tier, name)
+        """What holds for an account now: tier and level.
+
+        A level that the operator set by hand holds in a dry run and without a reference too.
+        """
+        watched = self.store.watched(account.id)
+        held = watched is not None and bool(watched.held)
+        decided = watched is not None and (held or self._background is not None)
+        name = watched.level if watched is not None and decided else ""
+        key = (account.tier, name, held)
         if key not in self._standings:
-            tier, level = self.limits.tiers.get(account.tier), self.policy.effective(name)
+            tier = self.limits.tiers.get(account.tier)
+            level = self.policy.level(name) if held else self.policy.effective(name)
             texts = (() if tier is None else tier.defences) + (() if level is None
                                                                else level.defences)  # fmt: skip
             self._standings[key] = _standing(level, texts)
