@@ -53,7 +53,7 @@ def add_account(
         raise UserError(f"account: {name!r}; accepted: 1 to 100 printable characters")
     id = secrets.token_hex(8)
     secret = secrets.token_urlsafe(32)
-    account = Account(id, name, tier, "active", _hash(pepper, secret), time.time(), expires,
+    account = Account(id, name, tier, "active", hash_secret(pepper, secret), time.time(), expires,
                       reference)  # fmt: skip
     store.add(account)
     return account, f"dpsd_{id}_{secret}"
@@ -67,7 +67,7 @@ def rotate_key(store: Store, pepper: bytes, name: str) -> str:
     """
     account = store.by_name(name)
     secret = secrets.token_urlsafe(32)
-    store.change(replace(account, key_hash=_hash(pepper, secret)))
+    store.change(replace(account, key_hash=hash_secret(pepper, secret)))
     store.note(account.id, "key rotated", time.time())
     return f"dpsd_{account.id}_{secret}"
 
@@ -81,9 +81,10 @@ def who(store: Store, pepper: bytes, key: str) -> Account | None:
     id, _, secret = rest.partition("_")
     account = store.by_id(id) if head == "dpsd" and id.isalnum() else None
     expected = _NOBODY if account is None else account.key_hash
-    same = hmac.compare_digest(_hash(pepper, secret), expected)
+    same = hmac.compare_digest(hash_secret(pepper, secret), expected)
     return account if same and account is not None else None
 
 
-def _hash(pepper: bytes, secret: str) -> str:
+def hash_secret(pepper: bytes, secret: str) -> str:
+    """HMAC-SHA-256 of a key's secret part, in hexadecimal."""
     return hmac.new(pepper, secret.encode(), hashlib.sha256).hexdigest()
