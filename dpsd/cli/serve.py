@@ -17,6 +17,10 @@ def add_serve(commands: Commands) -> None:
     added.add_argument("--config", type=Path, metavar="FILE", help="limits and tiers, YAML")
     added.add_argument("--host", default="127.0.0.1", help="default: this machine alone")
     added.add_argument("--port", type=int, default=8000, help="default: 8000")
+    added.add_argument("--admin-host", default="127.0.0.1", metavar="HOST",
+                       help="of the dashboard; default: this machine alone")  # fmt: skip
+    added.add_argument("--admin-port", type=int, metavar="PORT",
+                       help="of the dashboard; default: 8001 where there is an admin key")  # fmt: skip
     added.add_argument("--behind-proxy", action="store_true",
                        help="a proxy of yours ends TLS before the service")  # fmt: skip
     added.add_argument("--certificate", type=Path, metavar="PEM", help="for TLS")
@@ -28,6 +32,7 @@ def run_serve(args: argparse.Namespace) -> int:
     from dpsd.serving.serve import serve
 
     serve(args.target, config=args.config, host=args.host, port=args.port,
+          admin_host=args.admin_host, admin_port=args.admin_port,
           behind_proxy=args.behind_proxy, certificate=args.certificate,
           private_key=args.private_key, say=say)  # fmt: skip
     return 0
@@ -42,7 +47,7 @@ def add_account(commands: Commands) -> None:
     for name, about in _ACTIONS.items():
         action = actions.add_parser(name, help=about, description=about)
         action.add_argument("target", metavar="RUN", type=Path, help="a run or release folder")
-        if name != "list":
+        if name not in ("list", "admin"):
             action.add_argument("name", metavar="NAME", help="of the account")
         if name in ("add", "tier"):
             action.add_argument("--tier", required=name == "tier", default="trial",
@@ -60,6 +65,7 @@ _ACTIONS = {
     "block": "answer an account no more",
     "unblock": "answer an account again",
     "rotate": "give an account a new key; the old one is void at once",
+    "admin": "make a key for the dashboard and show it, once; an older one is void at once",
     "forget": "delete an account and all that is kept about it",
 }
 
@@ -70,6 +76,7 @@ def run_account(args: argparse.Namespace) -> int:
 
     from dpsd.guard.accounts import add_account as make
     from dpsd.guard.accounts import read_pepper, rotate_key
+    from dpsd.guard.admin_key import make_admin_key
     from dpsd.guard.sqlite_store import SqliteStore
     from dpsd.serving.serve import guard_folder
     from dpsd.tables import Table
@@ -84,7 +91,11 @@ def run_account(args: argparse.Namespace) -> int:
             say(Table(columns, rows, align="lllllr").text())
             return 0
         pepper = read_pepper(folder / "pepper")
-        if args.action == "add":
+        if args.action == "admin":
+            key = make_admin_key(folder, pepper)
+            store.note("", "admin key made", time.time(), by="operator")
+            say(f"the admin key, shown this once:\n{key}")
+        elif args.action == "add":
             expires = None if args.days is None else time.time() + args.days * _DAY
             made, key = make(store, pepper, args.name, args.tier, expires=expires,
                              reference=args.reference)  # fmt: skip

@@ -9,7 +9,7 @@ import sqlite3
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
@@ -32,6 +32,7 @@ from dpsd.serving.decode import NPY, BadRequest, Sizes, read_json, read_npy, rea
 from dpsd.serving.network import network_of
 from dpsd.serving.predictor import Ask, Batcher
 from dpsd.serving.settings import ServeSettings
+from dpsd.serving.traffic import Traffic
 
 _DECIMALS = 7
 _BODY_SECONDS = 30
@@ -52,6 +53,7 @@ class Service:
         secret: key of the defences and of puzzles.
         reference: what honest traffic looks like; None: nothing is detected.
         beside: the same memory for the thread that watches; None: `store`.
+        traffic: counts requests and images by minute, for the dashboard.
     """
 
     facts: PublicFacts
@@ -63,6 +65,7 @@ class Service:
     secret: bytes
     reference: Reference | None = None
     beside: Store | None = None
+    traffic: Traffic = field(default_factory=Traffic)
 
     def guard(self) -> Guard:
         """The guard of these settings.
@@ -80,14 +83,18 @@ class Service:
                      self.beside)  # fmt: skip
 
 
-def make_app(service: Service) -> FastAPI:
+def make_app(service: Service, guard: Guard | None = None) -> FastAPI:
     """The API of one service.
+
+    Args:
+        service: what is served.
+        guard: before it; None: `service.guard()`.
 
     Raises:
         UserError: settings that do not go together.
     """
     settings, store = service.settings, service.store
-    guard = service.guard()
+    guard = guard or service.guard()
     limits, tiers = guard.limits, guard.limits.tiers
     sizes = Sizes(service.facts.shape, settings.limits.images_per_request, settings.limits.pixels)
     batcher, registry = Batcher(service.ask), CollectorRegistry()
@@ -127,6 +134,7 @@ def make_app(service: Service) -> FastAPI:
         route = request.scope.get("route")
         path = getattr(route, "path", "other")
         requests.labels(path, str(response.status_code)).inc()
+        service.traffic.request(response.status_code)
         return response
 
     @app.exception_handler(BadRequest)
@@ -160,6 +168,7 @@ def make_app(service: Service) -> FastAPI:
             account.id, time.time(), features.numpy(), said.numpy(), wanted=not labels_only,
             indicators=guard.indicators(account, network=network, agent=agent),
         ))  # fmt: skip
+        service.traffic.answered(len(images))
         tree: dict[str, Any] = {"labels": answers.argmax(1).tolist()}
         if not (labels_only or standing.hides_probabilities):
             tree["probabilities"] = [[round(p, _DECIMALS) for p in row] for row in answers.tolist()]

@@ -5,6 +5,7 @@ import hashlib
 import ipaddress
 import resource
 import socket
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,19 @@ from dpsd.console import Say
 from dpsd.errors import UserError
 from dpsd.files import read_json
 from dpsd.guard.accounts import read_pepper
+from dpsd.guard.admin_key import admin_hash
 from dpsd.guard.reference import Reference, read_reference
 from dpsd.guard.sqlite_store import SqliteStore
 from dpsd.imports import brief
 from dpsd.runs.release import release_folder
+from dpsd.serving.admin.server import admin_running, make_board
 from dpsd.serving.app import Service, make_app
 from dpsd.serving.predictor import fastest
 from dpsd.serving.protocol import http_protocol
 from dpsd.serving.settings import ServeSettings, read_settings
 
 _CONNECTIONS = 4_096  # beside the requests that are answered; idle ones are closed soon
+_ADMIN_PORT = 8001
 _DRAIN = 10  # seconds for requests that are being answered when the service is stopped
 
 
@@ -58,6 +62,8 @@ def serve(
     config: Path | None = None,
     host: str = "127.0.0.1",
     port: int = 8000,
+    admin_host: str = "127.0.0.1",
+    admin_port: int | None = None,
     behind_proxy: bool = False,
     certificate: Path | None = None,
     private_key: Path | None = None,
@@ -70,6 +76,8 @@ def serve(
         config: a YAML of `dpsd.serving.settings.ServeSettings`.
         host: to listen on; other than this machine's own needs TLS or `behind_proxy`.
         port: to listen on.
+        admin_host: the dashboard's; other than this machine's own as `host`.
+        admin_port: the dashboard's; None: 8001 where there is an admin key, else no dashboard.
         behind_proxy: a proxy of the operator's ends TLS.
         certificate: PEM file for TLS.
         private_key: PEM file of the certificate.
@@ -81,25 +89,36 @@ def serve(
     settings = read_settings(config)
     if (certificate is None) != (private_key is None):
         raise UserError("--certificate: needs --private-key FILE, and the other way round")
-    if not (_loopback(host) or behind_proxy or certificate):
-        raise UserError(
-            f"--host: {host} is reachable by others; accepted: 127.0.0.1, or with --certificate "
-            "and --private-key, or with --behind-proxy where a proxy ends TLS"
-        )
-    listener = _listen(host, port)
-    try:
+    for option, name in (("--host", host), ("--admin-host", admin_host)):
+        if not (is_loopback(name) or behind_proxy or certificate):
+            raise UserError(
+                f"{option}: {name} is reachable by others; accepted: 127.0.0.1, or with "
+                "--certificate and --private-key, or with --behind-proxy where a proxy ends TLS"
+            )
+    if not (is_loopback(admin_host) or settings.dashboard.hosts):
+        raise UserError(f"--admin-host: {admin_host}; name it under dashboard.hosts of --config")
+    with ExitStack() as stack:
+        listener = stack.enter_context(listen(host, port))
+        desk = _admin_listener(guard_folder(run), admin_host, admin_port, stack)
         service = make_service(run, settings, say)
-        app = make_app(service)
+        guard = service.guard()
+        stack.callback(guard.close)
+        app = make_app(service, guard)
         if not service.store.accounts():
             say(f"no account yet: dpsd account add {run} NAME --tier TIER")
         scheme = "http" if certificate is None else "https"
+        if desk is None:
+            say(f"no dashboard: dpsd account admin {run} makes its key")
+        else:
+            secure = certificate is not None
+            board = make_board(service, guard_folder(run), policy=guard.policy,
+                               reference=guard.reference, secure=secure)  # fmt: skip
+            stack.enter_context(admin_running(board, desk, certificate, private_key))
+            say(f"dashboard on {scheme}://{admin_host}:{desk.getsockname()[1]}")
         say(f"serving on {scheme}://{host}:{listener.getsockname()[1]} (Ctrl-C stops)")
         server = make_server(app, settings.limits.requests_at_once,
                              ssl_certfile=certificate, ssl_keyfile=private_key)  # fmt: skip
         server.run(sockets=[listener])
-        service.store.close()
-    finally:
-        listener.close()
 
 
 def _reference(guard: Path, settings: ServeSettings, say: Say) -> Reference | None:
@@ -136,15 +155,32 @@ def make_server(app: FastAPI, at_once: int, look: float = 10.0, **more: Any) -> 
     ))  # fmt: skip
 
 
-def _loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine's own, which nobody else reaches."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _admin_listener(
+    guard: Path, host: str, port: int | None, stack: ExitStack
+) -> socket.socket | None:
+    """The dashboard's socket; None where none is asked for and there is no admin key."""
+    if not admin_hash(guard):
+        if port is not None:
+            raise UserError("--admin-port: no key opens it; dpsd account admin RUN makes one")
+        return None
+    return stack.enter_context(listen(host, _ADMIN_PORT if port is None else port, "--admin-port"))
+
+
+def listen(host: str, port: int, option: str = "--port") -> socket.socket:
     """A socket that listens, before anything else is begun.
+
+    Args:
+        host: to listen on.
+        port: to listen on; 0: any that is free.
+        option: that the port came from, for the error.
 
     Raises:
         UserError: the port is in use or the host is not this machine's.
@@ -157,5 +193,5 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.listen(1024)
     except (OSError, OverflowError) as e:
         listener.close()
-        raise UserError(f"--port: {host}:{port} cannot be used ({brief(e)})") from e
+        raise UserError(f"{option}: {host}:{port} cannot be used ({brief(e)})") from e
     return listener

@@ -112,6 +112,13 @@ class DetectionSettings(Section):
     """Base work of one image at a level with `work`, in SHA-256 hashes."""
 
 
+class DashboardSettings(Section):
+    """The operator's side."""
+
+    hosts: tuple[str, ...] = ()
+    """Names under which the dashboard is reached, beside those of this machine."""
+
+
 class ServeSettings(Section):
     """A service."""
 
@@ -119,6 +126,7 @@ class ServeSettings(Section):
     limits: LimitSettings = Field(default_factory=LimitSettings)
     policy: PolicySettings = Field(default_factory=PolicySettings)
     detection: DetectionSettings = Field(default_factory=DetectionSettings)
+    dashboard: DashboardSettings = Field(default_factory=DashboardSettings)
     proxies: tuple[str, ...] = ()
     """Addresses whose X-Forwarded-For is believed."""
 

@@ -1,0 +1,70 @@
+"""The dashboard beside the service, in a thread and an event loop of its own."""
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import uvicorn
+
+from dpsd.guard.policy import Policy
+from dpsd.guard.reference import Reference
+from dpsd.guard.sketch import Sketch
+from dpsd.serving.admin.app import make_admin
+from dpsd.serving.admin.board import Board, Points
+from dpsd.serving.app import Service
+
+_DRAIN = 5  # seconds for pages that are on their way when the service is stopped
+
+
+def make_board(
+    service: Service,
+    guard: Path,
+    *,
+    policy: Policy | None = None,
+    reference: Reference | None = None,
+    secure: bool = False,
+) -> Board:
+    """The board of a service.
+
+    Args:
+        service: what is served.
+        guard: the guard's folder.
+        policy: what suspicion leads to; None: nothing.
+        reference: what honest traffic looks like, for pictures.
+        secure: whether the dashboard is reached by TLS alone.
+    """
+    board = Board(
+        service.store, guard, service.pepper, tuple(service.settings.tiers), service.traffic,
+        policy or Policy(), points_of=_points_of, hosts=service.settings.dashboard.hosts,
+        secure=secure,
+    )  # fmt: skip
+    if reference is None:
+        return board
+    return replace(board, honest=reference.benign.points)
+
+
+@contextmanager
+def admin_running(
+    board: Board, listener: socket.socket, certificate: Path | None, private_key: Path | None
+) -> Iterator[None]:
+    """The dashboard on a listening socket, for as long as the context lasts."""
+    server = uvicorn.Server(uvicorn.Config(
+        make_admin(board), log_level="warning", timeout_graceful_shutdown=_DRAIN,
+        timeout_keep_alive=5, server_header=False, proxy_headers=False, limit_concurrency=100,
+        h11_max_incomplete_event_size=2**14, ssl_certfile=certificate, ssl_keyfile=private_key,
+    ))  # fmt: skip
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]},
+                              name="dpsd-dashboard", daemon=True)  # fmt: skip
+    thread.start()
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        thread.join(2 * _DRAIN)
+
+
+def _points_of(content: bytes) -> Points:
+    return Sketch(content).points()
