@@ -1,11 +1,16 @@
 """What the guard remembers: accounts, what they were charged, what was seen and done.
 
-Two stores keep it: SQLite (`sqlite_store`), and Redis where several machines serve. A
-charge is durable before an answer leaves, so that a killed service loses none.
+Two stores keep it: SQLite (`sqlite_store`), and Redis (`redis_store`) where several processes or
+machines serve. A charge is in the store before an answer leaves, so that a killed service loses
+none.
 """
 
 from dataclasses import dataclass
 from typing import Any, Protocol
+
+
+class StoreError(Exception):
+    """The store cannot be reached or written now; nothing may be answered without it."""
 
 
 @dataclass(frozen=True)
