@@ -109,7 +109,8 @@ def make_board(folder, **changes):
     board = Board(
         store, folder, PEPPER, TIERS,
         **{"traffic": busy_hour(Clock()), "policy": Policy(LEVELS, dry_run=False),
-           "honest": honest.astype(np.float32), "points_of": lambda content: Sketch(content).points(),
+           "honest": honest.astype(np.float32),
+           "points_of": lambda content: Sketch(content).points(),
            "groups": lambda: [group],
            "state": lambda: {"store": "ok", "limits": "ok", "detection": "ok"}} | changes,
     )  # fmt: skip

@@ -20,22 +20,34 @@ def add_serve(commands: Commands) -> None:
     added.add_argument("--admin-host", default="127.0.0.1", metavar="HOST",
                        help="of the dashboard; default: this machine alone")  # fmt: skip
     added.add_argument("--admin-port", type=int, metavar="PORT",
-                       help="of the dashboard; default: 8001 where there is an admin key")  # fmt: skip
+                       help="of the dashboard; default: 8001 with an admin key")  # fmt: skip
     added.add_argument("--behind-proxy", action="store_true",
                        help="a proxy of yours ends TLS before the service")  # fmt: skip
     added.add_argument("--certificate", type=Path, metavar="PEM", help="for TLS")
     added.add_argument("--private-key", type=Path, metavar="PEM", help="for TLS")
+    added.add_argument("--workers", type=count, default=1, metavar="N",
+                       help="processes that answer; more than one needs --store")  # fmt: skip
+    add_store(added)
 
 
 def run_serve(args: argparse.Namespace) -> int:
     """Serve the released student."""
     from dpsd.serving.serve import serve
 
-    serve(args.target, config=args.config, host=args.host, port=args.port,
-          admin_host=args.admin_host, admin_port=args.admin_port,
-          behind_proxy=args.behind_proxy, certificate=args.certificate,
-          private_key=args.private_key, say=say)  # fmt: skip
+    serve(
+        args.target, config=args.config, host=args.host, port=args.port,
+        admin_host=args.admin_host, admin_port=args.admin_port,
+        behind_proxy=args.behind_proxy, certificate=args.certificate,
+        private_key=args.private_key, store=args.store, workers=args.workers, say=say,
+    )  # fmt: skip
     return 0
+
+
+def add_store(parser: argparse.ArgumentParser) -> None:
+    """`--store`."""
+    parser.add_argument("--store", metavar="ADDRESS",
+                        help="redis://HOST:PORT/DATABASE; default: $DPSD_STORE, else a file beside "
+                        "the release")  # fmt: skip
 
 
 def add_account(commands: Commands) -> None:
@@ -47,6 +59,8 @@ def add_account(commands: Commands) -> None:
     for name, about in _ACTIONS.items():
         action = actions.add_parser(name, help=about, description=about)
         action.add_argument("target", metavar="RUN", type=Path, help="a run or release folder")
+        if name != "admin":
+            add_store(action)
         if name not in ("list", "admin"):
             action.add_argument("name", metavar="NAME", help="of the account")
         if name in ("add", "tier"):
@@ -77,12 +91,11 @@ def run_account(args: argparse.Namespace) -> int:
     from dpsd.guard.accounts import add_account as make
     from dpsd.guard.accounts import read_pepper, rotate_key
     from dpsd.guard.admin_key import make_admin_key
-    from dpsd.guard.sqlite_store import SqliteStore
-    from dpsd.serving.serve import guard_folder
+    from dpsd.serving.service import guard_folder, store_of
     from dpsd.tables import Table
 
     folder = guard_folder(args.target)
-    store = SqliteStore(folder / "guard.sqlite")
+    store = store_of(args.target, args.store)
     try:
         if args.action == "list":
             rows = [(a.name, a.tier, a.state, _day(a.made), _day(a.expires),

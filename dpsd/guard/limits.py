@@ -1,14 +1,15 @@
 """How many images an account, a network and the whole service may ask; cost is images, not calls.
 
-Rates are moving windows of the library `limits`; what a day may cost lies in the store, so that no
-restart forgives it. Whatever cannot be counted is refused.
+Rates are moving windows of the library `limits`, in this process or in Redis, where several workers
+count together; what a day may cost lies in the store, so that no restart forgives it. Whatever
+cannot be counted is refused.
 """
 
 import time
 from dataclasses import dataclass
 
 from limits import RateLimitItemPerMinute
-from limits.storage import MemoryStorage
+from limits.storage import MemoryStorage, RedisStorage
 from limits.strategies import MovingWindowRateLimiter
 
 from dpsd.guard.store import Account, Store
@@ -61,15 +62,26 @@ class Limits:
         per_network: images a minute of one network prefix, all accounts together.
         in_all: images a minute of the service.
         store: keeps the days' charges.
+        shared: Redis address where several workers count together; None: this process counts alone.
     """
 
-    def __init__(self, tiers: dict[str, Tier], per_network: int, in_all: int, store: Store) -> None:
+    def __init__(
+        self,
+        tiers: dict[str, Tier],
+        per_network: int,
+        in_all: int,
+        store: Store,
+        shared: str | None = None,
+    ) -> None:
         self.tiers, self.store = tiers, store
         self._network = RateLimitItemPerMinute(per_network)
         self._all = RateLimitItemPerMinute(in_all)
         self._accounts = {name: RateLimitItemPerMinute(t.per_minute) for name, t in tiers.items()}
         self._guesses = RateLimitItemPerMinute(10)
-        self._storage = MemoryStorage()
+        self._storage = (
+            MemoryStorage() if shared is None
+            else RedisStorage(shared, key_prefix="dpsd:rates", wrap_exceptions=True)
+        )  # fmt: skip
         self._rates = MovingWindowRateLimiter(self._storage)
         self._clock = _clock()
 
@@ -109,8 +121,11 @@ class Limits:
         if self.store.charge(account.id, images, now, per_day) is None:
             wait = int(86_400 - now % 86_400) + 1
             return Refusal("daily_limit", f"{per_day:,} images a day are spent", wait)
-        for item, names, _ in windows:
-            self._rates.hit(item, *names, cost=images)
+        for item, names, what in windows:
+            if not self._rates.hit(item, *names, cost=images):  # another worker was quicker
+                self.store.charge(account.id, -images, now, None)
+                text = f"the {what}'s {item.amount:,} images a minute are spent"
+                return Refusal("rate_limited", text, self._wait(item, names))
         return None
 
     def guessed(self, network: str) -> Refusal | None:

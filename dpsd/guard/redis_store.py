@@ -62,19 +62,19 @@ class RedisStore:
     def durability(self) -> str:
         """What a crash of Redis itself may lose, in one sentence."""
         with self._asked():
-            info: dict[str, Any] = self._db.info("persistence")  # type: ignore[assignment]
+            info: dict[str, Any] = self._db.info("persistence")
         if not info.get("aof_enabled"):
             return (
                 "Redis writes no append-only file: a crash of Redis forgives the charges since its "
                 "last snapshot; set appendonly yes"
             )
         try:
-            how = self._db.config_get("appendfsync")["appendfsync"]  # type: ignore[index]
+            how = dict(self._db.config_get("appendfsync")).get("appendfsync")
         except self._errors:  # a hosted Redis may hide its settings
             return "Redis writes an append-only file; how often it syncs is hidden"
-        if how == b"always":
+        if how in ("always", b"always"):
             return "Redis syncs every charge to disk before it is answered"
-        if how == b"everysec":
+        if how in ("everysec", b"everysec"):
             return "Redis syncs its append-only file each second: a power cut loses a second"
         return "Redis leaves the syncing of its append-only file to the operating system"
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
+from limits.errors import StorageError
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.datastructures import UploadFile
 
@@ -24,7 +25,7 @@ from dpsd.guard.accounts import who
 from dpsd.guard.guard import Guard
 from dpsd.guard.limits import Limits, Refusal
 from dpsd.guard.reference import Reference
-from dpsd.guard.store import Account, Store
+from dpsd.guard.store import Account, Store, StoreError
 from dpsd.guard.toll import Toll
 from dpsd.guard.watch import Observation
 from dpsd.guard.work import HEADER
@@ -51,6 +52,7 @@ class Service:
         store: the guard's memory.
         pepper: of keys.
         secret: key of the defences and of puzzles.
+        shared: Redis address at which several workers count together; None: this process alone.
         reference: what honest traffic looks like; None: nothing is detected.
         beside: the same memory for the thread that watches; None: `store`.
         traffic: counts requests and images by minute, for the dashboard.
@@ -63,6 +65,7 @@ class Service:
     store: Store
     pepper: bytes
     secret: bytes
+    shared: str | None = None
     reference: Reference | None = None
     beside: Store | None = None
     traffic: Traffic = field(default_factory=Traffic)
@@ -75,7 +78,7 @@ class Service:
         """
         chosen = self.settings
         limits = Limits(chosen.tier_table(), chosen.limits.network_images_per_minute,
-                        chosen.limits.images_per_minute, self.store)  # fmt: skip
+                        chosen.limits.images_per_minute, self.store, self.shared)  # fmt: skip
         reference = self.reference if chosen.detection.on else None
         honest = None if reference is None else reference.information
         toll = Toll(self.secret, chosen.detection.work_hashes, honest)
@@ -142,7 +145,9 @@ def make_app(service: Service, guard: Guard | None = None) -> FastAPI:
         return _error(request, error.status, error.code, str(error))
 
     @app.exception_handler(sqlite3.Error)
-    async def unwritable(request: Request, _: sqlite3.Error) -> Response:
+    @app.exception_handler(StoreError)
+    @app.exception_handler(StorageError)
+    async def unwritable(request: Request, _: Exception) -> Response:
         text = "charges cannot be written now, so nothing is answered"
         return _error(request, 503, "store_unavailable", text, 5)
 

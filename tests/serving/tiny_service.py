@@ -6,12 +6,13 @@ import time
 from pathlib import Path
 
 import torch
+import uvicorn
 
 from dpsd.config import PublicFacts
 from dpsd.guard.accounts import add_account
 from dpsd.guard.sqlite_store import SqliteStore
 from dpsd.serving.app import Service, make_app
-from dpsd.serving.serve import make_server
+from dpsd.serving.server import server_config
 from dpsd.serving.settings import LimitSettings, ServeSettings, TierSettings
 
 FACTS = PublicFacts(shape=(1, 6, 5), classes=3, class_names=("a", "b", "c"))
@@ -38,7 +39,8 @@ def main(folder, look=10.0):
     listener = socket.create_server(("127.0.0.1", 0), backlog=2_048)
     sys.stdout.write(f"{listener.getsockname()[1]} {key}\n")
     sys.stdout.flush()
-    make_server(app, SETTINGS.limits.requests_at_once, look).run(sockets=[listener])
+    config = server_config(app, SETTINGS.limits.requests_at_once, look)
+    uvicorn.Server(config).run(sockets=[listener])
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ def test_levels_are_set_and_taken_back(desk):
 
 
 def test_what_is_listed(desk):
-    client, board, _ = desk
+    client, _, _ = desk
     accounts = client.get("/admin/v1/accounts").json()
     fern = next(a for a in accounts if a["name"] == "Fern")
     assert fern["images"] == 822 and fern["suspicion"] == 1.42 and fern["level"] == "slow"

@@ -137,7 +137,8 @@ def test_all_can_be_reached_by_keys_and_focus_is_seen(visit, desk):
     for _ in range(60):
         seen.page.keyboard.press("Tab")
         what, outline = seen.page.evaluate(
-            "[document.activeElement.outerHTML, getComputedStyle(document.activeElement).outlineWidth]"
+            "[document.activeElement.outerHTML,"
+            " getComputedStyle(document.activeElement).outlineWidth]"
         )
         if what.startswith("<body"):
             break

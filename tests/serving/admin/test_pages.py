@@ -193,7 +193,8 @@ def test_bad_input_is_said_on_the_page(desk):
                          ({"name": "", "tier": "trial"}, "1 to 100 printable"),
                          ({"name": "x", "tier": "gold"}, "accepted: trial, verified, trusted"),
                          ({"name": "x", "tier": "trial", "days": "-1"}, "accepted: 1 to 36,500"),
-                         ({"name": "x", "tier": "trial", "reference": "r" * 201}, "at most 200")):  # fmt: skip
+                         ({"name": "x", "tier": "trial", "reference": "r" * 201},
+                          "at most 200")):  # fmt: skip
         desk.send("/accounts", **fields)
         assert says in desk.page("/accounts"), fields
     assert desk.client.get("/accounts?start=x").status_code == 422
