@@ -5,8 +5,10 @@ their questions are alike too, and a sum of such edges counts only above what sh
 reach. Does what they ask in all come from where honest questions come from? The sums of their
 sketches add up, so that a shift that is too small in each account shows in the union.
 
-Accounts without any shared indicator can be alike because honest people do the same work, which no
-shuffling tells from one hand. Such clusters are found and named apart (`linked` is false).
+Accounts are also joined by like questions alone, as where each comes from a network of its own.
+Such a cluster is linked if an indicator is more frequent in it than chance allows. Else honest
+people who do the same work look the same, which no shuffling tells from one hand: `linked` is
+false.
 """
 
 import math
@@ -22,6 +24,7 @@ from dpsd.guard.links import (
     alike_pairs,
     backed,
     components,
+    enriched,
     shared_pairs,
     spread_of_cosines,
     unit_rows,
@@ -121,7 +124,10 @@ def find_clusters(
 
     linked = _beyond_chance(backed(pairs, units, spread), shuffled, repeats, n, seed)
     alone = _beyond_chance(alike.where(sign > 0), flipped, repeats, n, seed)
-    groups = [(*g, True) for g in linked] + [(*g, False) for g in alone]
+    groups = [(*g, True) for g in linked]
+    for group in alone:
+        p = enriched(np.array(group[0]), accounts, indicators, n, len(alone))
+        groups.append((*group, p < alpha / 2))
     inside = {member for members, *_ in groups for member in members}
     rest = np.array([i for i in who if i not in inside], np.int64)
     if honest is None and len(rest) < 2 * LEAST:

@@ -10,11 +10,13 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.special import log_ndtr
+from scipy.stats import hypergeom
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
 
 _ALL_PAIRS = 24  # accounts of an indicator up to which every pair is looked at
+_RAREST = 0.5  # rarity below which a shared indicator proves too little: more than sqrt(n) have it
 _PARTNERS = 12  # of each account, drawn at random, where more share an indicator
 _BACKED = 1.3  # -log10 probability times rarity, from which a shared indicator is backed
 _ALONE = 4.5  # standard deviations from which questions are alike without a shared indicator
@@ -45,6 +47,7 @@ def shared_pairs(accounts: Ints, indicators: Ints, n: int, rng: np.random.Genera
     """Pairs of accounts that share indicators; the weight is the indicators' rarity.
 
     An indicator of d of n accounts has rarity log(n / d) / log(n): 1 at best, 0 where all have it.
+    One that more than sqrt(n) accounts have, such as a large NAT or a browser, joins nobody here.
     A group of more than 24 accounts gives each member 12 partners at random instead of all pairs.
 
     Args:
@@ -58,7 +61,8 @@ def shared_pairs(accounts: Ints, indicators: Ints, n: int, rng: np.random.Genera
     keys, weights = [np.zeros(0, np.int64)], [np.zeros(0)]
     for group in np.split(rows[:, 1], ends):
         d = len(group)
-        if d < 2 or d >= n:
+        rarity = np.log(n / d) / np.log(n)
+        if d < 2 or rarity < _RAREST:
             continue
         if d <= _ALL_PAIRS:
             a, b = np.triu_indices(d, 1)
@@ -68,7 +72,7 @@ def shared_pairs(accounts: Ints, indicators: Ints, n: int, rng: np.random.Genera
         low, high = np.minimum(group[a], group[b]), np.maximum(group[a], group[b])
         found = np.unique(low * n + high)
         keys.append(found)
-        weights.append(np.full(len(found), np.log(n / d) / np.log(n)))
+        weights.append(np.full(len(found), rarity))
     pairs, place = np.unique(np.concatenate(keys), return_inverse=True)
     total = np.bincount(place, np.concatenate(weights), len(pairs)).astype(np.float64)
     return Edges(pairs // n, pairs % n, total)
@@ -151,3 +155,25 @@ def _cosines(units: Floats, one: Ints, other: Ints) -> Floats:
         part = slice(start, start + 8 * _BLOCK)
         found[part] = np.einsum("ij,ij->i", units[one[part]], units[other[part]])
     return found
+
+
+def enriched(members: Ints, accounts: Ints, indicators: Ints, n: int, tests: int) -> float:
+    """P-value of the indicator that most sets a group of accounts apart, times all tests made.
+
+    Fisher's exact test on each indicator: how many of the group have it, and how many of all.
+
+    Args:
+        members: positions of the group, chosen without looking at indicators.
+        accounts: positions, int64 [M].
+        indicators: numbers, int64 [M].
+        n: accounts in all.
+        tests: groups that are looked at.
+    """
+    rows = np.unique(np.stack([indicators, accounts], 1), axis=0)
+    known, place, size = np.unique(rows[:, 0], return_inverse=True, return_counts=True)
+    inside = np.bincount(place, np.isin(rows[:, 1], members), len(known)).astype(np.int64)
+    some = inside > 1
+    if not some.any():
+        return 1.0
+    p = hypergeom.sf(inside[some] - 1, n, size[some], len(members))
+    return float(min(1.0, p.min() * len(known) * tests))

@@ -1,5 +1,6 @@
 """Start the service of a run: only what is under `release/` is read."""
 
+import os
 import socket
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -98,7 +99,7 @@ def serve(
         at_once = settings.limits.requests_at_once
         tls: dict[str, Any] = {"ssl_certfile": certificate, "ssl_keyfile": private_key}
         if workers > 1:
-            make = WorkersApp(run, config, store)
+            make = WorkersApp(run, config, store, os.getpid())
             serve_workers(server_config(make, at_once, factory=True, workers=workers, **tls),
                           listener)  # fmt: skip
         else:
@@ -112,10 +113,11 @@ class WorkersApp:
     run: Path
     config: Path | None
     place: str | None
+    parent: int
 
     def __call__(self) -> FastAPI:
         """The application."""
-        end_with_parent()
+        end_with_parent(self.parent)
         settings = read_settings(self.config)
         return make_app(make_service(self.run, settings, lambda text: None, self.place))
 

@@ -23,9 +23,8 @@ def serve_workers(config: uvicorn.Config, listener: socket.socket) -> None:
     Multiprocess(config, target=uvicorn.Server(config).run, sockets=[listener]).run()
 
 
-def end_with_parent() -> None:
-    """End this worker gracefully, a second at most after the process that started it is gone."""
-    parent = os.getppid()
+def end_with_parent(parent: int) -> None:
+    """End this worker gracefully, a second at most after the process `parent` is gone."""
 
     def look() -> None:
         while os.getppid() == parent:
