@@ -1,20 +1,44 @@
-"""A real browser for tests, or a loud skip."""
+"""A real browser for tests, and axe-core in it; or a loud skip."""
 
+import os
 import shutil
 import warnings
+from pathlib import Path
 
 import pytest
 
+ARGS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+)  # fmt: skip
+AXE = Path(os.environ.get("DPSD_AXE", "/tmp/dpsd-axe/node_modules/axe-core/axe.min.js"))
+"""Where scripts/test puts axe-core."""
+
 
 def launch(playwright):
-    """Headless Chromium: Debian's, or what playwright installed.
+    """Headless Chromium: the system's, or what playwright installed.
 
     Where there is none, the test is skipped with a warning that pytest prints.
     """
     found = shutil.which("chromium") or shutil.which("chromium-browser")
     try:
-        return playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        return playwright.chromium.launch(executable_path=found, args=[*ARGS])
     except Exception as e:
-        text = f"NOT TESTED IN A BROWSER: no Chromium starts ({str(e).splitlines()[0]})"
-        warnings.warn(text, stacklevel=2)
-        pytest.skip(text)
+        _skip(f"NOT TESTED IN A BROWSER: no Chromium starts ({str(e).splitlines()[0]})")
+
+
+def axe_violations(page):
+    """What axe-core finds on a page: rule and first element of each violation."""
+    if not AXE.is_file():
+        _skip(f"ACCESSIBILITY NOT TESTED: no axe-core in {AXE} (npm install axe-core)")
+    page.evaluate(AXE.read_text())
+    found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
+    return [
+        (v["id"], v["impact"], v["nodes"][0]["html"][:200], v["nodes"][0]["failureSummary"][:200])
+        for v in found["violations"]
+    ]
+
+
+def _skip(text):
+    warnings.warn(text, stacklevel=3)
+    pytest.skip(text)

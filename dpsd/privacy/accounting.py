@@ -83,6 +83,22 @@ def compose_delta(
     return _delta_at(epsilon, _combine(counts.items()))
 
 
+def delta_curve(
+    releases: Iterable[tuple[Release, int]], relation: Relation = "replace_one"
+) -> Callable[[float], float]:
+    """`compose_delta` as a function of epsilon, for many epsilons of one composition.
+
+    Args:
+        releases: what is released, each with how often.
+        relation: as in `compose_delta`.
+    """
+    counts = _count(releases)
+    if _needs_distributions(counts):
+        return lambda epsilon: distributions.delta(counts, epsilon, relation)
+    combined = _combine(counts.items())
+    return lambda epsilon: _delta_at(epsilon, combined)
+
+
 def compose_epsilon(
     releases: Iterable[tuple[Release, int]], delta: float, relation: Relation = "replace_one"
 ) -> float:

@@ -8,11 +8,11 @@ from scipy.optimize import minimize_scalar
 from scipy.special import ndtr, ndtri
 
 from dpsd.errors import UserError
-from dpsd.privacy.accounting import compose_delta, compose_epsilon
+from dpsd.privacy.accounting import compose_delta, compose_epsilon, delta_curve
 from dpsd.privacy.events import GaussianRelease, Relation, Release, total_mu
 
 _LARGEST_EPSILON = 36.0  # beyond it 1 - e^-eps is 1 in floating point
-_DELTAS = (1e-9, 1e-6, 1e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
+_EPSILONS = np.geomspace(0.01, _LARGEST_EPSILON, 100)  # of a curve
 
 
 def highest_tpr(
@@ -79,10 +79,8 @@ def highest_tprs(
     exact = all(isinstance(release, GaussianRelease) for release, _ in counts)
     if exact or any(release.kind == "open" for release, _ in counts):
         return [highest_tpr(counts, fpr, relation) for fpr in fprs]
-    pure = compose_epsilon(counts, 0.0, relation)
-    points = {0.0, *(float(e) for e in np.geomspace(0.01, _LARGEST_EPSILON, 30))}
-    points |= {compose_epsilon(counts, delta, relation) for delta in _DELTAS}
-    curve = [(e, compose_delta(e, counts, relation)) for e in points if e <= _LARGEST_EPSILON]
+    delta, pure = delta_curve(counts, relation), compose_epsilon(counts, 0.0, relation)
+    curve = [(e, delta(e)) for e in (0.0, *map(float, _EPSILONS))]
     curve += [(pure, 0.0)] if pure <= _LARGEST_EPSILON else []
 
     def best(fpr: float) -> float:

@@ -13,6 +13,7 @@ from dpsd.attacks.membership.report import score_cells
 from dpsd.attacks.membership.text import membership_table
 from dpsd.attacks.store import SCORES, load_scores
 from dpsd.console import percent, show_epsilon
+from dpsd.report.card import ATTACKS, card_parts, measured_sections
 from dpsd.report.parts import Drawing, Grid, Heading, Part, Picture, Row, Section, Strips, Text
 from dpsd.report.pixels import strip
 from dpsd.report.plots import Axis, Bound, Curve, bounds, curves, share
@@ -35,6 +36,12 @@ _PLACES = 10
 def attacks_section(source: Source) -> Section:
     """One part for each attack that was run."""
     if source.private is None:
+        shown = measured_sections(source.release)
+        if told := [title for title in ATTACKS if title in shown]:
+            card: list[Part] = []
+            for title in told:
+                card += [Heading(title), *card_parts(title, shown[title])]
+            return Section("attacks", "Attacks", False, card)
         text = "What attacks find is measured on private data, so that it is not in this report."
         return Section("attacks", "Attacks", False, [Text(text, "missing")])
     parts: list[Part] = [Text(
@@ -143,7 +150,8 @@ def _audit(source: Source, report: dict[str, Any]) -> list[Part]:
     found = [("mechanism", b) for b in levels.get("mechanism", [])]
     found += [(f"pair {i + 1}", p["bound"])
               for i, p in enumerate(levels.get("transcript", {}).get("pairs", []))]  # fmt: skip
-    found += [("one run", b) for b in levels.get("one_run", {}).get("bounds", [])]
+    one_run = levels.get("one_run", {}).get("bounds", [])
+    found += [(f"one run, {_whose(b)}", b) for b in one_run]
     parts: list[Part] = [
         Text(f"How much epsilon do attacks show at least? Verdict: {report['verdict']}. Budget "
              f"{report['budget']}, seed {report['seed']}, delta {report['claim']['delta']:g}. A "
@@ -162,8 +170,7 @@ def _kinds(found: list[tuple[str, dict[str, Any]]]) -> list[tuple[str, str]]:
 
 
 def _bounds(found: list[tuple[str, dict[str, Any]]], quantity: str, unit: str) -> Drawing:
-    mine = [(f"{level}, {b['method'].split(',')[-1].strip()}", b) for level, b in found
-            if (b["quantity"], b["unit"]) == (quantity, unit)]  # fmt: skip
+    mine = [(level, b) for level, b in found if (b["quantity"], b["unit"]) == (quantity, unit)]
     told = "; ".join(
         f"{name} at least {b['value']:.3g}, ceiling {b['ceiling']:.3g}, "
         + (f"claimed {show_epsilon(b['claimed'])}" if b["claimed"] is not None else "no claim")
@@ -172,7 +179,7 @@ def _bounds(found: list[tuple[str, dict[str, Any]]], quantity: str, unit: str) -
     most = max(b["ceiling"] for _, b in mine)
     lines = [
         # A claim far beyond every ceiling is in the words alone: it would flatten the drawing.
-        Bound(_label(name), b["value"], b["ceiling"],
+        Bound(name, b["value"], b["ceiling"],
               b["claimed"] if b["claimed"] is not None and b["claimed"] <= 3 * most else None)
         for name, b in mine
     ]  # fmt: skip
@@ -183,9 +190,9 @@ def _bounds(found: list[tuple[str, dict[str, Any]]], quantity: str, unit: str) -
     )  # fmt: skip
 
 
-def _label(name: str) -> str:
-    level, _, method = name.partition(", ")
-    return f"{level}\n{method[:26]}" if method else level
+def _whose(bound: dict[str, Any]) -> str:
+    """Whose canaries a bound of the one run is about: its method names them."""
+    return "student" if "student" in str(bound["method"]) else "teacher"
 
 
 def _extraction(source: Source, report: dict[str, Any]) -> list[Part]:
@@ -202,7 +209,7 @@ def _extraction(source: Source, report: dict[str, Any]) -> list[Part]:
         if table.rows:
             parts.append(Grid(_titled(table, f"Extraction: {table.title}")))
     refused = sorted({c["refused"] for c in report["cells"] if c["refused"]})
-    return [*parts, *(Text(f"Not run: {why}.", "missing") for why in refused)]
+    return [*parts, *(Text(f"{_capital(why)}.", "missing") for why in refused)]
 
 
 def _curves(report: dict[str, Any], target: str) -> list[Drawing]:

@@ -84,7 +84,7 @@ def _by_class(source: Source, images: Images) -> list[Part]:
     try:
         named = _student_classes(source, images)
     except UserError as e:
-        return [Text(f"No images by class: {e}.", "missing")]
+        return [Text(f"No images by class: {source.told(e)}.", "missing")]
     rows = []
     for c, name in enumerate(names):
         mine = images[named == c]
@@ -154,7 +154,9 @@ def _clients(source: Source) -> tuple[list[Part], bool]:
         more = len(answered) - _MOST_CLIENTS
         parts.append(Text(f"{more:,} more nodes are in release/clients.csv.", "note"))
     held = _held(source)
-    return [*parts, *held], bool(source.private) and bool(held)
+    return [*parts, *held], bool(source.private) and any(
+        not (isinstance(p, Text) and p.kind == "missing") for p in held
+    )
 
 
 def _held(source: Source) -> list[Part]:

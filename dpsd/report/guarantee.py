@@ -17,7 +17,7 @@ from dpsd.report.plots import Axis, Curve, bars, curves, share, short, stacked
 from dpsd.report.source import Source
 
 _RATES = tuple(float(x) for x in np.geomspace(1e-4, 0.999, 40))
-_DELTAS = tuple(10 ** (-k / 2) for k in range(6, 19))  # 1e-3 to 1e-9
+_DELTAS = tuple(10.0**-k for k in range(3, 10))
 SURE = 0.9999
 """A rate from which we say that there is no bound."""
 _MOST_RUNS = 8  # of which a stacked bar has a part of its own
@@ -158,8 +158,7 @@ def _history(facts: dict[str, Any]) -> list[Part]:
     used = [(name, size) for name, size in shares if size > 0]
     total = f"epsilon {show_epsilon(before)} {unit_words(facts)} at delta {delta:.3g}"
     if budget is None and not earlier:
-        return [Text(f"The ledger holds no earlier run, and no budget was set: this run takes "
-                     f"{total}.")]  # fmt: skip
+        return [Text(f"No earlier run in the ledger, no budget: this run alone takes {total}.")]
     limit = None if budget is None else (f"budget {budget['epsilon']:g}", float(budget["epsilon"]))
     parts: list[Part] = [stacked(
         used, limit=limit, x=f"epsilon {unit_words(facts)}, delta {delta:.3g}",

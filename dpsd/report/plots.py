@@ -112,9 +112,10 @@ def _formats(
 
     for axis, show in ((axes.xaxis, x), (axes.yaxis, y)):
         log = axis.get_scale() == "log"
-        axis.set_major_locator(
-            LogLocator(numticks=6) if log else MaxNLocator(5, integer=show is whole)
-        )
+        low, high = axis.get_view_interval()
+        few = log and high < 100 * low  # less than two powers of ten
+        logarithmic = LogLocator(subs=(1, 2, 3, 5) if few else (1,), numticks=6)
+        axis.set_major_locator(logarithmic if log else MaxNLocator(5, integer=show is whole))
         axis.set_major_formatter(show)
         axis.set_minor_formatter(NullFormatter())
 

@@ -7,9 +7,8 @@ import yaml
 from dpsd.errors import UserError
 from dpsd.files import read_json
 from dpsd.privacy.signature import check_signature
-from dpsd.report.parts import Command, Facts, Grid, Heading, Part, Section, Text
+from dpsd.report.parts import Command, Facts, Heading, Part, Section, Text
 from dpsd.report.source import Source
-from dpsd.tables import Table
 
 
 def reproduce_section(source: Source) -> Section:
@@ -40,8 +39,8 @@ def reproduce_section(source: Source) -> Section:
         Heading("Settings"),
         Command(yaml.safe_dump(source.config(), sort_keys=False).rstrip()),
         Heading("Files"),
-        Grid(Table(("file", "SHA-256"), sorted(facts.get("files", {}).items()), align="ll",
-                   title="Hashes of all released files")),
+        Text("SHA-256 of every released file, as the signed statement names them.", "note"),
+        Facts(sorted(facts.get("files", {}).items())),
     ]  # fmt: skip
     return Section("reproduce", "How to reproduce", False, parts)
 
@@ -70,4 +69,4 @@ def _key(source: Source) -> str:
     try:
         return check_signature(source.release)
     except UserError as e:
-        return f"no valid signature ({e})"
+        return f"no valid signature ({source.told(e)})"

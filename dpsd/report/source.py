@@ -1,7 +1,7 @@
 """Where the figures of a report come from. A public report reads nothing below `private/`."""
 
 import csv
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,9 @@ import yaml
 from dpsd.config import load_config
 from dpsd.errors import UserError
 from dpsd.files import read_json, read_lines
+from dpsd.report.card import measured_sections
 
 STATEMENT = "statement.json"
-_MEASURED = ("## Measured figures", "## Inversion attacks", "## Membership inference",
-             "## Extraction", "## Audit")  # fmt: skip
 _UNREADABLE = (OSError, ValueError, yaml.YAMLError)
 
 
@@ -26,14 +25,12 @@ class Source:
         release: the release folder.
         private: the private folder; None: this report is public, or there is none.
         facts: the statement's.
-        known: names of files that were read, for the list of what the report rests on.
     """
 
     name: str
     release: Path
     private: Path | None
     facts: dict[str, Any]
-    known: list[str] = field(default_factory=list)
 
     def metrics(self) -> list[dict[str, Any]]:
         """Public records of the rounds, oldest first."""
@@ -77,6 +74,10 @@ class Source:
         path = self.private.joinpath(*parts)
         return read_json(path) if path.is_file() else None
 
+    def told(self, error: Exception) -> str:
+        """What an error says, in one line and without the folder in which the release lies."""
+        return " ".join(str(error).replace(str(self.release), "release").split())
+
     @property
     def classes(self) -> tuple[str, ...]:
         """Names of the classes, in their order."""
@@ -102,19 +103,22 @@ def open_source(target: Path, *, public: bool) -> Source:
         raise UserError(f"{target}: has no private part; accepted: --public")
     facts = read_json(release / STATEMENT)
     if public:
-        declared = run and bool(read_json(target / "private" / "run.json").get("data_is_public"))
-        _refuse_private(release, declared=declared or not run)
-    name = target.resolve().name if release != target else release.resolve().parent.name
+        _refuse_private(release)
+    # The name of a folder is no part of a release.
+    name = f"{facts['run']}"[:8] if public else target.resolve().name
     return Source(name, release, None if public else target / "private", facts)
 
 
-def _refuse_private(release: Path, *, declared: bool) -> None:
-    """Refuse a release whose card shows figures that were measured on data not declared public."""
-    card = release / "README.md"
-    lines = card.read_text().splitlines() if card.is_file() else []
-    shown = [line.removeprefix("## ") for line in lines if line in _MEASURED]
-    if shown and not declared:
+def _refuse_private(release: Path) -> None:
+    """Refuse a release whose card shows figures that were measured on data not declared public.
+
+    The run knows what was declared, so that a release by itself must show no such figures.
+    """
+    shown = ", ".join(measured_sections(release))
+    run = release.resolve().parent / "private" / "run.json"
+    if shown and not (run.is_file() and read_json(run).get("data_is_public") is True):
         raise UserError(
-            f"--public: {card} shows private figures ({', '.join(shown)}), and the run was not "
-            "made with --data-is-public; accepted: a run that was, or a release without them"
+            f"--public: {release / 'README.md'} shows private figures ({shown}), and no "
+            "run says that the data are public; accepted: a run made with --data-is-public, or a "
+            "release without such figures"
         )

@@ -9,6 +9,7 @@ from dpsd.console import percent, show_epsilon
 from dpsd.errors import UserError
 from dpsd.privacy.verify import verify_release
 from dpsd.report.attacks import student_findings
+from dpsd.report.card import ATTACKS, UTILITY, measured_sections
 from dpsd.report.guarantee import SURE, unit_words
 from dpsd.report.parts import Light, Section, Verdict, Verdicts
 from dpsd.report.source import Source
@@ -82,6 +83,9 @@ def _accurate(source: Source) -> Verdict:
             answer = f"{percent(a['low'], 1)} to {percent(a['high'], 1)}"
             why = f"Released with noise, {a['split']} rows; no teacher's accuracy stands beside it."
             return Verdict("unknown", question, answer, why)
+        if source.private is None and set(measured_sections(source.release)) & set(UTILITY):
+            why = "The data were declared public: what the card says stands under Utility."
+            return Verdict("unknown", question, "See below", why)
         where = "measured" if source.private is not None else "released"
         return Verdict(
             "unknown", question, "Not known", f"No accuracy on labelled rows was {where}."
@@ -100,6 +104,9 @@ def _accurate(source: Source) -> Verdict:
 
 def _attacked(source: Source) -> Verdict:
     question = "Do attacks find something?"
+    if source.private is None and set(measured_sections(source.release)) & set(ATTACKS):
+        return Verdict("unknown", question, "See below", "The data were declared public: what the "
+                       "card says of attacks stands under Attacks.")  # fmt: skip
     if source.private is None:
         return Verdict("unknown", question, "Not shown", "What attacks find is measured on private "
                        "data, so that a public report leaves it out.")  # fmt: skip
@@ -128,7 +135,9 @@ def _in_order(source: Source) -> Verdict:
     try:
         verify_release(source.release)
     except UserError as e:
-        return Verdict("problem", question, "No", f"dpsd verify refuses the release: {e}")
+        return Verdict(
+            "problem", question, "No", f"dpsd verify refuses the release: {source.told(e)}"
+        )
     fits = "Files, figures and signature fit (dpsd verify)"
     if source.facts["owner"] is None:
         why = f"{fits}, but no owner is stated (set owner in the configuration)."

@@ -3,6 +3,7 @@
 from typing import Any
 
 from dpsd.console import percent
+from dpsd.report.card import UTILITY, card_parts, measured_sections
 from dpsd.report.parts import Drawing, Facts, Grid, Heading, Part, Row, Section, Text
 from dpsd.report.plots import Axis, Curve, bars, curves, heat, share, whole
 from dpsd.report.source import Source
@@ -24,6 +25,8 @@ def utility_section(source: Source) -> Section:
     parts: list[Part] = [*_released(source.facts)]
     if measured is not None:
         parts += _measured(measured)
+    elif source.private is None and (shown := measured_sections(source.release)).keys() & UTILITY:
+        parts += [part for title in UTILITY for part in card_parts(title, shown[title])]
     elif source.private is None:
         parts.append(Text("Accuracies that were measured on private data are not in this report.",
                           "missing"))  # fmt: skip

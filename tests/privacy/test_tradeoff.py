@@ -12,7 +12,7 @@ from dpsd.privacy.events import (
     PureRelease,
     VotesRelease,
 )
-from dpsd.privacy.tradeoff import highest_tpr
+from dpsd.privacy.tradeoff import highest_tpr, highest_tprs
 
 SGD = DpSgdRelease(1.3, 512 / 60_000, 1758)
 FAINT = (PureRelease(1e-9), 1)  # changes nothing but keeps the closed form away
@@ -110,3 +110,24 @@ def test_nothing_and_everything():
     for fpr in (0.0, 1.0, -1.0, math.nan):
         with pytest.raises(UserError, match="fpr"):
             highest_tpr([(SGD, 1)], fpr)
+
+
+@pytest.mark.parametrize(
+    "releases",
+    [
+        [(PureRelease(1.0), 1)],
+        [(PureRelease(1.0), 5)],
+        [(PureRelease(1.0), 1), (GaussianRelease(1, 1), 1)],
+        [(GaussianRelease(1, 1), 4)],
+        [(VotesRelease(4.0), 20)],
+    ],
+)
+def test_the_curve_bounds_and_is_near_the_rates(releases):
+    fprs = [1e-4, 0.01, 0.3, 0.9]
+    exact = [highest_tpr(releases, fpr) for fpr in fprs]
+    for found, rate in zip(highest_tprs(releases, fprs), exact, strict=True):
+        assert rate * (1 - 1e-6) <= found <= 1.1 * rate
+
+
+def test_the_curve_of_an_open_release_bounds_nothing():
+    assert highest_tprs([(OpenRelease(), 1)], [0.01, 0.5]) == [1.0, 1.0]
