@@ -1,11 +1,12 @@
 """The kinds of drawings of a report. Each takes plain numbers and returns a `Drawing`."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dpsd.report.parts import Drawing
-from dpsd.report.svg import DASHES, INK, LINE, MUTED, PAPER, SERIES, drawn
+from dpsd.report.svg import DASHES, INK, LINE, MUTED, PAPER, SERIES, Edges, drawn, room
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -108,7 +109,7 @@ def _formats(
     axes: "Axes", x: Callable[[float, object], str], y: Callable[[float, object], str]
 ) -> None:
     """Plain numbers at the axes; few of them, so that they do not meet on a phone."""
-    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
     for axis, show in ((axes.xaxis, x), (axes.yaxis, y)):
         log = axis.get_scale() == "log"
@@ -117,7 +118,7 @@ def _formats(
         logarithmic = LogLocator(subs=(1, 2, 3, 5) if few else (1,), numticks=6)
         axis.set_major_locator(logarithmic if log else MaxNLocator(5, integer=show is whole))
         axis.set_major_formatter(show)
-        axis.set_minor_formatter(NullFormatter())
+        axis.set_minor_locator(NullLocator())
 
 
 def stacked(
@@ -141,8 +142,8 @@ def stacked(
         axes.spines["left"].set_visible(False)
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2 if len(shares) > 3 else 1)
 
-    lines = (len(shares) + (limit is not None)) / (2 if len(shares) > 3 else 1)
-    return Drawing(drawn(draw, alt, height=1.1 + 0.2 * lines), caption)
+    top = 0.12 + 0.19 * math.ceil((len(shares) + (limit is not None)) / (1 + (len(shares) > 3)))
+    return Drawing(drawn(draw, alt, height=1.1 + top, edges=Edges(0.12, 0.15, top)), caption)
 
 
 def bars(
@@ -165,8 +166,9 @@ def bars(
         if len(values) > 1:
             axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
 
-    height = 0.9 + max(0.26, 0.13 * len(values)) * len(names)
-    return Drawing(drawn(draw, alt, height=height), caption)
+    top = 0.35 if len(values) > 1 else 0.1
+    height = 0.5 + top + max(0.26, 0.13 * len(values)) * len(names)
+    return Drawing(drawn(draw, alt, height=height, edges=Edges(room(names), 0.25, top)), caption)
 
 
 def _only_x(axes: "Axes", show: Callable[[float, object], str]) -> None:
@@ -223,7 +225,8 @@ def bounds(found: Sequence[Bound], *, alt: str, caption: str, x: str) -> Drawing
         _only_x(axes, short)
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
 
-    return Drawing(drawn(draw, alt, height=1.25 + 0.34 * len(found)), caption)
+    edges = Edges(room(b.name for b in found), 0.2, 0.5)
+    return Drawing(drawn(draw, alt, height=1.05 + 0.34 * len(found), edges=edges), caption)
 
 
 def heat(
@@ -253,7 +256,9 @@ def heat(
         for spine in axes.spines.values():
             spine.set(visible=True, color=LINE)
 
-    return Drawing(drawn(draw, alt, height=4.2), caption)
+    side = room(names)
+    edges = Edges(side + 0.25, 0.1, 0.1, side + 0.25 if max(map(len, names)) > 3 else 0.5)
+    return Drawing(drawn(draw, alt, height=4.2, edges=edges), caption)
 
 
 def areas(
@@ -277,4 +282,5 @@ def areas(
         axes.set(xlabel=x_name, ylabel=y_name, ylim=(0, 1), xlim=(x[0], x[-1]))
         _formats(axes, whole, share)
 
-    return Drawing(drawn(draw, alt), caption)
+    edges = Edges(right=room(name for name, _ in parts))
+    return Drawing(drawn(draw, alt, edges=edges), caption)

@@ -8,7 +8,8 @@ import hashlib
 import html
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dpsd.figures import new_figure
@@ -26,6 +27,7 @@ _NAMES = {INK: "ink", MUTED: "muted", LINE: "line", PAPER: "paper", GOOD: "good"
           CAUTION: "caution", PROBLEM: "problem"} | {
     colour: f"s{i + 1}" for i, colour in enumerate(SERIES)
 }  # fmt: skip
+_WIDTH = 4.5  # inches: a narrow drawing stays readable on a phone
 DASHES = ("-", "--", "-.", ":")
 """Curves differ in dashes too, for those who do not see the colours."""
 _LOOK: Any = {
@@ -41,16 +43,35 @@ _LOOK: Any = {
 _META = {"Date": None, "Creator": None, "Format": None, "Type": None}
 
 
+@dataclass(frozen=True)
+class Edges:
+    """Inches around the axes, for numbers, names and legends."""
+
+    left: float = 0.68
+    right: float = 0.15
+    top: float = 0.12
+    bottom: float = 0.5
+
+
+def room(names: Iterable[str]) -> float:
+    """Inches that the longest of these names takes at the side of an axis."""
+    return 0.15 + 0.075 * max((len(line) for name in names for line in name.split("\n")), default=0)
+
+
 def drawn(
-    draw: Callable[["Axes"], None], alt: str, *, width: float = 4.5, height: float = 2.9
+    draw: Callable[["Axes"], None],
+    alt: str,
+    *,
+    height: float = 2.9,
+    edges: Edges = Edges(),
 ) -> str:
     """An SVG element with what `draw` puts on one pair of axes.
 
     Args:
         draw: receives the axes.
         alt: describes the drawing to those who do not see it.
-        width: in inches; a narrow drawing stays readable on a phone.
         height: in inches.
+        edges: around the axes; a search for the best ones would take longer than all else.
 
     Returns:
         The same text for the same drawing, on every machine.
@@ -58,7 +79,12 @@ def drawn(
     import matplotlib
 
     with matplotlib.rc_context(_LOOK):
-        figure = new_figure(width, height)
+        figure = new_figure(_WIDTH, height)
+        figure.set_layout_engine(None)
+        figure.subplots_adjust(
+            edges.left / _WIDTH, edges.bottom / height,
+            1 - edges.right / _WIDTH, 1 - edges.top / height,
+        )  # fmt: skip
         draw(figure.add_subplot())
         return _themed(figure, alt)
 

@@ -29,10 +29,11 @@ def _membership(run):
         {"run student/rmia": scores, "run student/member": member, "run student/canary": canary},
         {"targets": targets},
     )
-    cell = {"target": "run student", "rows": "ordinary", "attack": "rmia",
-            "members": 100, "non_members": 100, "auc": 0.76, "auc_interval": [0.7, 0.82],
-            "placebo": None,
-            "tpr_at": {"0.01": {"needed": 500, "non_members": 100}}, "verdict": "leaks"}  # fmt: skip
+    cell = {
+        "target": "run student", "rows": "ordinary", "attack": "rmia", "members": 100,
+        "non_members": 100, "auc": 0.76, "auc_interval": [0.7, 0.82], "placebo": None,
+        "tpr_at": {"0.01": {"needed": 500, "non_members": 100}}, "verdict": "leaks",
+    }  # fmt: skip
     save_report(folder, {
         "schema_version": 1, "attack": "membership", "unit": "record", "budget": "fast", "seed": 0,
         "fpr": 0.01, "control": {"auc": 0.99, "needed": 0.9, "power": True}, "targets": targets,
