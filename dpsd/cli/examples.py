@@ -98,6 +98,7 @@ PURPOSES: dict[str, tuple[str, str]] = {
     "account list": ("See who asks how much.", "dpsd account list runs/mine"),
     "account tier": ("Change how much somebody may ask.",
                      "dpsd account tier runs/mine alice --tier trial"),
+    "account admin": ("Let yourself into the dashboard.", "dpsd account admin runs/mine"),
     "account block": ("Stop somebody at once.", "dpsd account block runs/mine alice"),
     "account unblock": ("Let a blocked account ask again.", "dpsd account unblock runs/mine alice"),
     "account rotate": ("Replace a key that may have leaked.",
