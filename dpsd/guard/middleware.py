@@ -31,6 +31,7 @@ from dpsd.imports import import_object
 
 _NOTE_AGAIN = 3_600  # seconds until an account's flag is noted again
 _NOTED = 10_000
+_UNKNOWN = Refusal("bad_key", "it is not known who asks", None, 401)
 
 
 @dataclass(frozen=True)
@@ -119,42 +120,45 @@ class GuardMiddleware:
             await send({"type": "websocket.close", "code": 1008})
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            async with asyncio.timeout(self._seconds):
-                body = await read_body(receive, self._bytes)
-        except TimeoutError:
-            await refuse(send, 408, Refusal("too_slow", "the body took too long", None))
-            return
-        if body is None:
-            text = f"the body is longer than {self._bytes:,} bytes, or was broken off"
-            await refuse(send, 413, Refusal("too_large", text, None))
-            return
-        asked = await asyncio.to_thread(self._read, body, scope)
-        network = self._network(scope)
+        network, said = self._network(scope), Copy(send)
         try:
             account = self._known(scope)
-            refusal = self._admitted(account, network, 1 if asked is None else len(asked.features),
-                                     scope)  # fmt: skip
-            if account is not None and refusal is None:
-                scope["dpsd.standing"] = self.guard.standing(account)
+            at_once = _UNKNOWN if account is None else _refused_at_once(account)
+            if account is None or at_once is not None:  # their body is not read
+                await _answer(send, at_once or _UNKNOWN)
+                return
+            body = await self._body(receive, send)
+            if body is None:
+                return
+            asked = await asyncio.to_thread(self._read, body, scope)
+            questions = 1 if asked is None else max(1, len(asked.features))
+            solution = header(scope, HEADER.lower())
+            refusal = self.guard.gate(account, network, questions, solution)
+            if refusal is not None:
+                await _answer(send, refusal)
+                return
+            scope["dpsd.standing"] = self.guard.standing(account)
         except Exception as e:  # what cannot be counted is not answered
             self.error = f"{type(e).__name__}: {e}"
             text = "requests cannot be counted now, so nothing is answered"
             await refuse(send, 503, Refusal("store_unavailable", text, 5))
             return
-        if refusal is not None or account is None:
-            refusal = refusal or Refusal("bad_key", "it is not known who asks", None, 401)
-            status = 413 if refusal.retry_after is None else 429
-            await refuse(send, refusal.status or status, refusal)
-            return
-        again = replay(body, receive)
-        if asked is None or not len(asked.features):
-            await self.app(scope, again, send)
-            return
-        copy = Copy(send)
-        await self.app(scope, again, copy)
-        if copy.status < 400:
-            self._observe(account, network, asked, bytes(copy.body), scope)
+        await self.app(scope, replay(body, receive), said)
+        if said.status < 400 and asked is not None and len(asked.features):
+            self._observe(account, network, asked, bytes(said.body), scope)
+
+    async def _body(self, receive: Receive, send: Send) -> bytes | None:
+        """The body; None: it is refused."""
+        try:
+            async with asyncio.timeout(self._seconds):
+                body = await read_body(receive, self._bytes)
+        except TimeoutError:
+            await refuse(send, 408, Refusal("too_slow", "the body took too long", None))
+            return None
+        if body is None:
+            text = f"the body is longer than {self._bytes:,} bytes, or was broken off"
+            await refuse(send, 413, Refusal("too_large", text, None))
+        return body
 
     def _known(self, scope: Scope) -> Account | None:
         """The account of a request; a name that is new gets one."""
@@ -168,18 +172,6 @@ class GuardMiddleware:
             with contextlib.suppress(UserError):  # another process was faster
                 self.guard.store.add(account)
             return self.guard.store.by_name(name)
-
-    def _admitted(
-        self, account: Account | None, network: str, questions: int, scope: Scope
-    ) -> Refusal | None:
-        if account is None:
-            return None
-        if account.state != "active":
-            return Refusal("blocked", "this account is blocked; ask the operator", None, 403)
-        if account.expires is not None and account.expires < time.time():
-            return Refusal("expired", "this account has expired; ask the operator", None, 403)
-        solution = header(scope, HEADER.lower())
-        return self.guard.gate(account, network, max(1, questions), solution)
 
     def _read(self, body: bytes, scope: Scope) -> Asked | None:
         """The questions of a request; None: the embedder failed, and detection fails open."""
@@ -216,6 +208,10 @@ class GuardMiddleware:
         self._noted[account, kind] = now
         self.guard.store.note(account, "flag", now, flag=kind, reason=sentence)
 
+    def state(self) -> dict[str, object]:
+        """For a page of yours on readiness: store, limits, detection, what failed."""
+        return self.guard.state() | {"embedder_failed": self.failed, "last_error": self.error}
+
     def _fail(self, error: Exception) -> None:
         self.failed += 1
         self.error = f"{type(error).__name__}: {error}"
@@ -232,3 +228,18 @@ class GuardMiddleware:
 def _found(function: Any) -> Any:
     """The function itself, or that of an import path."""
     return import_object(function) if isinstance(function, str) else function
+
+
+def _refused_at_once(account: Account) -> Refusal | None:
+    """Why an account is not answered, whatever it asks."""
+    if account.state != "active":
+        return Refusal("blocked", "this account is blocked; ask the operator", None, 403)
+    if account.expires is not None and account.expires < time.time():
+        return Refusal("expired", "this account has expired; ask the operator", None, 403)
+    return None
+
+
+async def _answer(send: Send, refusal: Refusal) -> None:
+    """Send a refusal with its status."""
+    waits = 413 if refusal.retry_after is None else 429
+    await refuse(send, refusal.status or waits, refusal)

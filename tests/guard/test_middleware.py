@@ -14,6 +14,7 @@ from starlette.testclient import TestClient, WebSocketDisconnect
 from dpsd.errors import UserError
 from dpsd.guard import Asked, GuardMiddleware, Level, Policy, Tier, open_guard
 from dpsd.guard.actions import hold
+from dpsd.guard.store import Account
 from dpsd.guard.work import Puzzle, solve
 
 TIERS = {"trial": Tier(per_minute=10, per_day=20)}
@@ -123,6 +124,17 @@ def test_nothing_is_answered_while_nothing_can_be_counted(make, monkeypatch):
     assert ask(client).status_code == 200
 
 
+def test_who_is_not_known_or_blocked_costs_nothing(make):
+    """Neither the embedder nor the application sees what they send."""
+    app, client, guard = make(embedder=lambda *_: pytest.fail("read"))
+    assert code(ask(client, "x" * 10**6, name="")) == (401, "bad_key")
+    guard.store.add(Account("id", "eve", "trial", "blocked", "", 0.0))
+    guard.store.add(Account("od", "old", "trial", "active", "", 0.0, expires=1.0))
+    assert code(ask(client, name="eve")) == (403, "blocked")
+    assert code(ask(client, name="old")) == (403, "expired")
+    assert app.state()["store"] == "ok" and app.state()["embedder_failed"] == 0
+
+
 def test_a_blocked_account_and_levels(make):
     policy = Policy((Level("challenge", 0.5, work=True), Level("block", 1, block=True)),
                     dry_run=False)  # fmt: skip
@@ -152,7 +164,8 @@ def test_bodies_are_bounded_in_size_and_time(make):
     async def send(message):
         sent.append(message)
 
-    scope = {"type": "http", "path": "/ask", "headers": [], "method": "POST"}
+    headers = [(b"x-who", b"alice")]
+    scope = {"type": "http", "path": "/ask", "headers": headers, "method": "POST"}
     asyncio.run(app(scope, slow, send))
     assert sent[0]["status"] == 408 and json.loads(sent[1]["body"])["error"]["code"] == "too_slow"
 

@@ -173,8 +173,9 @@ def test_bad_starts_are_one_line(run, tmp_path, capsys):
             assert main(["serve", str(run.path), *options]) == 2
             said = capsys.readouterr().err
             assert says in said and said.count("\n") == 1
-    assert main(["serve", str(tmp_path), "--port", "0"]) == 2
-    assert "no finished run or release folder" in capsys.readouterr().err
+    for folder in (tmp_path, run.path / "private", run.path / "guard"):  # `release` alone is served
+        assert main(["serve", str(folder), "--port", "0"]) == 2
+        assert "no finished run or release folder" in capsys.readouterr().err
 
 
 def test_account_commands(run, capsys):
