@@ -61,8 +61,7 @@ def shared_pairs(accounts: Ints, indicators: Ints, n: int, rng: np.random.Genera
     keys, weights = [np.zeros(0, np.int64)], [np.zeros(0)]
     for group in np.split(rows[:, 1], ends):
         d = len(group)
-        rarity = np.log(n / d) / np.log(n)
-        if d < 2 or rarity < _RAREST:
+        if d < 2 or (rarity := np.log(n / d) / np.log(n)) < _RAREST:
             continue
         if d <= _ALL_PAIRS:
             a, b = np.triu_indices(d, 1)
