@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import dpsd
-from dpsd.cli import config, demo, make, marks, prepare, serve, start, trust, use
+from dpsd.cli import config, demo, guard, make, marks, prepare, serve, start, trust, use
 from dpsd.cli.attacks import add_attack, add_audit
 from dpsd.cli.examples import explain
 from dpsd.cli.options import Parser, add_json
@@ -87,7 +87,7 @@ def make_parser() -> argparse.ArgumentParser:
         prepare.add_teacher, prepare.add_manifest, prepare.add_check, prepare.add_plan,
         make.add_transcribe, make.add_federate,
         use.add_evaluate, use.add_sample, use.add_export, add_report,
-        serve.add_serve, serve.add_account,
+        serve.add_serve, serve.add_account, guard.add_guard,
         marks.add_watermark, marks.add_claim,
         trust.add_verify, trust.add_ledger, trust.add_budget, trust.add_key,
     ):  # fmt: skip

@@ -90,6 +90,10 @@ PURPOSES: dict[str, tuple[str, str]] = {
         "Let others ask the student over HTTP, with limits on who asks how much.",
         "dpsd serve runs/mine --port 8000",
     ),
+    "guard": ("See who copies the model, and make that dear.",
+              "dpsd guard calibrate runs/mine --images typical.npz"),
+    "guard calibrate": ("Show the guard what your users usually send.",
+                        "dpsd guard calibrate runs/mine --images typical.npz"),
     "account": (
         "Decide who may ask a served student, and how much.",
         "dpsd account add runs/mine alice --tier verified",

@@ -30,7 +30,7 @@ _SOME = 4  # windows of an account at most, so that the busiest do not stand for
 _USUAL = 0.999
 _FEW = 30  # questions of a class below which it has no mean of its own
 _FACTS = ("discount", "level", "alpha", "accounts")
-_SCALARS = ("spread", "entropy", "margin")
+_SCALARS = ("benign.spread", "benign.entropy", "benign.margin")
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ def read_reference(path: Path) -> Reference:
         parts: dict[str, dict[str, Any]] = {"benign": {}, "kernel": {}, "tail": {}}
         for name, array in arrays.items():
             part, _, field = name.partition(".")
-            parts[part][field] = float(array) if field in _SCALARS else array
+            parts[part][field] = float(array) if f"{part}.{field}" in _SCALARS else array
         tails = {name: Tail(*parts["tail"][name]) for name in DETECTORS}
         benign = Benign(Kernel(**parts["kernel"]), **parts["benign"])
         return Reference(benign, tails, information=information, **facts)

@@ -1,0 +1,45 @@
+"""Commands around the guard of a served student: guard calibrate."""
+
+import argparse
+from pathlib import Path
+
+from dpsd.cli.options import Commands, count, number
+from dpsd.console import note, say
+
+
+def add_guard(commands: Commands) -> None:
+    """`dpsd guard ACTION`."""
+    text = "prepare and ask the guard that watches who asks a served student"
+    added = commands.add_parser("guard", help=text, description=text)
+    actions = added.add_subparsers(dest="action", required=True, metavar="ACTION")
+    about = "learn what honest questions look like, from images like those that users send"
+    calibrate = actions.add_parser("calibrate", help=about, description=about)
+    calibrate.set_defaults(run=run_calibrate)
+    calibrate.add_argument("target", metavar="RUN", type=Path, help="a run or release folder")
+    calibrate.add_argument("--images", type=Path, required=True, metavar="FILE",
+                           help="a folder of PNG and JPEG files, or an npz file with images; they "
+                           "are not kept")  # fmt: skip
+    calibrate.add_argument("--alpha", type=number, default=0.001, metavar="RATE",
+                           help="false alarms an honest account in a month; "
+                           "default: %(default)s")  # fmt: skip
+    calibrate.add_argument("--accounts", type=count, default=2_000, metavar="N",
+                           help="honest accounts to simulate; default: %(default)s")  # fmt: skip
+
+
+def run_calibrate(args: argparse.Namespace) -> int:
+    """Write `guard/reference.npz` of a run."""
+    from dpsd.config import load_config
+    from dpsd.runs.release import load_student, release_folder
+    from dpsd.serving.calibration import calibrate_guard, read_images
+    from dpsd.serving.predictor import featured
+    from dpsd.serving.service import guard_folder
+
+    release = release_folder(args.target)
+    images = read_images(args.images, load_config(release / "config.yaml").facts.shape)
+    reference = calibrate_guard(featured(load_student(release)), images, alpha=args.alpha,
+                                accounts=args.accounts, say=note)  # fmt: skip
+    path = guard_folder(args.target) / "reference.npz"
+    reference.save(path)
+    say(f"reference in {path}: an alarm in {reference.alpha:g} of honest accounts a month, if they "
+        "ask as the simulated ones do about such images")  # fmt: skip
+    return 0

@@ -1,0 +1,174 @@
+"""Strange questions raise suspicion, honest ones do not; the log reproduces each decision."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from watching import honest_reference, questions
+
+from dpsd.errors import UserError
+from dpsd.guard.actions import clear, hold, release
+from dpsd.guard.detectors import DETECTORS, WEIGHTS
+from dpsd.guard.evidence import Evidence
+from dpsd.guard.policy import Level, Policy, replayed
+from dpsd.guard.reference import calibrate, highest, read_reference, windows
+from dpsd.guard.sketch import WINDOW, Sketch
+from dpsd.guard.sqlite_store import SqliteStore
+from dpsd.guard.traffic import GROUPS, Bank, honest_accounts
+from dpsd.guard.watch import Background, Observation, Watch
+
+POLICY = Policy(
+    (Level("observe", 0.4), Level("slow", 0.7, rate=0.5), Level("block", 1.0, block=True)),
+    dry_run=False,
+)
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return honest_reference()
+
+
+@pytest.fixture
+def watch(tmp_path, reference):
+    store = SqliteStore(tmp_path / "guard.sqlite")
+    yield Watch(store, reference, POLICY)
+    store.close()
+
+
+def ask(watch, n, *, account="a", seed=1, batch=8, **kind):
+    features, answers = questions(np.random.default_rng(seed), n, **kind)
+    for start in range(0, n, batch):
+        part = slice(start, start + batch)
+        last = watch.observe(Observation(account, 1e9 + 7.3 * start, features[part], answers[part]))
+    return last
+
+
+def test_questions_from_elsewhere_are_noticed_and_honest_ones_are_not(watch):
+    assert ask(watch, 640).level == ""
+    other = ask(watch, 640, account="b", shift=3.0)
+    assert other.suspicion >= 1 and other.level == "block"
+    assert "do not come from where honest ones come from" in other.reason
+    levels = [e["level"] for e in watch.store.events("b") if e["kind"] == "level"]
+    assert levels[-1] == "block" and all(isinstance(x, str) for x in levels)
+
+
+def test_the_log_reproduces_evidence_and_levels(watch, reference):
+    ask(watch, 320, shift=3.0)
+    found = [e for e in watch.store.events("a") if e["kind"] == "window"]
+    assert len(found) == 10
+    evidence, suspicions = Evidence(), []
+    for event in found:
+        evidence = reference.after(evidence, np.array([event["statistics"][d] for d in DETECTORS]))
+        suspicions.append(reference.suspicion(evidence))
+    assert np.allclose(suspicions, [e["suspicion"] for e in found])
+    assert replayed(POLICY, suspicions)[-1] == watch.store.watched("a").level
+
+
+def test_requests_of_one_and_of_many_images_are_the_same_windows(watch):
+    one = ask(watch, 96, account="one", batch=1, shift=1.0)
+    many = ask(watch, 96, account="many", batch=96, shift=1.0)
+    found = [[e["statistics"]["mmd"] for e in watch.store.events(a) if e["kind"] == "window"]
+             for a in ("one", "many")]  # fmt: skip
+    assert np.allclose(*found, rtol=1e-4) and one.windows == many.windows == 3
+
+
+def test_a_sketch_is_bounded_and_survives_the_store(watch):
+    small, large = ask(watch, 8).sketch, ask(watch, 4_000, batch=250).sketch
+    assert len(small) == len(large) < 20 * 1024
+    assert Sketch(large)["asked"] == 4_008 and len(Sketch(large).points()) == 32
+    assert Sketch(b"of another version")["asked"] == 0
+
+
+def test_suspicion_falls_when_an_account_asks_honestly_again(watch):
+    assert ask(watch, 640, shift=3.0).level == "block"
+    assert ask(watch, 6_000, seed=3, batch=200).level == ""
+
+
+def test_what_an_operator_does_by_hand_stays_until_it_is_released(watch):
+    ask(watch, 64)
+    hold(watch.store, POLICY, "a", "slow", by="operator", reason="a call")
+    assert ask(watch, 640, shift=3.0, seed=4).level == "slow"
+    release(watch.store, "a", by="operator")
+    assert ask(watch, 64, shift=3.0, seed=5).level == "block"
+    clear(watch.store, "a", by="operator")
+    assert watch.store.watched("a").level == "" and watch.store.watched("a").suspicion == 0
+    with pytest.raises(UserError, match="accepted: observe, slow, block"):
+        hold(watch.store, POLICY, "a", "jail", by="operator", reason="")
+
+
+def test_false_alarms_of_new_honest_accounts(reference):
+    """The level holds for accounts that the calibration has not seen."""
+    rng = np.random.default_rng(11)
+    features, answers = questions(rng, 2_000)
+    bank = reference.benign.rows(features, answers)
+    streams = honest_accounts(Bank(answers.argmax(1)), 400, median=100, seed=12)
+    assert {group for group, _ in streams} == set(GROUPS)
+    values = [np.stack(found) for _, s in streams
+              if (found := list(windows(reference.benign, bank, s)))]  # fmt: skip
+    alarms = sum(highest(reference, v) >= reference.level for v in values)
+    assert alarms <= 20  # 8 are meant; more than 20 have probability below 1e-4
+
+
+def test_a_reference_is_written_and_read(tmp_path, reference):
+    path = tmp_path / "guard" / "reference.npz"
+    reference.save(path)
+    read = read_reference(path)
+    values = np.full(len(DETECTORS), 0.3)
+    assert np.array_equal(read.e_values(values), reference.e_values(values))
+    assert (read.level, read.discount, read.information) == (
+        reference.level, reference.discount, reference.information)  # fmt: skip
+    assert path.stat().st_mode & 0o077 == 0
+    path.write_bytes(b"no numbers")
+    with pytest.raises(UserError, match="dpsd guard calibrate"):
+        read_reference(path)
+
+
+def test_a_reference_that_is_too_small_says_how_many_accounts_it_needs():
+    rng = np.random.default_rng(0)
+    features, answers = questions(rng, 2_000)
+    streams = [s for _, s in honest_accounts(Bank(answers.argmax(1)), 400, median=150, seed=0)]
+    with pytest.raises(UserError, match="needs at least 999"):
+        calibrate(features, answers, None, streams, alpha=0.001, seed=0)
+
+
+def test_features_of_another_length_are_refused(reference):
+    with pytest.raises(UserError, match="length 3; accepted: 8"):
+        reference.benign.rows(np.zeros((2, 3), np.float32), np.ones((2, 3), np.float32))
+
+
+def test_weights_make_an_e_value():
+    assert np.isclose(WEIGHTS.sum(), 1) and (WEIGHTS > 0).all()
+
+
+def test_observations_are_dropped_and_counted_and_errors_do_not_stop_the_thread():
+    seen = []
+
+    def observe(what):
+        if what == "bad":
+            raise RuntimeError("broken")
+        seen.append(what)
+
+    background = Background(observe)
+    for what in ("bad", "good"):
+        background.put(what)
+    background.drain()
+    assert seen == ["good"] and background.failed == 1 and "broken" in background.error
+    background.close()
+    for _ in range(2_001):  # nobody takes them any more
+        background.put("late")
+    assert background.dropped >= 1
+
+
+@pytest.mark.parametrize("suspicions, levels", [
+    ([0.1, 0.5, 0.3, 0.1], ["", "observe", "observe", ""]),
+    ([1.2, 0.6, 0.4, 0.25], ["block", "block", "slow", "observe"]),
+])  # fmt: skip
+def test_levels_are_left_slowly(suspicions, levels):
+    assert replayed(POLICY, suspicions) == levels
+
+
+def test_a_policy_of_levels_that_do_not_rise_is_refused():
+    with pytest.raises(UserError, match="in rising order"):
+        Policy((Level("b", 1.0), Level("a", 0.5)))
+    assert replace(POLICY, dry_run=True).effective("block") is None
+    assert WINDOW == 32
