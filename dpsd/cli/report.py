@@ -11,6 +11,9 @@ from dpsd.console import Say, say
 if TYPE_CHECKING:
     from dpsd.runs.folder import Run
 
+REFRESHED = True
+"""Whether other commands write the report anew when they end."""
+
 
 def add_report(commands: Commands) -> None:
     """`dpsd report RUN`."""
@@ -35,6 +38,8 @@ def run_report(args: argparse.Namespace) -> int:
 
 def refresh(run: "Run", say: Say = say) -> None:
     """Write the run's private report anew. Its failure is a warning: the command has succeeded."""
+    if not REFRESHED:
+        return
     try:
         from dpsd.report.page import write_report
 

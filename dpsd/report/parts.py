@@ -78,8 +78,9 @@ class Facts:
 
 @dataclass(frozen=True)
 class Command:
-    """Text for a terminal."""
+    """Text for a terminal, or of a file; the name says which."""
 
+    name: str
     text: str
 
 

@@ -19,6 +19,7 @@ def reproduce_section(source: Source) -> Section:
     seeded = facts["seeded_noise"]
     parts: list[Part] = [
         Command(
+            "Commands",
             f"dpsd {verb} config.yaml --out RUN   # release/config.yaml, with your own data and "
             "teacher\ndpsd evaluate RUN\ndpsd verify RUN/release\ndpsd report RUN"
         ),
@@ -37,7 +38,7 @@ def reproduce_section(source: Source) -> Section:
             ("Signed by key", key),
         ]),
         Heading("Settings"),
-        Command(yaml.safe_dump(source.config(), sort_keys=False).rstrip()),
+        Command("Settings of the run", yaml.safe_dump(source.config(), sort_keys=False).rstrip()),
         Heading("Files"),
         Text("SHA-256 of every released file, as the signed statement names them.", "note"),
         Facts(sorted(facts.get("files", {}).items())),

@@ -119,7 +119,8 @@ def _attacked(source: Source) -> Verdict:
     untried = [k for k in ("membership", "inversion", "audit") if k not in verdicts]
     told += f". Not tried: {', '.join(untried)}" if untried else ""
     if "violated" in verdicts.values():
-        return Verdict("problem", question, "Yes: the claim is wrong", f"{told}.")
+        why = "An audit errs so in at most one of 20 cases: repeat it with another seed."
+        return Verdict("problem", question, "A claim is refuted", f"{told}. {why}")
     if "leaks" in verdicts.values():
         return Verdict("problem", question, "Yes", f"Verdicts on the student: {told}.")
     if not {"no leak shown", "consistent"} & set(verdicts.values()):

@@ -176,6 +176,7 @@ def test_the_command(root, tmp_path, capsys):
 
 
 def test_commands_refresh_the_report_and_survive_it(root, capsys, monkeypatch):
+    monkeypatch.setattr("dpsd.cli.report.REFRESHED", True)
     run = root / "few"
     (run / "private" / "report.html").unlink(missing_ok=True)
     assert main(["evaluate", str(run), "--json"]) == 0
