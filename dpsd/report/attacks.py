@@ -130,19 +130,19 @@ def _inversion(source: Source, report: dict[str, Any]) -> list[Part]:
         scores = load_inversion_scores(folder)
         names = [str(name) for name in scores.facts["classes"]][:_PLACES]
         own = [name for name in scores.facts["targets"] if name not in BASELINES]
-        rows = [Picture(strip(scores.real, _PLACES), f"Private images of {', '.join(names)}",
+        rows = [Picture(strip(scores.real, len(names)), f"Private images of {', '.join(names)}",
                         "Private images")]  # fmt: skip
         for name in (*own, *BASELINES):
             cell = scores.cells[best, name]
             at = [int(np.flatnonzero(cell.labels == c)[0]) for c in range(len(names))]
             told = target_name(name)
-            pixels = strip(cell.images[at], _PLACES)
+            pixels = strip(cell.images[at], len(names))
             rows.append(Picture(pixels, f"Reconstructions from: {told}", _capital(told)))
         parts.append(Strips(rows, f"{ATTACK_NAMES[best]}: reconstructions of {', '.join(names)}, "
                                   "the first of the first seed, none picked; at the end the "
                                   "baselines, which know nothing private."))  # fmt: skip
     tables = [Grid(_titled(t, f"Reconstruction: {t.title}")) for t in inversion_texts(report)]
-    return [*parts, *tables, *(Text(note, "note") for note in report["notes"])]
+    return [*parts, *tables, *(Text(f"{_capital(n)}.", "note") for n in report["notes"])]
 
 
 def _audit(source: Source, report: dict[str, Any]) -> list[Part]:
@@ -155,7 +155,8 @@ def _audit(source: Source, report: dict[str, Any]) -> list[Part]:
     parts: list[Part] = [
         Text(f"How much epsilon do attacks show at least? Verdict: {report['verdict']}. Budget "
              f"{report['budget']}, seed {report['seed']}, delta {report['claim']['delta']:g}. A "
-             "bound below the claim proves nothing; one above it proves the claim wrong."),
+             "bound below the claim proves nothing; one above it refutes the claim, "
+             "and does so wrongly in at most one audit of 20."),
     ]  # fmt: skip
     drawings = [_bounds(found, quantity, unit) for quantity, unit in _kinds(found)]
     parts += [Row(drawings)] if drawings else []
@@ -172,7 +173,7 @@ def _kinds(found: list[tuple[str, dict[str, Any]]]) -> list[tuple[str, str]]:
 def _bounds(found: list[tuple[str, dict[str, Any]]], quantity: str, unit: str) -> Drawing:
     mine = [(level, b) for level, b in found if (b["quantity"], b["unit"]) == (quantity, unit)]
     told = "; ".join(
-        f"{name} at least {b['value']:.3g}, ceiling {b['ceiling']:.3g}, "
+        f"{name} at least {b['value']:.5g}, ceiling {b['ceiling']:.3g}, "
         + (f"claimed {show_epsilon(b['claimed'])}" if b["claimed"] is not None else "no claim")
         for name, b in mine
     )

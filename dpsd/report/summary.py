@@ -20,10 +20,15 @@ second amber."""
 CLOSE, NEAR = 0.05, 0.15
 """Accuracy that the student may lose against its teacher: green, amber."""
 
+_KINDS = {
+    "membership": "membership, of records", "inversion": "reconstruction, of classes",
+    "audit": "audit",
+}  # fmt: skip
+
 
 def summary_section(source: Source) -> Section:
     """Protected? Stamped? Accurate? Attacked? In order?"""
-    lines = [_protected(source.facts), _stamped(source.facts), _accurate(source),
+    lines = [_protected(source.facts), _stamped(source), _accurate(source),
              _attacked(source), _in_order(source)]  # fmt: skip
     private = source.measured("evaluation.json") is not None or bool(student_findings(source))
     return Section("summary", "Summary", private, [Verdicts(lines)])
@@ -57,8 +62,11 @@ def _protected(facts: dict[str, Any]) -> Verdict:
     )  # fmt: skip
 
 
-def _stamped(facts: dict[str, Any]) -> Verdict:
-    question = "Does the guarantee hold as stated?"
+def _stamped(source: Source) -> Verdict:
+    question, facts = "Does the guarantee hold as stated?", source.facts
+    if facts["private"] and ("audit", "violated") in student_findings(source):
+        why = "An audit refuted a claim of this run, which errs in at most one audit of 20."
+        return Verdict("problem", question, "In doubt", f"{why} Repeat it with another seed.")
     if facts["private"]:
         open_ = facts["allow_open"] or any(r["seeded_noise"] for r in facts["earlier_runs"])
         if open_:
@@ -115,12 +123,11 @@ def _attacked(source: Source) -> Verdict:
         return Verdict("unknown", question, "Not tried", "No attack was run against this student: "
                        "dpsd attack all RUN.")  # fmt: skip
     verdicts = dict(found)
-    told = "; ".join(f"{kind}: {verdict}" for kind, verdict in found)
+    told = "; ".join(f"{_KINDS[kind]}: {verdict}" for kind, verdict in found)
     untried = [k for k in ("membership", "inversion", "audit") if k not in verdicts]
-    told += f". Not tried: {', '.join(untried)}" if untried else ""
+    told += f". Not tried: {', '.join(_KINDS[k] for k in untried)}" if untried else ""
     if "violated" in verdicts.values():
-        why = "An audit errs so in at most one of 20 cases: repeat it with another seed."
-        return Verdict("problem", question, "A claim is refuted", f"{told}. {why}")
+        return Verdict("problem", question, "A claim is refuted", f"{told}.")
     if "leaks" in verdicts.values():
         return Verdict("problem", question, "Yes", f"Verdicts on the student: {told}.")
     if not {"no leak shown", "consistent"} & set(verdicts.values()):

@@ -1,6 +1,7 @@
 """Single sections, from facts made by hand."""
 
 import io
+import math
 
 import numpy as np
 import pytest
@@ -8,8 +9,9 @@ import torch
 from PIL import Image
 
 from dpsd.config import parse_config
+from dpsd.privacy.accounting import gaussian_epsilon
 from dpsd.privacy.composition import OPEN
-from dpsd.privacy.events import PureRelease
+from dpsd.privacy.events import GaussianRelease
 from dpsd.privacy.plan import make_plan
 from dpsd.privacy.record import RunRecord
 from dpsd.privacy.statement import by_day, guarantee, plan_facts
@@ -82,13 +84,14 @@ def test_a_record_is_protected_up_to_groups(votes, tmp_path):
 
 
 def test_earlier_runs_stack_up_to_their_composition(tmp_path):
-    earlier = [RunRecord("a", PureRelease(0.5), 10, started="2023-05-06T00:00"),
-               RunRecord("b", PureRelease(1.0), 10, started="2023-07-08T00:00")]  # fmt: skip
-    facts = facts_of({"epsilon": 2.0, "answers": 40, "delta": 1e-5,
-                      "mechanism": "randomized_response"}, earlier)  # fmt: skip
+    """Gaussians compose by the sum of mu squared: mu 1 and mu 2 beside this run's own."""
+    earlier = [
+        RunRecord("a", GaussianRelease(1.0, 1.0), 10, started="2023-05-06T00:00"),
+        RunRecord("b", GaussianRelease(2.0, 1.0), 10, started="2023-07-08T00:00"),
+    ]
+    facts = facts_of({"epsilon": 2.0, "answers": 40}, earlier)
     bar = drawings(section_of(facts, tmp_path))[-1]
-    composed = facts["guarantee"]["composed_epsilon"]
-    assert 3.4 < composed <= 3.5  # pure epsilons add up, less what delta allows
+    composed = gaussian_epsilon(math.sqrt(facts["guarantee"]["mu"] ** 2 + 1 + 4), facts["delta"])
     assert f"epsilon {composed:.6g} per answer" in bar.caption
     assert "run of 2023-05-06" in bar.svg and "run of 2023-07-08" in bar.svg
 
