@@ -1,27 +1,34 @@
 """`dpsd demo`: the steps, in order, and where it keeps its ledger."""
 
+import os
+import subprocess
 from importlib.resources import files
 from pathlib import Path
 
 import pytest
 
 from dpsd import cli
+from dpsd.attacks.inversion.search import BUDGETS
 from dpsd.config import load_config
 
 ROOT = Path(__file__).parents[2]
 
 
+class Steps(list):
+    failing = None
+
+
 @pytest.fixture
 def steps(monkeypatch):
-    """The commands that the demo calls; none is run."""
-    called = []
+    """The commands that the demo calls; none is run, and one that is in `failing` fails."""
+    called = Steps()
     real = cli.main
 
     def main(words):
         if words[0] == "demo":
             return real(words)
         called.append(words)
-        return 1 if words[0] == "attack" and words[1] == "membership" else 0
+        return int(words[:2] == called.failing)
 
     monkeypatch.setattr(cli, "main", main)
     return called
@@ -32,9 +39,10 @@ def test_the_demo_is_the_configuration_of_the_repository():
     assert load_config(str(shipped)) == load_config(ROOT / "configs" / "attacks_digits.yaml")
 
 
-def test_the_demo_walks_the_whole_way(steps, tmp_path, monkeypatch, capsys):
+def test_the_demo_stops_where_a_step_fails(steps, tmp_path, monkeypatch, capsys):
     monkeypatch.delenv("DPSD_HOME")
     out = tmp_path / "demo"
+    steps.failing = ["attack", "membership"]
     assert cli.main(["demo", "--out", str(out), "--quiet", "--set", "loop.rounds=5"]) == 1
     assert [words[0] for words in steps] == ["transcribe", "evaluate", "attack", "attack"]
     transcribe = steps[0]
@@ -53,3 +61,39 @@ def test_the_demo_takes_a_home_that_is_named_and_no_folder_that_is_there(steps, 
     steps.clear()
     assert cli.main(["demo", "--out", str(tmp_path)]) == 2 and not steps
     assert "is there already" in capsys.readouterr().err
+
+
+def test_the_demo_ends_with_the_attacks_a_picture_and_the_report(steps, tmp_path, capsys):
+    out = tmp_path / "demo"
+    picture = out / "private/attacks/inversion/reconstructions-gmi.png"
+    real = steps.append
+
+    def append(words):  # the demo has seen by now that the folder is new
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        picture.touch()
+        real(words)
+
+    steps.append = append
+    assert cli.main(["demo", "--out", str(out)]) == 0
+    assert [words[:2] for words in steps[2:]] == [
+        ["attack", "inversion"], ["attack", "membership"], ["report", str(out)],
+    ]  # fmt: skip
+    assert all("--fast" in words for words in steps[2:4])
+    said = capsys.readouterr().out
+    assert str(picture) in said and "release/ may be given away" in said
+    assert "gmi" in BUDGETS["fast"].attacks  # so that the picture is there
+
+
+def test_the_script_installs_and_calls_the_command(tmp_path):
+    """With stubs in place of the installed programs."""
+    log, bin = tmp_path / "log", tmp_path / "venv/bin"
+    bin.mkdir(parents=True)
+    for name in ("dpsd", "python"):
+        (bin / name).write_text(f'#!/bin/sh\necho "$@" >> {log}\n')
+        (bin / name).chmod(0o755)
+    env = os.environ | {"DPSD_VENV": str(tmp_path / "venv")}
+    script = [ROOT / "scripts/demo", "--set", "x=1"]
+    done = subprocess.run(script, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    lines = log.read_text().splitlines()
+    assert "pip install" in lines[0] and lines[1:] == ["demo --set x=1"]
