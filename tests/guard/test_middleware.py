@@ -56,7 +56,7 @@ class Seen:
 
     def __init__(self, guard):
         self.list = []
-        guard.observe = lambda *what: self.list.append(what)
+        guard.observe = self.list.append
 
 
 @pytest.fixture
@@ -89,11 +89,11 @@ def test_questions_are_counted_answered_and_observed(make):
     _, client, guard = make(answers=lambda body: np.array([[0.5, 0.5]] * 2, np.float32))
     seen = Seen(guard)
     assert ask(client, "one two").text == "one two"
-    (observation,) = seen.list[0]
     account = guard.store.by_name("alice")
+    (observation,) = seen.list
     assert observation.features.shape == (2, 3) and observation.answers.shape == (2, 2)
-    assert observation.indicators["network"] == guard.hashed("network", "unknown")
     assert observation.account == account.id
+    assert observation.indicators["network"] == guard.hashed("network", "unknown")
     assert guard.store.spent(account.id) == 2 and account.tier == "trial"
     assert code(ask(client, "x " * 9)) == (429, "rate_limited")
     assert code(ask(client, "x " * 11)) == (413, "too_many_images")
