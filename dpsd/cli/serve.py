@@ -27,6 +27,9 @@ def add_serve(commands: Commands) -> None:
     added.add_argument("--private-key", type=Path, metavar="PEM", help="for TLS")
     added.add_argument("--workers", type=count, default=1, metavar="N",
                        help="processes that answer; more than one needs --store")  # fmt: skip
+    added.add_argument("--mark-key", type=Path, metavar="FILE",
+                       help="key of a mark of dpsd watermark, so that copies of what is served "
+                       "can be claimed; default: a key of the guard's own")  # fmt: skip
     add_store(added)
 
 
@@ -38,7 +41,8 @@ def run_serve(args: argparse.Namespace) -> int:
         args.target, config=args.config, host=args.host, port=args.port,
         admin_host=args.admin_host, admin_port=args.admin_port,
         behind_proxy=args.behind_proxy, certificate=args.certificate,
-        private_key=args.private_key, store=args.store, workers=args.workers, say=say,
+        private_key=args.private_key, store=args.store, workers=args.workers,
+        mark_key=args.mark_key, say=say,
     )  # fmt: skip
     return 0
 

@@ -4,6 +4,7 @@ Gating comes first and is cheap: key, limits, sizes. What cannot be counted is n
 """
 
 import asyncio
+import hashlib
 import secrets
 import sqlite3
 import time
@@ -51,7 +52,7 @@ class Service:
         settings: limits, tiers, policy.
         store: the guard's memory.
         pepper: of keys.
-        secret: key of the defences and of puzzles.
+        secret: key of the defences.
         shared: Redis address at which several workers count together; None: this process alone.
         reference: what honest traffic looks like; None: nothing is detected.
         beside: the same memory for the thread that watches; None: `store`.
@@ -79,9 +80,10 @@ class Service:
         chosen = self.settings
         limits = Limits(chosen.tier_table(), chosen.limits.network_images_per_minute,
                         chosen.limits.images_per_minute, self.store, self.shared)  # fmt: skip
-        reference = self.reference if chosen.detection.on else None
+        reference = self.reference if chosen.detection.watch else None
         honest = None if reference is None else reference.information
-        toll = Toll(self.secret, chosen.detection.work_hashes, honest)
+        secret = hashlib.blake2b(b"dpsd work", key=self.pepper, digest_size=32).digest()
+        toll = Toll(secret, chosen.detection.work_hashes, honest)
         return Guard(self.store, limits, chosen.policy_table(), reference, self.pepper, toll,
                      self.beside)  # fmt: skip
 

@@ -47,7 +47,7 @@ def fastest(release: Path, shape: Shape, folder: Path, say: Say) -> Ask:
         folder: keeps the exported student.
         say: receives the choice and both rates.
     """
-    both = _Both(load_student(release))
+    both = _Both(load_student(release)).eval()
     ways = {"torch": in_torch(both)}
     try:
         need_onnx()
@@ -75,7 +75,7 @@ def in_torch(both: nn.Module) -> Ask:
 
 def featured(model: nn.Module) -> Ask:
     """Any classifier of images, served by torch."""
-    return in_torch(_Both(model))
+    return in_torch(_Both(model).eval())
 
 
 def _session(path: Path) -> Ask:

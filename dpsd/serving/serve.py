@@ -38,6 +38,7 @@ def serve(
     private_key: Path | None = None,
     store: str | None = None,
     workers: int = 1,
+    mark_key: Path | None = None,
     say: Say = lambda text: None,
 ) -> None:
     """Serve until the process is told to stop.
@@ -54,6 +55,7 @@ def serve(
         private_key: PEM file of the certificate.
         store: address of a Redis; None: what `DPSD_STORE` says, else SQLite beside the release.
         workers: processes that answer; more than one needs Redis.
+        mark_key: file with the key of a mark of `dpsd watermark`, for the tiers' defences.
         say: receives lines for the operator.
 
     Raises:
@@ -78,7 +80,7 @@ def serve(
     with ExitStack() as stack:
         listener = stack.enter_context(listen(host, port))
         desk = _admin_listener(guard_folder(run), admin_host, admin_port, stack)
-        service = make_service(run, settings, say, store)
+        service = make_service(run, settings, say, store, mark_key)
         guard = service.guard()
         stack.callback(guard.close)
         app = make_app(service, guard)
@@ -99,7 +101,7 @@ def serve(
         at_once = settings.limits.requests_at_once
         tls: dict[str, Any] = {"ssl_certfile": certificate, "ssl_keyfile": private_key}
         if workers > 1:
-            make = WorkersApp(run, config, store, os.getpid())
+            make = WorkersApp(run, config, store, os.getpid(), mark_key)
             serve_workers(server_config(make, at_once, factory=True, workers=workers, **tls),
                           listener)  # fmt: skip
         else:
@@ -114,12 +116,14 @@ class WorkersApp:
     config: Path | None
     place: str | None
     parent: int
+    mark_key: Path | None = None
 
     def __call__(self) -> FastAPI:
         """The application."""
         end_with_parent(self.parent)
         settings = read_settings(self.config)
-        return make_app(make_service(self.run, settings, lambda text: None, self.place))
+        service = make_service(self.run, settings, lambda text: None, self.place, self.mark_key)
+        return make_app(service)
 
 
 def _admin_listener(

@@ -102,7 +102,7 @@ class PolicySettings(Section):
 class DetectionSettings(Section):
     """Who is looked at, and what is kept."""
 
-    on: bool = True
+    watch: bool = True
     """Needs a reference; without one the service says that it detects nothing."""
     reference: Path | None = None
     """Of `dpsd guard calibrate`; null: `guard/reference.npz` of the run, if it is there."""

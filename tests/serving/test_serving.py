@@ -1,6 +1,7 @@
 """Settings, networks, batches, and `dpsd serve` as a process."""
 
 import asyncio
+import contextlib
 import io
 import json
 import os
@@ -24,6 +25,7 @@ from dpsd.cli import main
 from dpsd.errors import UserError
 from dpsd.serving.network import network_of
 from dpsd.serving.predictor import Batcher
+from dpsd.serving.service import make_service
 from dpsd.serving.settings import read_settings
 
 ROOT = Path(__file__).parents[2]
@@ -194,3 +196,46 @@ def test_account_commands(run, capsys):
         2, "dpsd: error: account: 'eve' is unknown; `dpsd account list` names all\n"
     )  # fmt: skip
     assert say("forget", "bob")[0] == 0 and "bob" not in say("list")[1]
+
+
+@pytest.mark.parametrize("name", ["serve", "serve-basic", "serve-watch", "serve-full"])
+def test_ready_made_configurations_are_accepted(name):
+    settings = read_settings(ROOT / "configs" / f"{name}.yaml")
+    policy = settings.policy_table()
+    assert policy.dry_run == (name in ("serve", "serve-basic"))
+    assert settings.detection.watch == (name != "serve-basic")
+    wrong = {tier: settings.wrong_labels(tier) for tier in settings.tiers}
+    assert set(wrong.values()) == {name == "serve-full"}
+
+
+def test_a_key_of_a_mark_is_used_and_a_bad_one_refused(run, tmp_path):
+    key = tmp_path / "wave.key"
+    key.write_text(bytes(range(16)).hex() + "\n")
+    service = make_service(run.path, read_settings(None), lambda text: None, mark_key=key)
+    assert service.secret == bytes(range(16))
+    service.store.close()
+    key.write_text("abcd")
+    for path in (key, tmp_path / "none.key"):
+        with pytest.raises(UserError, match="--mark-key"):
+            make_service(run.path, read_settings(None), lambda text: None, mark_key=path)
+
+
+def test_calibrate_from_the_command_line(run, tmp_path, capsys):
+    """Images like users' make a reference; a service then says that it detects."""
+    images = torch.randint(0, 256, (600, *run.config.facts.shape), dtype=torch.uint8)
+    np.savez(tmp_path / "typical.npz", images=images.numpy())
+    command = ["guard", "calibrate", str(run.path), "--images", str(tmp_path / "typical.npz")]
+    assert main([*command, "--alpha", "0.01", "--accounts", "900"]) == 0
+    assert "an alarm in 0.01 of honest accounts a month" in capsys.readouterr().out
+    said = []
+    service = make_service(run.path, read_settings(None), said.append)
+    guard = service.guard()
+    assert guard.state()["detection"] == "ok" and "detection is on" in said[-1]
+    guard.close()
+    for more, says in ((["--alpha", "0.0001"], "--accounts: 2,000; "), (["--alpha", "0"], "alpha")):
+        with contextlib.suppress(SystemExit):
+            assert main([*command, *more]) == 2
+        assert says in capsys.readouterr().err
+    np.savez(tmp_path / "typical.npz", images=images[:20].numpy())
+    assert main(command) == 2
+    assert "20 images; accepted: at least 500" in capsys.readouterr().err
