@@ -51,7 +51,7 @@ def _problem(own: dict[str, dict], results: dict[str, list[dict]]) -> list[str]:
         for name in own if results[name][0]["prices"]
     ]  # fmt: skip
     return [
-        f"### {first['title']}",
+        f"### {first['title'].removesuffix(', ' + first['defence'])}",
         "",
         f"Victim {first['victim']['model']}, accuracy {percent(victim)} %; clones "
         f"{first['clone']}; agreement in percent after {ladder[-1]:,} asked images, by defence. "
