@@ -39,6 +39,7 @@ def opened(browser, address):
 
     def opened(size=WIDE, scheme="light", **options):
         context = browser.new_context(viewport=size, color_scheme=scheme, **options)
+        context.set_default_timeout(120_000)  # a page may wait long for a busy core
         contexts.append(context)
         page = context.new_page()
         page.on("console", lambda message: troubles.append(message.text))
