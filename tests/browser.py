@@ -14,6 +14,13 @@ ARGS = (
 )  # fmt: skip
 
 
+def axe_file():
+    """axe-core: where DPSD_AXE says, else in the package axe-playwright-python."""
+    found = importlib.util.find_spec("axe_playwright_python")
+    packaged = "" if found is None else str(Path(found.origin).parent / "axe.min.js")
+    return Path(os.environ.get("DPSD_AXE", packaged))
+
+
 def launch(playwright):
     """Headless Chromium: the system's, or what playwright installed.
 
@@ -28,12 +35,10 @@ def launch(playwright):
 
 def axe_violations(page):
     """What axe-core finds on a page: rule and first element of each violation."""
-    package = importlib.util.find_spec("axe_playwright_python")
-    home = Path(package.origin).parent if package else Path(os.environ.get("DPSD_AXE", "."))
-    if not (home / "axe.min.js").is_file():
-        _skip("NOT TESTED WITH AXE-CORE: install axe-playwright-python, or name the folder of "
-              "axe.min.js with DPSD_AXE")  # fmt: skip
-    page.evaluate((home / "axe.min.js").read_text())
+    axe = axe_file()
+    if not axe.is_file():
+        _skip("ACCESSIBILITY NOT TESTED: no axe-core (pip install axe-playwright-python)")
+    page.evaluate(axe.read_text())
     found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
     return [
         (v["id"], v["impact"], v["nodes"][0]["html"][:200], v["nodes"][0]["failureSummary"][:200])

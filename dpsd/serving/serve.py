@@ -92,9 +92,8 @@ def serve(
         if desk is None:
             say(f"no dashboard: dpsd account admin {run} makes its key")
         else:
-            secure = certificate is not None
-            board = make_board(service, guard_folder(run), policy=guard.policy,
-                               reference=guard.reference, secure=secure)  # fmt: skip
+            board = make_board(service, guard_folder(run), guarding=guard,
+                               secure=certificate is not None)  # fmt: skip
             stack.enter_context(admin_running(board, desk, certificate, private_key))
             say(f"dashboard on {scheme}://{admin_host}:{desk.getsockname()[1]}")
         say(f"serving on {scheme}://{host}:{listener.getsockname()[1]} (Ctrl-C stops)")

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 from types import SimpleNamespace
@@ -169,6 +170,9 @@ def test_bad_starts_are_one_line(run, tmp_path, capsys):
             (["--port", "70000"], "cannot be used"),
             (["--host", "0.0.0.0"], "is reachable by others"),
             (["--certificate", "x.pem"], "needs --private-key"),
+            (["--admin-port", "0"], "no key opens it"),
+            (["--admin-host", "0.0.0.0"], "is reachable by others"),
+            (["--admin-host", "0.0.0.0", "--behind-proxy"], "dashboard.hosts"),
             (["--config", str(tmp_path / "none.yaml")], "cannot be read"),
         ]
         for options, says in cases:
@@ -178,6 +182,38 @@ def test_bad_starts_are_one_line(run, tmp_path, capsys):
     for folder in (tmp_path, run.path / "private", run.path / "guard"):  # `release` alone is served
         assert main(["serve", str(folder), "--port", "0"]) == 2
         assert "no finished run or release folder" in capsys.readouterr().err
+
+
+def test_the_dashboard_beside_a_service(run, tmp_path, capsys):
+    """It opens where there is an admin key, on a port of its own, and stops with the service."""
+    assert main(["account", "admin", str(run.path)]) == 0
+    key = capsys.readouterr().out.strip().splitlines()[-1]
+    command = [sys.executable, "-m", "dpsd", "serve", str(run.path), "--port", "0",
+               "--admin-port", "0"]  # fmt: skip
+    log = (tmp_path / "log").open("w+")
+    running = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | {
+        "PYTHONPATH": str(ROOT)})  # fmt: skip
+    try:
+        deadline, urls = time.monotonic() + 120, []
+        while len(urls) < 2 and time.monotonic() < deadline and running.poll() is None:
+            urls = re.findall(r"(?:dashboard|serving) on (\S+)", (tmp_path / "log").read_text())
+            time.sleep(0.1)
+        assert len(urls) == 2, (tmp_path / "log").read_text()
+        dashboard, service = urls
+        head = {"Authorization": f"Bearer {key}"}
+        asked = urllib.request.Request(f"{dashboard}/admin/v1/traffic", headers=head)
+        with urllib.request.urlopen(f"{service}/healthz", timeout=30):
+            pass
+        with urllib.request.urlopen(asked, timeout=30) as reply:
+            assert sum(minute["requests"] for minute in json.load(reply)) == 1
+        for path in ("/admin/v1/accounts", "/login"):  # never on the public port
+            with pytest.raises(urllib.error.HTTPError, match="404"):
+                urllib.request.urlopen(urllib.request.Request(service + path, headers=head))
+        running.send_signal(signal.SIGINT)
+        assert running.wait(30) in (0, 130)
+    finally:
+        running.kill()
+        log.close()
 
 
 def test_account_commands(run, capsys):

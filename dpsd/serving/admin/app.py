@@ -12,6 +12,7 @@ from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
 from dpsd.errors import UserError
+from dpsd.guard.store import StoreError
 from dpsd.serving.admin.api import api_routes
 from dpsd.serving.admin.board import LOOPBACK, Board
 from dpsd.serving.admin.forms import Refused
@@ -80,7 +81,8 @@ def make_admin(board: Board) -> FastAPI:
         return _problem(request, 422, "not_accepted", "a value in the address is not accepted")
 
     @app.exception_handler(sqlite3.Error)
-    async def unwritable(request: Request, _: sqlite3.Error) -> Response:
+    @app.exception_handler(StoreError)
+    async def unwritable(request: Request, _: Exception) -> Response:
         text = "the guard's store cannot be used now; nothing was changed"
         return _problem(request, 503, "store_unavailable", text)
 

@@ -20,16 +20,18 @@ class Group:
     """Accounts that act together.
 
     Attributes:
-        members: their ids.
+        members: their ids, as far as they are listed.
         edges: pairs of ids with what ties them, in a few words.
         suspicion: of the group as one account; 1 is the alarm.
         reason: in one sentence.
+        size: how many members there are; 0: all are listed.
     """
 
     members: tuple[str, ...]
     edges: tuple[tuple[str, str, str], ...] = ()
     suspicion: float = 0.0
     reason: str = ""
+    size: int = 0
 
 
 def _no_points(_: bytes) -> Points:

@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 from dpsd.errors import UserError
 from dpsd.guard.accounts import rotate_key
 from dpsd.guard.actions import change_tier
-from dpsd.guard.explain import explanation
+from dpsd.guard.explain import explanation, sentence
 from dpsd.guard.store import Account
 from dpsd.serving.admin import acts, views
 from dpsd.serving.admin.api import forget_account, new_account
@@ -36,8 +36,10 @@ class Pages:
             autoescape=select_autoescape(["html.j2"], default=True), trim_blocks=True,
             lstrip_blocks=True,
         )  # fmt: skip
-        self._templates.filters |= {"day": _in_utc("%d %b %Y"), "clock": _in_utc("%H:%M:%S"),
-                                    "iso": _in_utc("%Y-%m-%dT%H:%M:%SZ")}  # fmt: skip
+        self._templates.filters |= {
+            "day": _in_utc("%d %b %Y"), "clock": _in_utc("%H:%M:%S"),
+            "iso": _in_utc("%Y-%m-%dT%H:%M:%SZ"), "sentence": sentence,
+        }  # fmt: skip
         self._templates.globals |= {
             "acts": acts.ACTS, "missing": acts.missing(board), "tiers": board.tiers,
             "dry_run": board.policy.dry_run,

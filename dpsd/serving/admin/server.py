@@ -9,11 +9,11 @@ from pathlib import Path
 
 import uvicorn
 
-from dpsd.guard.policy import Policy
-from dpsd.guard.reference import Reference
+from dpsd.guard.guard import Guard
 from dpsd.guard.sketch import Sketch
 from dpsd.serving.admin.app import make_admin
 from dpsd.serving.admin.board import Board, Points
+from dpsd.serving.admin.groups import logged_groups
 from dpsd.serving.app import Service
 
 _DRAIN = 5  # seconds for pages that are on their way when the service is stopped
@@ -23,8 +23,7 @@ def make_board(
     service: Service,
     guard: Path,
     *,
-    policy: Policy | None = None,
-    reference: Reference | None = None,
+    guarding: Guard | None = None,
     secure: bool = False,
 ) -> Board:
     """The board of a service.
@@ -32,18 +31,20 @@ def make_board(
     Args:
         service: what is served.
         guard: the guard's folder.
-        policy: what suspicion leads to; None: nothing.
-        reference: what honest traffic looks like, for pictures.
+        guarding: its guard, for the policy, for honest traffic in pictures, and for how it is.
         secure: whether the dashboard is reached by TLS alone.
     """
     board = Board(
         service.store, guard, service.pepper, tuple(service.settings.tiers), service.traffic,
-        policy or Policy(), points_of=_points_of, hosts=service.settings.dashboard.hosts,
-        secure=secure,
+        points_of=_points_of, groups=lambda: logged_groups(service.store),
+        hosts=service.settings.dashboard.hosts, secure=secure,
     )  # fmt: skip
-    if reference is None:
+    if guarding is None:
         return board
-    return replace(board, honest=reference.benign.points)
+    board = replace(board, policy=guarding.policy, state=guarding.state)
+    if guarding.reference is None:
+        return board
+    return replace(board, honest=guarding.reference.benign.points)
 
 
 @contextmanager

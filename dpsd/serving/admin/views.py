@@ -19,7 +19,8 @@ CARDS, ROWS = 24, 50  # on a page
 _WINDOWS = 600  # of an account that are drawn
 _READ = 5_000  # events that are looked through for those of the policy and of operators
 _NOTHING = np.zeros((0, 2), np.float32)
-_SILENT = "window"  # the kind of event that every account writes all the time
+_WINDOW = "window"
+_SILENT = (_WINDOW, "clusters")  # kinds of events that the guard writes all the time
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ class Line:
 
 def log(board: Board, most: int) -> list[Line]:
     """What the policy and operators did, newest first; windows are left out."""
-    found = [e for e in board.store.recent_events(_READ) if e["kind"] != _SILENT][:most]
+    found = [e for e in board.store.recent_events(_READ) if e["kind"] not in _SILENT][:most]
     names = {}
     for id in {e["account"] for e in found}:
         account = board.store.by_id(id) if id else None
@@ -148,8 +149,8 @@ class Past:
 def past(board: Board, account: Account) -> Past:
     """What happened to an account."""
     events = board.store.events(account.id)
-    values = [float(e["suspicion"]) for e in events if e["kind"] == _SILENT and "suspicion" in e]
-    lines = [_line(e, account.id, account.name) for e in events if e["kind"] != _SILENT]
+    values = [float(e["suspicion"]) for e in events if e["kind"] == _WINDOW and "suspicion" in e]
+    lines = [_line(e, account.id, account.name) for e in events if e["kind"] not in _SILENT]
     step = undoable(events)
     drawn = course(values[-_WINDOWS:], account.name)
     return Past(lines[::-1][:ROWS], drawn, len(values), step["kind"] if step else "")
@@ -160,8 +161,7 @@ def _line(event: dict[str, Any], account: str, name: str) -> Line:
     if "level" in event or "tier" in event:
         new = event.get("level", event.get("tier"))
         words.append(f"from {event.get('before') or 'none'} to {new or 'none'}")
-    if "suspicion" in event:
-        words.append(f"suspicion {event['suspicion']:.2f}")
+    words += [f"{k} {event[k]:.2f}" for k in ("suspicion", "prior") if k in event]
     words += [str(event[k]) for k in ("step", "reason", "says") if event.get(k)]
     if event.get("dry_run"):
         words.append("dry run: nothing changes")

@@ -9,6 +9,7 @@ from fastapi.testclient import TestClient
 
 from dpsd.guard.admin_key import make_admin_key
 from dpsd.guard.policy import Policy
+from dpsd.guard.store import StoreError
 from dpsd.serving.admin import sessions as sessions_module
 from dpsd.serving.admin import views
 from dpsd.serving.admin.app import make_admin
@@ -252,9 +253,10 @@ def test_a_session_that_is_not_used_ends_and_the_script_does_not_keep_it_open(tm
     assert sessions.find(tokens[0]) is None and sessions.find(tokens[-1]) is not None
 
 
-def test_a_store_that_cannot_be_used_is_said(desk, monkeypatch):
+@pytest.mark.parametrize("error", [sqlite3.OperationalError, StoreError])
+def test_a_store_that_cannot_be_used_is_said(desk, monkeypatch, error):
     def broken(*_, **__):
-        raise sqlite3.OperationalError("disk I/O error")
+        raise error("disk I/O error")
 
     token = desk.token()
     monkeypatch.setattr(desk.store, "note", broken)
