@@ -1,16 +1,23 @@
 """The client: batches, waits, work, and refusals that it does not argue with."""
 
 import json
+import socket
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from io import BytesIO
 
 import numpy as np
 import pytest
+import tiny_service as tiny
+import uvicorn
 
 from dpsd.errors import UserError
+from dpsd.guard.accounts import add_account
+from dpsd.guard.actions import hold
+from dpsd.guard.sqlite_store import SqliteStore
 from dpsd.guard.work import Spent, make_puzzle, refused
 from dpsd.serving import Client, Refused
+from dpsd.serving.server import server_config
 
 SECRET = bytes(range(32))
 IMAGES = np.arange(7 * 4, dtype=np.uint8).reshape(7, 1, 2, 2)
@@ -121,6 +128,34 @@ def test_other_answers_are_one_line(service, first, says):
     with pytest.raises(Refused, match=says) as e:
         client(service).predict(IMAGES[:1])
     assert "\n" not in str(e.value) and len(service.asked) == 1
+
+
+def test_it_works_for_the_real_service(tmp_path):
+    """An account at a level with work is answered, without doing anything itself."""
+    store = SqliteStore(tmp_path / "guard.sqlite")
+    account, key = add_account(store, tiny.PEPPER, "alice", "open")
+    service = tiny.Service(tiny.FACTS, tiny.model, {}, tiny.SETTINGS, store, tiny.PEPPER, SECRET)
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(server_config(tiny.make_app(service), 50))
+    thread = threading.Thread(target=server.run, args=([listener],))
+    thread.start()
+    one = Client(f"http://127.0.0.1:{listener.getsockname()[1]}", key)
+    images = np.random.default_rng(0).integers(0, 256, (11, 1, 6, 5), np.uint8)
+    try:
+        free = one.predict(images)  # two requests: eight images in one at most
+        assert free.probabilities is not None and one.worked == 0
+        policy = tiny.SETTINGS.policy_table()
+        hold(store, policy, account.id, "challenge", "me", "test")
+        worked = one.predict(images)
+        assert worked.labels.tolist() == free.labels.tolist() and one.worked > 0
+        hold(store, policy, account.id, "block", "me", "test")
+        with pytest.raises(Refused, match="403 blocked"):
+            one.predict(images[:1])
+        assert store.spent(account.id) == 22
+    finally:
+        server.should_exit = True
+        thread.join()
+        store.close()
 
 
 def test_bad_input_and_nobody_there():
