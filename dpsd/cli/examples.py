@@ -94,6 +94,13 @@ PURPOSES: dict[str, tuple[str, str]] = {
               "dpsd guard calibrate runs/mine --images typical.npz"),
     "guard calibrate": ("Show the guard what your users usually send.",
                         "dpsd guard calibrate runs/mine --images typical.npz"),
+    "guard scan": ("Look for copying in logs that you have already.",
+                   "dpsd guard scan access.jsonl --out scan"),
+    "guard clusters": ("See which accounts are one hand.", "dpsd guard clusters runs/mine"),
+    "guard indicators": ("Tell other operators what you found.",
+                         "dpsd guard indicators runs/mine --format stix --out found.json"),
+    "guard import": ("Be warned by what others found.", "dpsd guard import runs/mine found.json"),
+    "guard key": ("Make the key that you and other operators share.", "dpsd guard key runs/mine"),
     "account": (
         "Decide who may ask a served student, and how much.",
         "dpsd account add runs/mine alice --tier verified",

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from dpsd.cli.guard_tools import add_tools
 from dpsd.cli.options import Commands, count, number
 from dpsd.console import note, say
 
@@ -12,6 +13,7 @@ def add_guard(commands: Commands) -> None:
     text = "prepare and ask the guard that watches who asks a served student"
     added = commands.add_parser("guard", help=text, description=text)
     actions = added.add_subparsers(dest="action", required=True, metavar="ACTION")
+    add_tools(actions)
     about = "learn what honest questions look like, from images like those that users send"
     calibrate = actions.add_parser("calibrate", help=about, description=about)
     calibrate.set_defaults(run=run_calibrate)

@@ -53,7 +53,7 @@ def _add_scan(actions: Commands) -> None:
     added.add_argument("--plain-networks", action="store_true", help="tell networks in plain")
     added.add_argument("--memory", type=count, default=2_000, metavar="MB", help="default: 2,000")
     added.add_argument("--threads", type=count, default=max(1, min(2, os.cpu_count() or 1)),
-                       metavar="N")  # fmt: skip
+                       metavar="N", help="of DuckDB; default: %(default)s")  # fmt: skip
     add_json(added)
 
 
@@ -128,7 +128,7 @@ def _add_indicators(actions: Commands) -> None:
     added = _action(actions, "indicators", run_indicators,
                     "write what other operators may use: hashed indicators")  # fmt: skip
     _on_run(added)
-    added.add_argument("--format", choices=("json", "stix"), default="json")
+    added.add_argument("--format", choices=("json", "stix"), default="json", help="default: json")
     added.add_argument("--out", type=Path, metavar="FILE", help="default: the terminal")
     added.add_argument("--at-least", type=number, default=1.0, metavar="X",
                        help="suspicion of the accounts that are told, default 1: the "
