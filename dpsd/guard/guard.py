@@ -66,7 +66,7 @@ class Guard:
         self._beside = beside or store
         self._background = (
             None if reference is None
-            else Background(Watch(self._beside, reference, policy).observe)
+            else Background(Watch(self._beside, reference, policy).observe_all)
         )  # fmt: skip
 
     def gate(

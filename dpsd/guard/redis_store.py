@@ -7,7 +7,7 @@ A charge is as durable as Redis is told to be: `durability` says how durable tha
 import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -187,6 +187,10 @@ class RedisStore:
         kept = json.dumps(facts).encode() + b"\n" + watched.sketch
         score = repr(float(watched.suspicion))
         self._script(WATCH, ("watched", "suspicion"), watched.account, kept, score)
+
+    def together(self) -> AbstractContextManager[object]:
+        """Nothing more: every change is written by itself."""
+        return nullcontext()
 
     def saw(self, account: str, kind: str, indicator: str, at: float, images: int) -> None:
         """Keep that an account asked with an indicator, such as a network."""

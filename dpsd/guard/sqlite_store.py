@@ -1,6 +1,7 @@
 """The guard's memory in SQLite: the default, with nothing to install.
 
-Every charge is on disk before an answer leaves, so that a killed service loses none. The file is
+A charge is in the file before an answer leaves, so that a killed service loses none; a machine that
+loses power may lose those of its last moments. The file is
 the operator's own (mode 0600); it holds no image and no key, only keyed hashes of keys.
 """
 
@@ -12,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
-from threading import Lock
+from threading import RLock
 from typing import Any
 
 from dpsd.errors import UserError
@@ -43,19 +44,17 @@ _PATIENCE = 5  # seconds that a writer waits for another process
 class SqliteStore:
     """The guard's memory in one file; several processes may have it open."""
 
-    def __init__(self, path: Path, durable: bool = True) -> None:
+    def __init__(self, path: Path) -> None:
         """Open it, or make it.
 
         Args:
             path: of the file.
-            durable: whether each change is on disk when a method returns. Without it the latest
-                ones may be lost where the machine fails, and none where the process does.
 
         Raises:
             UserError: the file cannot be read or is no such store.
         """
-        self.path, self._durable = path, durable
-        self._lock = Lock()
+        self.path = path
+        self._lock = RLock()
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
@@ -223,9 +222,18 @@ class SqliteStore:
         return [Watched(*row) for row in rows]
 
     @contextmanager
+    def together(self) -> Iterator[None]:
+        """One transaction for all that this thread writes within."""
+        with self._transaction():
+            yield
+
+    @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """One writer at a time; all of it or nothing."""
+        """One writer at a time; all of it or nothing. Within another one it is a part of that."""
         with self._lock:
+            if self._db.in_transaction:  # of this thread: others wait for the lock
+                yield self._db
+                return
             self._same_file()
             self._db.execute("BEGIN IMMEDIATE")
             try:
@@ -239,7 +247,7 @@ class SqliteStore:
     def _connect(self) -> None:
         self._db = sqlite3.connect(self.path, timeout=_PATIENCE, check_same_thread=False)
         self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute(f"PRAGMA synchronous={'FULL' if self._durable else 'NORMAL'}")
+        self._db.execute("PRAGMA synchronous=NORMAL")  # waiting for the disk takes milliseconds
         self._db.executescript(_SCHEMA)
         self._file = _identity(self.path)
 

@@ -5,6 +5,7 @@ machines serve. A charge is in the store before an answer leaves, so that a kill
 none.
 """
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -142,6 +143,9 @@ class Store(Protocol):
 
     def watch(self, watched: Watched) -> None:
         """Keep what the detectors hold of an account, in place of what was there."""
+
+    def together(self) -> AbstractContextManager[object]:
+        """What is written within is written at once, as far as the store can."""
 
     def saw(self, account: str, kind: str, indicator: str, at: float, images: int) -> None:
         """Keep that an account asked with an indicator, such as a network."""

@@ -7,7 +7,7 @@ open, and `/readyz` and the metrics say so.
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -17,9 +17,11 @@ from dpsd.guard.detectors import DETECTORS, WEIGHTS, statistics
 from dpsd.guard.evidence import Evidence
 from dpsd.guard.policy import Policy
 from dpsd.guard.reference import Reference
-from dpsd.guard.sketch import Sketch
+from dpsd.guard.sketch import Rows, Sketch
 from dpsd.guard.store import Store, Watched
 
+_GATHER = 0.05  # seconds
+_AT_ONCE = 256
 _WAITING = 2_000  # observations; about 100 MB at most with 256 images each and 50 features
 
 
@@ -60,23 +62,55 @@ class Watch:
 
     def observe(self, seen: Observation) -> Watched:
         """Take in one request: sketch, evidence, suspicion and level of its account."""
-        rows = self.reference.benign.rows(seen.features, seen.answers, seen.hashes)
-        before = self.store.watched(seen.account) or Watched(seen.account, b"")
-        sketch = Sketch(before.sketch)
-        sketch.asked_at(np.array([seen.at]))
-        watched, start = before, 0
+        self.observe_all([seen])
+        return self.store.watched(seen.account) or Watched(seen.account, b"")
+
+    def observe_all(self, requests: Sequence[Observation]) -> None:
+        """Take in requests in their order; each account is read and written once."""
+        by_account: dict[str, list[Observation]] = {}
+        for seen in requests:
+            by_account.setdefault(seen.account, []).append(seen)
+        with self.store.together():
+            for account, mine in by_account.items():
+                self._observe(account, mine)
+
+    def _observe(self, account: str, requests: Sequence[Observation]) -> None:
+        watched = self.store.watched(account) or Watched(account, b"")
+        sketch = Sketch(watched.sketch)
+        rows, at, wanted = self._questions(requests)
+        start = 0
         while start < len(rows):
-            part = rows.pick(slice(start, start + sketch.room))
-            sketch.add(part, seen.wanted, self.reference.benign.spread)
-            start += len(part)
+            end = min(start + sketch.room, len(rows))
+            other = np.flatnonzero(wanted[start:end] != wanted[start])
+            part = slice(start, start + int(other[0]) if len(other) else end)
+            sketch.asked_at(at[part])
+            sketch.add(rows.pick(part), bool(wanted[start]), self.reference.benign.spread)
+            start = part.stop
             if sketch.room == 0:
-                watched = self._window(watched, sketch, seen.at)
+                watched = self._window(watched, sketch, float(at[start - 1]))
                 sketch.close_window()
-        watched = replace(watched, sketch=sketch.to_bytes(), updated=seen.at)
-        self.store.watch(watched)
-        for kind, indicator in seen.indicators.items():
-            self.store.saw(seen.account, kind, indicator, seen.at, len(rows))
-        return watched
+        last = requests[-1].at
+        self.store.watch(replace(watched, sketch=sketch.to_bytes(), updated=last))
+        images: dict[tuple[str, str], int] = {}
+        for seen in requests:
+            for name in seen.indicators.items():
+                images[name] = images.get(name, 0) + len(seen.features)
+        for (kind, indicator), count in images.items():
+            self.store.saw(account, kind, indicator, last, count)
+
+    def _questions(
+        self, requests: Sequence[Observation]
+    ) -> tuple[Rows, NDArray[np.float64], NDArray[np.bool_]]:
+        """All questions of the requests, when each was asked, whether for probabilities."""
+        counts = [len(seen.features) for seen in requests]
+        hashes = [seen.hashes for seen in requests if seen.hashes is not None]
+        rows = self.reference.benign.rows(
+            np.concatenate([seen.features for seen in requests]),
+            np.concatenate([seen.answers for seen in requests]),
+            np.concatenate(hashes) if len(hashes) == len(requests) else None,
+        )
+        at = np.repeat(np.array([seen.at for seen in requests]), counts)
+        return rows, at, np.repeat(np.array([seen.wanted for seen in requests]), counts)
 
     def _window(self, watched: Watched, sketch: Sketch, at: float) -> Watched:
         """The account after a whole window, with what is logged of it."""
@@ -119,14 +153,16 @@ def reason_of(e_values: NDArray[np.float64], otherwise: str) -> str:
 
 
 class Background:
-    """A thread that hands observations to `Watch.observe`, or drops them where too many wait.
+    """A thread that hands observations to `Watch.observe_all`, or drops them where too many wait.
+
+    It lets some gather before it looks, so that it disturbs answers little.
 
     Attributes:
         dropped: observations that were never looked at.
         failed: those at which looking failed; the last error is `error`.
     """
 
-    def __init__(self, observe: Callable[[Observation], object]) -> None:
+    def __init__(self, observe: Callable[[list[Observation]], object]) -> None:
         self._observe = observe
         self._queue: queue.Queue[Observation | None] = queue.Queue(_WAITING)
         self.dropped = self.failed = 0
@@ -158,11 +194,22 @@ class Background:
         self._thread.join(10)
 
     def _work(self) -> None:
-        while (seen := self._queue.get()) is not None:
+        going = True
+        while going:
+            taken = [self._queue.get()]
+            time.sleep(_GATHER)
+            while len(taken) < _AT_ONCE and taken[-1] is not None:
+                try:
+                    taken.append(self._queue.get_nowait())
+                except queue.Empty:
+                    break
+            found = [seen for seen in taken if seen is not None]
+            going = len(found) == len(taken)
             try:
-                self._observe(seen)
+                if found:
+                    self._observe(found)
             except Exception as e:  # detection fails open: the service goes on, and says so
-                self.failed += 1
+                self.failed += len(found)
                 self.error = f"{type(e).__name__}: {e}"
-            finally:
+            for _ in taken:
                 self._queue.task_done()

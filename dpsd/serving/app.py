@@ -5,10 +5,9 @@ Gating comes first and is cheap: key, limits, sizes. What cannot be counted is n
 
 import asyncio
 import hashlib
-import secrets
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -31,6 +30,7 @@ from dpsd.guard.toll import Toll
 from dpsd.guard.watch import Observation
 from dpsd.guard.work import HEADER
 from dpsd.serving.decode import NPY, BadRequest, Sizes, read_json, read_npy, read_pictures
+from dpsd.serving.frame import Frame
 from dpsd.serving.network import network_of
 from dpsd.serving.predictor import Ask, Batcher
 from dpsd.serving.settings import ServeSettings
@@ -108,7 +108,7 @@ def make_app(service: Service, guard: Guard | None = None) -> FastAPI:
     seconds = Histogram("dpsd_predict_seconds", "Seconds of a prediction", registry=registry)
     observed = Gauge("dpsd_observations", "Requests that were not looked at", ["why"],
                      registry=registry)  # fmt: skip
-    state = {"open": True, "running": 0}
+    state = {"open": True}
     decoding = asyncio.Semaphore(_DECODERS)
 
     @asynccontextmanager
@@ -120,27 +120,11 @@ def make_app(service: Service, guard: Guard | None = None) -> FastAPI:
     app = FastAPI(title="dpsd", version="1", lifespan=lifespan,
                   description="A released student behind a guard.")  # fmt: skip
 
-    @app.middleware("http")
-    async def frame(
-        request: Request, call_next: Callable[[Request], Awaitable[Response]]
-    ) -> Response:
-        """Request ids, a limit on requests at once, and counting."""
-        request.state.id = secrets.token_hex(8)
-        if state["running"] >= settings.limits.requests_at_once:
-            response: Response = _error(request, 503, "busy", "too many requests at once", 1)
-        else:
-            state["running"] += 1
-            try:
-                response = await call_next(request)
-            finally:
-                state["running"] -= 1
-        response.headers["X-Request-ID"] = request.state.id
-        response.headers["Cache-Control"] = "no-store"
-        route = request.scope.get("route")
-        path = getattr(route, "path", "other")
-        requests.labels(path, str(response.status_code)).inc()
-        service.traffic.request(response.status_code)
-        return response
+    def counted(path: str, status: int) -> None:
+        requests.labels(path, str(status)).inc()
+        service.traffic.request(status)
+
+    app.add_middleware(Frame, at_once=settings.limits.requests_at_once, count=counted)
 
     @app.exception_handler(BadRequest)
     async def bad(request: Request, error: BadRequest) -> Response:

@@ -66,7 +66,7 @@ def make_service(
     reference = _reference(guard, settings, say)
     beside = None
     if reference is not None and isinstance(store, SqliteStore):
-        beside = SqliteStore(store.path, durable=False)
+        beside = SqliteStore(store.path)
     return Service(facts, ask, about, settings, store, pepper, secret, shared_address(place),
                    reference, beside)  # fmt: skip
 
