@@ -27,7 +27,7 @@ WRONG = 1e-4
 """Probability that a calibration's bounds are too low; it is added to the false-alarm rate."""
 _LEVELS = 2.0 ** -np.arange(1, 21)  # tail rates at which thresholds are set
 _LEAST = 200  # benign windows
-_KAPPA = 0.5
+_KAPPA = 0.25
 _MOST = 1e12  # of evidence, so that an account that changes its ways is cleared in finite time
 
 
@@ -77,7 +77,7 @@ def calibrate(benign: ArrayLike) -> Tail:
 
 
 def e_value(p: ArrayLike) -> Floats:
-    """The calibrator kappa p^(kappa - 1) with kappa 1/2: mean at most 1 under the null."""
+    """The calibrator kappa p^(kappa - 1) with kappa 1/4: mean at most 1 under the null."""
     return np.asarray(_KAPPA * np.asarray(p, np.float64) ** (_KAPPA - 1))
 
 

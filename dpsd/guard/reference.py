@@ -26,8 +26,9 @@ from dpsd.imports import brief
 Floats = NDArray[np.float32]
 _PICTURE = 500  # honest points in pictures
 _FIT = 20_000  # questions from which directions and means are taken
-_SOME = 4  # windows of an account at most, so that the busiest do not stand for all
-_USUAL = 0.999
+_SOME = 16  # windows of an account at most, so that the busiest do not stand for all
+_USUAL = 0.99
+_FOR_A_MEAN = 4  # windows of an account
 _FEW = 30  # questions of a class below which it has no mean of its own
 _FACTS = ("discount", "level", "alpha", "accounts")
 _SCALARS = ("benign.spread", "benign.entropy", "benign.margin")
@@ -111,8 +112,8 @@ class Reference:
         benign: what honest questions are like.
         tails: of each detector's statistic over honest windows.
         discount: factor of each window's e-value, at most 1. Honest accounts differ from each
-            other, and an unusual one would gather evidence for ever; with it, all but a thousandth
-            of them lose on average.
+            other, and an unusual one would gather evidence for ever; with it, all but a hundredth
+            of them lose on average, and the level is for the rest.
         level: the evidence at which an account raises an alarm.
         alpha: false-alarm rate of an account over the time that the honest ones were watched.
         accounts: honest accounts whose evidence set the level.
@@ -270,7 +271,7 @@ def calibrate(
     tails = {name: tail_of(by_window[:, i]) for i, name in enumerate(DETECTORS)}
     information = honest_information([bank.entropy[s.rows] for s in second])
     plain = Reference(benign, tails, 1.0, 2.0, alpha, len(third), information)
-    means = [float((plain.e_values(v) @ WEIGHTS).mean()) for v in found if len(v) >= _SOME]
+    means = [float((plain.e_values(v) @ WEIGHTS).mean()) for v in found if len(v) >= _FOR_A_MEAN]
     discount = min(1.0, 1 / float(np.quantile(means, _USUAL))) if means else 1.0
     plain = replace(plain, discount=discount)
     maxima = [highest(plain, all_windows(benign, bank, stream)) for stream in third]

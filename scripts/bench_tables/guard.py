@@ -50,7 +50,7 @@ POOLS: dict[str, tuple[str, ...]] = {
     "honest": ("basic", "distillation", "active", "augmented", "mixup"),
 }  # fmt: skip
 """Where an attacker's questions come from -> attacks. `honest`: rows like those of honest users."""
-SEEDS = (0, 1, 2, 3, 4, 5)
+SEEDS = tuple(range(10))
 
 
 @dataclass(frozen=True)
