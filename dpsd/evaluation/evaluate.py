@@ -44,8 +44,8 @@ def evaluate(
         `split`, `rows`, `agreement_with` (what the agreement is measured against), `teacher` with
         `accuracy` and `ece`, `student` with `accuracy`, `ece` and `agreement`, and `per_class`, a
         list of `class`, `rows`, `teacher` and `student` accuracy. All are shares from 0 to 1.
-        `reliability` has the bins of a calibration diagram, `confusion` the student's classes by
-        true class (rows), empty with more than 20 classes.
+        `reliability` has the bins of a calibration diagram, `confusion` counts rows by true class
+        and the student's class (none with more than 20 classes).
         Without such rows, the agreement is that with held-out paid answers.
         `student.gain_nats_per_answer` then says how much better than a uniform guess the student
         predicts those answers. All other figures are None.

@@ -101,6 +101,8 @@ def _groups(facts: dict[str, Any]) -> list[Drawing]:
         return []
     known = [(1, g["composed_epsilon"]), *((p["k"], p["epsilon"]) for p in g["groups"])]
     finite = [(k, e) for k, e in known if e is not None]
+    if not finite:
+        return []
     told = "; ".join(f"{k}: {show_epsilon(e)}" for k, e in known)
     return [bars(
         [f"{k} {unit}{'s' * (k > 1)}" for k, _ in finite], [("epsilon", [e for _, e in finite])],

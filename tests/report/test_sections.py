@@ -89,7 +89,7 @@ def test_earlier_runs_stack_up_to_their_composition(tmp_path):
         RunRecord("a", GaussianRelease(1.0, 1.0), 10, started="2023-05-06T00:00"),
         RunRecord("b", GaussianRelease(2.0, 1.0), 10, started="2023-07-08T00:00"),
     ]
-    facts = facts_of({"epsilon": 2.0, "answers": 40}, earlier)
+    facts = facts_of({"epsilon": 2.0, "answers": 40, "mechanism": "gaussian"}, earlier)
     bar = drawings(section_of(facts, tmp_path))[-1]
     composed = gaussian_epsilon(math.sqrt(facts["guarantee"]["mu"] ** 2 + 1 + 4), facts["delta"])
     assert f"epsilon {composed:.6g} per answer" in bar.caption
@@ -100,9 +100,9 @@ def test_a_budget_is_drawn_and_an_open_run_is_not(votes, tmp_path):
     budget = {"unit": "record", "epsilon": 5.0, "delta": 1e-5, "set": "2024-01-01"}
     section = section_of(votes | {"budgets": [budget]}, tmp_path)
     assert "budget 5" in drawings(section)[-1].svg
-    earlier = [by_day(RunRecord("a", OPEN[0], 10, unit="none"))]
-    section = section_of(facts_of(RECORD, made=1) | {"earlier_runs": earlier}, tmp_path)
+    section = section_of(facts_of(RECORD, [RunRecord("a", OPEN[0], 10, unit="none")]), tmp_path)
     assert "no finite epsilon holds for one record" in words(section)
+    assert len(drawings(section)) == 1  # the curve, at 100 %
 
 
 def test_not_private_is_drawn_as_nothing(tmp_path):
