@@ -78,7 +78,8 @@ Commands = Any
 """What `add_subparsers` gives: a command is added to it."""
 _TARGETS = {
     "CONFIG": "a YAML file", "RUN": "a run folder", "RELEASE": "a release folder",
-    "DATASET": "a data set's name", "LEDGER": "a data set's name, or a folder with a ledger",
+    "DATASET": "a data set's name",
+    "LEDGER": "a data set's name, a run that was charged, or a folder with a ledger",
 }  # fmt: skip
 
 

@@ -187,10 +187,14 @@ def _root(given: Path | None) -> Path:
 
 
 def _folder(target: str, root: Path | None) -> Path:
-    """The folder of a ledger: a path, a data set's name, or a teacher's folder below the root."""
+    """The folder of a ledger: a path, a run that was charged to it, a name below the root."""
     from dpsd.data.identity import dataset_folder
 
     base = _root(root)
+    if (Path(target) / "private" / "run.json").is_file():
+        from dpsd.runs.folder import open_run
+
+        return open_run(Path(target)).ledger_folder
     for folder in (Path(target), dataset_folder(base, target), base / target):
         if (folder / "ledger.jsonl").is_file():
             return folder

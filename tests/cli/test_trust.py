@@ -52,6 +52,9 @@ def test_the_chain_of_trust(root, dpsd, tmp_path):
     assert code == 0 and "which is the key in" in text and "checked: the ledger" in text
     code, text = dpsd("verify", run / "release", "--json")
     assert json.loads(text)["verified"]
+    for words in (("ledger",), ("key", "--out", tmp_path / "again.pub")):
+        assert dpsd(words[0], run, *words[1:])[0] == 0  # a run names its ledger
+    assert (tmp_path / "again.pub").read_text() == (tmp_path / "owner.pub").read_text()
     code, text = dpsd("ledger", teacher)
     assert "composed epsilon, one answer" in text and "single" in text and "fresh" in text
     code, text = dpsd("ledger", "digits", "--json")
