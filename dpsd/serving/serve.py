@@ -20,7 +20,7 @@ from dpsd.serving.app import make_app
 from dpsd.serving.server import is_loopback, listen, server_config
 from dpsd.serving.service import guard_folder, make_service
 from dpsd.serving.settings import read_settings
-from dpsd.serving.workers import end_with_parent, serve_workers
+from dpsd.serving.workers import Worker, serve_workers
 
 _ADMIN_PORT = 8001
 
@@ -100,9 +100,8 @@ def serve(
         at_once = settings.limits.requests_at_once
         tls: dict[str, Any] = {"ssl_certfile": certificate, "ssl_keyfile": private_key}
         if workers > 1:
-            make = WorkersApp(run, config, store, os.getpid(), mark_key)
-            serve_workers(server_config(make, at_once, factory=True, workers=workers, **tls),
-                          listener)  # fmt: skip
+            make = WorkersApp(run, config, store, mark_key)
+            serve_workers(Worker(make, at_once, os.getpid(), tls), workers, listener)
         else:
             uvicorn.Server(server_config(app, at_once, **tls)).run(sockets=[listener])
 
@@ -114,12 +113,10 @@ class WorkersApp:
     run: Path
     config: Path | None
     place: str | None
-    parent: int
     mark_key: Path | None = None
 
     def __call__(self) -> FastAPI:
         """The application."""
-        end_with_parent(self.parent)
         settings = read_settings(self.config)
         service = make_service(self.run, settings, lambda text: None, self.place, self.mark_key)
         return make_app(service)

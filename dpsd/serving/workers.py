@@ -5,22 +5,52 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import uvicorn
 from uvicorn.supervisors import Multiprocess
 
+from dpsd.serving.server import server_config
+
 _UNRESPONSIVE = 30  # seconds after which a worker that does not even pong is replaced
 
 
-def serve_workers(config: uvicorn.Config, listener: socket.socket) -> None:
+@dataclass(frozen=True)
+class Worker:
+    """One process that answers; everything is made in it, so that only settings travel to it.
+
+    Attributes:
+        make: makes the application; must be picklable, as all of this.
+        at_once: requests that the application answers at once.
+        parent: process that starts the worker.
+        tls: of `uvicorn.Config`.
+    """
+
+    make: Callable[[], Any]
+    at_once: int
+    parent: int
+    tls: dict[str, Any]
+
+    def __call__(self, sockets: list[socket.socket] | None) -> None:
+        """Answer until the process is told to stop."""
+        end_with_parent(self.parent)
+        config = server_config(self.make(), self.at_once, **self.tls)
+        uvicorn.Server(config).run(sockets=sockets)
+
+
+def serve_workers(worker: Worker, workers: int, listener: socket.socket) -> None:
     """Serve until the process is told to stop.
 
     Args:
-        config: with a factory of the application, which must be picklable, and at least 2 workers.
+        worker: what each process does.
+        workers: processes, at least 2.
         listener: listens already; the kernel hands each connection to one worker.
     """
-    config.timeout_worker_healthcheck = _UNRESPONSIVE
-    Multiprocess(config, target=uvicorn.Server(config).run, sockets=[listener]).run()
+    config = uvicorn.Config("", workers=workers, log_level="warning",
+                            timeout_worker_healthcheck=_UNRESPONSIVE)  # fmt: skip
+    Multiprocess(config, target=worker, sockets=[listener]).run()
 
 
 def end_with_parent(parent: int) -> None:

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import pickle
 import re
 import signal
 import subprocess
@@ -19,6 +20,8 @@ from products import copy_of, tiny_run
 from redis_server import redis_server
 
 from dpsd.cli import main
+from dpsd.serving.serve import WorkersApp
+from dpsd.serving.workers import Worker
 
 ROOT = Path(__file__).parents[2]
 
@@ -116,3 +119,9 @@ def test_several_workers_need_redis(run, capsys, monkeypatch):
         assert "--workers: 2 processes" in said and said.count("\n") == 1
     assert main(["serve", str(run.path), "--store", "ftp://x"]) == 2
     assert "ftp://; accepted: redis://" in capsys.readouterr().err
+
+
+def test_what_travels_to_a_worker_can_travel(tmp_path):
+    make = WorkersApp(tmp_path, None, "redis://127.0.0.1:6379", None)
+    worker = Worker(make, 20, os.getpid(), {"ssl_certfile": None, "ssl_keyfile": tmp_path})
+    assert pickle.loads(pickle.dumps(worker)) == worker
