@@ -210,7 +210,7 @@ def test_the_dashboard_beside_a_service(run, tmp_path, capsys):
             with pytest.raises(urllib.error.HTTPError, match="404"):
                 urllib.request.urlopen(urllib.request.Request(service + path, headers=head))
         running.send_signal(signal.SIGINT)
-        assert running.wait(30) in (0, 130)
+        assert running.wait(120) in (0, 130)
     finally:
         running.kill()
         log.close()
