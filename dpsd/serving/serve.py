@@ -93,7 +93,7 @@ def serve(
             say(f"no dashboard: dpsd account admin {run} makes its key")
         else:
             board = make_board(service, guard_folder(run), guarding=guard,
-                               secure=certificate is not None)  # fmt: skip
+                               secure=certificate is not None, counted=workers == 1)  # fmt: skip
             stack.enter_context(admin_running(board, desk, certificate, private_key))
             say(f"dashboard on {scheme}://{admin_host}:{desk.getsockname()[1]}")
         say(f"serving on {scheme}://{host}:{listener.getsockname()[1]} (Ctrl-C stops)")

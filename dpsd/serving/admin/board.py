@@ -63,6 +63,7 @@ class Board:
         state: of the guard's parts, as `/readyz` shows it.
         hosts: names under which the dashboard may be reached, beside those of this machine.
         secure: whether it is reached by TLS alone.
+        counted: whether `traffic` is all of it; false where several processes answer.
     """
 
     store: Store
@@ -77,3 +78,4 @@ class Board:
     state: Callable[[], dict[str, object]] = _no_state
     hosts: tuple[str, ...] = ()
     secure: bool = False
+    counted: bool = True

@@ -25,6 +25,7 @@ def make_board(
     *,
     guarding: Guard | None = None,
     secure: bool = False,
+    counted: bool = True,
 ) -> Board:
     """The board of a service.
 
@@ -33,11 +34,12 @@ def make_board(
         guard: the guard's folder.
         guarding: its guard, for the policy, for honest traffic in pictures, and for how it is.
         secure: whether the dashboard is reached by TLS alone.
+        counted: whether this process answers all requests.
     """
     board = Board(
         service.store, guard, service.pepper, tuple(service.settings.tiers), service.traffic,
         points_of=_points_of, groups=lambda: logged_groups(service.store),
-        hosts=service.settings.dashboard.hosts, secure=secure,
+        hosts=service.settings.dashboard.hosts, secure=secure, counted=counted,
     )  # fmt: skip
     if guarding is None:
         return board

@@ -94,7 +94,7 @@ def traffic(board: Board) -> dict[str, Any]:
         "images_hour": sum(m.images for m in minutes), "refused_hour": refused,
         "requests_hour": requests, "suspicious": len(found),
         "alarms": sum(max(w.suspicion, w.prior) >= 1 for w in found),
-        "state": board.state(), "at": time.time(),
+        "counted": board.counted, "state": board.state(), "at": time.time(),
     }  # fmt: skip
 
 

@@ -152,6 +152,17 @@ def test_a_button_without_a_level_is_off_and_says_why(tmp_path):
     desk.store.close()
 
 
+def test_traffic_that_others_count_is_not_shown_as_none(tmp_path):
+    for counted in (True, False):
+        desk = Desk(tmp_path / str(counted), counted=counted)
+        desk.log_in()
+        for path in ("/", "/live"):
+            text = desk.page(path)
+            assert ("Images this minute" in text) == counted and "<dt>Accounts</dt>" in text
+            assert ("Several workers answer" in text) != counted
+        desk.store.close()
+
+
 def test_forms_come_back_to_the_dashboard_alone(desk):
     for back in ("https://evil.example/", "//evil.example", "/\\evil.example", "javascript:x", ""):
         answer = desk.send("/act", account=desk.ids["Fern"], action="slow", back=back)
