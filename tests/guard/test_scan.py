@@ -115,7 +115,7 @@ def test_evidence_is_that_of_the_running_guard(tmp_path):
     bank = rng.normal(size=(20_000, 6)).astype(np.float32)
     said = rng.dirichlet([1, 1, 1], len(bank)).astype(np.float32)
     streams = [Stream(rng.integers(0, len(bank), 100), START + np.sort(rng.uniform(0, 1e6, 100)))
-               for _ in range(400)]  # fmt: skip
+               for _ in range(1_500)]  # fmt: skip
     reference = calibrate(bank, said, None, streams, alpha=0.05, seed=1)
     copier = Stream(np.arange(3_000), START + np.arange(3_000.0))
     features = np.concatenate([bank[s.rows] for s in streams[:5]] + [bank[:3_000] * 3 + 2])
