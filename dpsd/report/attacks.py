@@ -11,6 +11,7 @@ from dpsd.attacks.inversion.scores import load_inversion_scores
 from dpsd.attacks.inversion.text import ATTACK_NAMES, inversion_texts, target_name
 from dpsd.attacks.membership.report import score_cells
 from dpsd.attacks.membership.text import membership_table
+from dpsd.attacks.statistics import Floats, Mask
 from dpsd.attacks.store import SCORES, load_scores
 from dpsd.console import percent, show_epsilon
 from dpsd.report.card import ATTACKS, card_parts, measured_sections
@@ -86,13 +87,11 @@ def _membership(source: Source, report: dict[str, Any]) -> list[Part]:
 
 def _rocs(arrays: dict[str, Any], facts: dict[str, Any]) -> list[Drawing]:
     """ROC curves on log axes: a drawing for each target and kind of rows, the run's own first."""
-    from sklearn.metrics import roc_curve
-
     panels: dict[str, list[Curve]] = {}
     areas: dict[str, list[str]] = {}
     least: dict[str, float] = {}
     for target, kind, name, scores, member in score_cells(arrays, facts):
-        fpr, tpr, _ = roc_curve(member, scores, drop_intermediate=False)
+        fpr, tpr = roc(scores, member)
         title = f"{target}, {kind} rows" if kind == "ordinary" else f"{target}, {kind}"
         floor = least.setdefault(title, 0.5 / max(1, len(member)))
         at = np.unique(np.searchsorted(fpr, np.geomspace(floor, 1, _POINTS)).clip(0, len(fpr) - 1))
@@ -112,6 +111,21 @@ def _rocs(arrays: dict[str, Any], facts: dict[str, Any]) -> list[Drawing]:
         )
         for title in first[:_PANELS]
     ]  # fmt: skip
+
+
+def roc(scores: Floats, member: Mask) -> tuple[Floats, Floats]:
+    """False- and true-positive rates of all thresholds, from none to all rows: float64 [T] each.
+
+    Args:
+        scores: float64 [N], higher for members. Equal scores share a threshold.
+        member: bool [N], with members and others among them.
+    """
+    order = np.argsort(-scores, kind="stable")
+    falling, inside = scores[order], member[order]
+    last = np.flatnonzero(np.r_[falling[1:] != falling[:-1], True])
+    hits, asked = np.cumsum(inside)[last], last + 1
+    alarms = asked - hits
+    return np.r_[0.0, alarms / alarms[-1]], np.r_[0.0, hits / hits[-1]]
 
 
 def _inversion(source: Source, report: dict[str, Any]) -> list[Part]:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.metrics import roc_curve
 
 from dpsd.config import parse_config
 from dpsd.privacy.accounting import gaussian_epsilon
@@ -15,6 +16,7 @@ from dpsd.privacy.events import GaussianRelease
 from dpsd.privacy.plan import make_plan
 from dpsd.privacy.record import RunRecord
 from dpsd.privacy.statement import by_day, guarantee, plan_facts
+from dpsd.report.attacks import roc
 from dpsd.report.board import board_rounds
 from dpsd.report.card import card_parts
 from dpsd.report.guarantee import guarantee_section
@@ -187,3 +189,10 @@ def test_a_table_of_the_card():
     assert text == Text("Some bold words.")
     assert isinstance(table, Grid) and table.table.columns == ["a | b", "n"]
     assert table.table.rows == [["x", "1"]] and table.table.align == "lr"
+
+
+def test_roc_is_that_of_scikit_learn():
+    generator = np.random.default_rng(1)
+    scores, member = generator.integers(0, 9, 60).astype(float), generator.random(60) < 0.4
+    fpr, tpr, _ = roc_curve(member, scores, drop_intermediate=False)
+    assert np.allclose(roc(scores, member), (fpr, tpr))
