@@ -4,8 +4,6 @@ Gating is synchronous and cheap, detection happens in a thread. Limits fail clos
 open; `state` tells both.
 """
 
-import hashlib
-import hmac
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +12,7 @@ from dpsd.defences import Defence, parse_defence
 from dpsd.guard.limits import Limits, Refusal
 from dpsd.guard.policy import Level, Policy
 from dpsd.guard.reference import Reference
+from dpsd.guard.sharing import Hashes
 from dpsd.guard.store import Account, Store
 from dpsd.guard.toll import Toll
 from dpsd.guard.watch import Background, Observation, Watch
@@ -46,6 +45,7 @@ class Guard:
         toll: the work of levels that ask for it; None: they ask for none.
         beside: the same memory for the thread that watches, so that answers do not wait for its
             writing; None: `store`.
+        sharing: key that partners hold too, of indicators that may be told; None: nothing is told.
     """
 
     def __init__(
@@ -57,11 +57,12 @@ class Guard:
         pepper: bytes,
         toll: Toll | None = None,
         beside: Store | None = None,
+        sharing: bytes | None = None,
     ) -> None:
         self.store, self.limits, self.policy = store, limits, policy
         self._toll = toll
         self.reference = reference
-        self._pepper = pepper
+        self.hashed = Hashes(pepper, sharing)
         self._standings: dict[tuple[str, str, bool], Standing] = {}
         self._beside = beside or store
         self._background = (
@@ -123,10 +124,6 @@ class Guard:
         """
         found = values | {"reference": account.reference}
         return {kind: self.hashed(kind, value) for kind, value in found.items() if value}
-
-    def hashed(self, kind: str, value: str) -> str:
-        """A keyed hash of an indicator: 32 hexadecimal digits."""
-        return hmac.new(self._pepper, f"{kind}\0{value}".encode(), hashlib.sha256).hexdigest()[:32]
 
     def state(self) -> dict[str, object]:
         """For `/readyz`: how limits and detection are."""

@@ -57,6 +57,7 @@ class Service:
         reference: what honest traffic looks like; None: nothing is detected.
         beside: the same memory for the thread that watches; None: `store`.
         traffic: counts requests and images by minute, for the dashboard.
+        sharing: key of indicators that partners may be told; None: nothing is told.
     """
 
     facts: PublicFacts
@@ -70,6 +71,7 @@ class Service:
     reference: Reference | None = None
     beside: Store | None = None
     traffic: Traffic = field(default_factory=Traffic)
+    sharing: bytes | None = None
 
     def guard(self) -> Guard:
         """The guard of these settings.
@@ -85,7 +87,7 @@ class Service:
         secret = hashlib.blake2b(b"dpsd work", key=self.pepper, digest_size=32).digest()
         toll = Toll(secret, chosen.detection.work_hashes, honest)
         return Guard(self.store, limits, chosen.policy_table(), reference, self.pepper, toll,
-                     self.beside)  # fmt: skip
+                     self.beside, self.sharing)  # fmt: skip
 
 
 def make_app(service: Service, guard: Guard | None = None) -> FastAPI:

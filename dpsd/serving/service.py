@@ -9,6 +9,7 @@ from dpsd.errors import UserError
 from dpsd.files import read_json
 from dpsd.guard.accounts import read_pepper
 from dpsd.guard.reference import Reference, read_reference
+from dpsd.guard.sharing import read_sharing_key
 from dpsd.guard.sqlite_store import SqliteStore
 from dpsd.guard.store import Store
 from dpsd.guard.stores import open_store, shared_address
@@ -68,7 +69,8 @@ def make_service(
     if reference is not None and isinstance(store, SqliteStore):
         beside = SqliteStore(store.path)
     return Service(facts, ask, about, settings, store, pepper, secret, shared_address(place),
-                   reference, beside)  # fmt: skip
+                   reference, beside,
+                   sharing=read_sharing_key(guard / "sharing.key"))  # fmt: skip
 
 
 def _mark_key(path: Path) -> bytes:
