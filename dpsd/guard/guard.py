@@ -46,6 +46,7 @@ class Guard:
         beside: the same memory for the thread that watches, so that answers do not wait for its
             writing; None: `store`.
         sharing: key that partners hold too, of indicators that may be told; None: nothing is told.
+        clusters_every: seconds between looks for accounts that are one hand, while somebody asks.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Guard:
         toll: Toll | None = None,
         beside: Store | None = None,
         sharing: bytes | None = None,
+        clusters_every: float = 600.0,
     ) -> None:
         self.store, self.limits, self.policy = store, limits, policy
         self._toll = toll
@@ -67,7 +69,8 @@ class Guard:
         self._beside = beside or store
         self._background = (
             None if reference is None
-            else Background(Watch(self._beside, reference, policy).observe_all)
+            else Background(Watch(self._beside, reference, policy).observe_all,
+                            self._look_for_clusters, clusters_every)
         )  # fmt: skip
 
     def gate(
@@ -124,6 +127,12 @@ class Guard:
         """
         found = values | {"reference": account.reference}
         return {kind: self.hashed(kind, value) for kind, value in found.items() if value}
+
+    def _look_for_clusters(self) -> None:
+        from dpsd.guard.hydra import update_clusters
+
+        honest = None if self.reference is None else self.reference.honest
+        update_clusters(self._beside, self.policy, time.time(), honest=honest)
 
     def state(self) -> dict[str, object]:
         """For `/readyz`: how limits and detection are."""

@@ -21,6 +21,7 @@ from dpsd.guard.evidence import calibrate as tail_of
 from dpsd.guard.mmd import Kernel, fit_kernel
 from dpsd.guard.price import Information, honest_information
 from dpsd.guard.sketch import BITS, SMALL, WINDOW, Rows, Sketch
+from dpsd.guard.variation import LEAST, Honest, Variation, fit_honest
 from dpsd.imports import brief
 
 Floats = NDArray[np.float32]
@@ -118,6 +119,7 @@ class Reference:
         alpha: false-alarm rate of an account over the time that the honest ones were watched.
         accounts: honest accounts whose evidence set the level.
         information: what honest accounts take; sets the price of work.
+        honest: how honest accounts' mean questions vary, for clusters; None: too few accounts.
     """
 
     benign: Benign
@@ -127,6 +129,7 @@ class Reference:
     alpha: float
     accounts: int
     information: Information
+    honest: Honest | None = None
 
     def e_values(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """E-values float64 [..., D] of statistics float64 [..., D]."""
@@ -146,6 +149,14 @@ class Reference:
         b = self.benign
         arrays: dict[str, Any] = {f"benign.{k}": v for k, v in vars(b).items() if k != "kernel"}
         arrays |= {f"kernel.{k}": v for k, v in vars(b.kernel).items()}
+        if self.honest is not None:
+            h = self.honest
+            arrays |= {
+                "honest.axes": h.variation.axes,
+                "honest.between": h.variation.between,
+                "honest.usual": np.array(h.usual),
+                "honest.level": np.array(h.level),
+            }
         for name, tail in self.tails.items():
             arrays |= {f"tail.{name}": np.stack([tail.thresholds, tail.rates])}
         arrays["facts"] = np.array(json.dumps(
@@ -175,13 +186,15 @@ def read_reference(path: Path) -> Reference:
         if facts.pop("window") != WINDOW:
             raise ValueError("made for windows of another length")
         information = Information(*facts.pop("information"))
-        parts: dict[str, dict[str, Any]] = {"benign": {}, "kernel": {}, "tail": {}}
+        parts: dict[str, dict[str, Any]] = {
+            "benign": {}, "kernel": {}, "tail": {}, "honest": {}}  # fmt: skip
         for name, array in arrays.items():
             part, _, field = name.partition(".")
             parts[part][field] = float(array) if f"{part}.{field}" in _SCALARS else array
         tails = {name: Tail(*parts["tail"][name]) for name in DETECTORS}
         benign = Benign(Kernel(**parts["kernel"]), **parts["benign"])
-        return Reference(benign, tails, information=information, **facts)
+        honest = _honest_from(**parts["honest"]) if parts["honest"] else None
+        return Reference(benign, tails, information=information, honest=honest, **facts)
     except Exception as e:
         raise UserError(f"{path}: no readable reference; dpsd guard calibrate makes one "
                         f"({brief(e)})") from e  # fmt: skip
@@ -274,6 +287,7 @@ def calibrate(
     means = [float((plain.e_values(v) @ WEIGHTS).mean()) for v in found if len(v) >= _FOR_A_MEAN]
     discount = min(1.0, 1 / float(np.quantile(means, _USUAL))) if means else 1.0
     plain = replace(plain, discount=discount)
+    plain = replace(plain, honest=_honest(bank, third))
     maxima = [highest(plain, all_windows(benign, bank, stream)) for stream in third]
     return replace(plain, level=alarm_level(alpha, maxima))
 
@@ -288,6 +302,18 @@ def windows(benign: Benign, bank: Rows, stream: Stream) -> Iterator[NDArray[np.f
         if sketch.room == 0:
             yield statistics(sketch, benign)
             sketch.close_window()
+
+
+def _honest(bank: Rows, streams: Sequence[Stream]) -> Honest | None:
+    """How the mean questions of accounts vary."""
+    if len(streams) < 2 * LEAST:
+        return None
+    means = np.stack([bank.cosines[s.rows].mean(0) for s in streams]).astype(np.float64)
+    return fit_honest(means, np.array([len(s.rows) for s in streams]))
+
+
+def _honest_from(axes: Any, between: Any, usual: Any, level: Any) -> Honest:
+    return Honest(Variation(axes, between), float(usual), float(level))
 
 
 def all_windows(benign: Benign, bank: Rows, stream: Stream) -> NDArray[np.float64] | None:

@@ -157,13 +157,23 @@ class Background:
 
     It lets some gather before it looks, so that it disturbs answers little.
 
+    Args:
+        observe: looks at observations.
+        now_and_then: is called after that, once in `period` seconds at most; None: nothing is.
+        period: seconds.
+
     Attributes:
         dropped: observations that were never looked at.
         failed: those at which looking failed; the last error is `error`.
     """
 
-    def __init__(self, observe: Callable[[list[Observation]], object]) -> None:
-        self._observe = observe
+    def __init__(
+        self,
+        observe: Callable[[list[Observation]], object],
+        now_and_then: Callable[[], object] | None = None,
+        period: float = 600.0,
+    ) -> None:
+        self._observe, self._now_and_then, self._period = observe, now_and_then, period
         self._queue: queue.Queue[Observation | None] = queue.Queue(_WAITING)
         self.dropped = self.failed = 0
         self.error = ""
@@ -194,7 +204,7 @@ class Background:
         self._thread.join(10)
 
     def _work(self) -> None:
-        going = True
+        going, last = True, time.monotonic()
         while going:
             taken = [self._queue.get()]
             time.sleep(_GATHER)
@@ -208,6 +218,9 @@ class Background:
             try:
                 if found:
                     self._observe(found)
+                if self._now_and_then and time.monotonic() - last >= self._period:
+                    last = time.monotonic()
+                    self._now_and_then()
             except Exception as e:  # detection fails open: the service goes on, and says so
                 self.failed += len(found)
                 self.error = f"{type(e).__name__}: {e}"

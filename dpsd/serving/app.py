@@ -87,7 +87,8 @@ class Service:
         secret = hashlib.blake2b(b"dpsd work", key=self.pepper, digest_size=32).digest()
         toll = Toll(secret, chosen.detection.work_hashes, honest)
         return Guard(self.store, limits, chosen.policy_table(), reference, self.pepper, toll,
-                     self.beside, self.sharing)  # fmt: skip
+                     self.beside, self.sharing,
+                     60.0 * chosen.detection.clusters_minutes)  # fmt: skip
 
 
 def make_app(service: Service, guard: Guard | None = None) -> FastAPI:

@@ -108,6 +108,8 @@ class DetectionSettings(Section):
     """Of `dpsd guard calibrate`; null: `guard/reference.npz` of the run, if it is there."""
     days: Count = 30
     """After so many days without a question an account's sketch and log are deleted."""
+    clusters_minutes: Count = 10
+    """Between looks for accounts that are one hand, while somebody asks."""
     work_hashes: Count = 4096
     """Base work of one image at a level with `work`, in SHA-256 hashes."""
 

@@ -7,9 +7,12 @@ import pytest
 from watching import honest_reference, questions
 
 from dpsd.errors import UserError
+from dpsd.guard.accounts import add_account
 from dpsd.guard.actions import clear, hold, release
 from dpsd.guard.detectors import DETECTORS, WEIGHTS
 from dpsd.guard.evidence import Evidence
+from dpsd.guard.guard import Guard
+from dpsd.guard.limits import Limits, Tier
 from dpsd.guard.policy import Level, Policy, replayed
 from dpsd.guard.reference import calibrate, highest, read_reference, windows
 from dpsd.guard.sketch import WINDOW, Sketch
@@ -134,6 +137,28 @@ def test_a_reference_that_is_too_small_says_how_many_accounts_it_needs():
 def test_features_of_another_length_are_refused(reference):
     with pytest.raises(UserError, match="length 3; accepted: 8"):
         reference.benign.rows(np.zeros((2, 3), np.float32), np.ones((2, 3), np.float32))
+
+
+def test_clusters_are_looked_for_while_somebody_asks(tmp_path, reference):
+    """Forty accounts of one network ask the same strange questions, each too few for a window."""
+    store = SqliteStore(tmp_path / "guard.sqlite")
+    beside = SqliteStore(tmp_path / "guard.sqlite")
+    tiers = {"trial": Tier(1_000)}
+    guard = Guard(store, Limits(tiers, 10_000, 10_000, store), POLICY, reference, bytes(32),
+                  beside=beside, clusters_every=0.0)  # fmt: skip
+    rng = np.random.default_rng(8)
+    accounts = [add_account(store, bytes(32), f"a{i}", "trial")[0] for i in range(40)]
+    for i, account in enumerate(accounts):
+        features, answers = questions(rng, 24, shift=3.0 if i < 20 else 0.0)
+        network = "10.0.0.0/24" if i < 20 else f"10.1.{i}.0/24"
+        found = guard.indicators(account, network=network)
+        guard.observe(Observation(account.id, 1e9 + 1e5 * i, features, answers, indicators=found))
+    guard.drain()
+    priors = {a.name: store.watched(a.id).prior for a in accounts}
+    assert guard.state()["failed"] == 0
+    guard.close()
+    strange = [priors[f"a{i}"] for i in range(20)]
+    assert min(strange) > 0 and max(priors[f"a{i}"] for i in range(20, 40)) == 0
 
 
 def test_weights_make_an_e_value():
