@@ -53,8 +53,9 @@ def _attacks(found: list[dict]) -> list[str]:
     lines = [
         "One account asks what an attack asks, with the guard in a dry run; the clone is the one "
         "that the undefended attack makes. Noticed: the alarm comes before the clone reaches 90 % "
-        "of the victim's accuracy (the last measured budget at which it was still below). Runs "
-        "whose clone never reaches 90 % are not counted.",
+        "of the victim's accuracy, at a budget that was measured and still below. Too close to tell: "
+        "the alarm comes before the first measured budget at which it has 90 %, and after the last "
+        "at which it had not. Runs whose clone never reaches 90 % are not counted.",
         "",
     ]
     rows, totals = [], {}
@@ -64,30 +65,36 @@ def _attacks(found: list[dict]) -> list[str]:
             mine = [r for r in runs if r["attack"] == attack]
             counted = [r for r in mine if r["reached_90"]]
             noticed = [r for r in counted if noticed_before(r)]
-            totals.setdefault(pool, [0, 0])
-            totals[pool][0] += len(noticed)
-            totals[pool][1] += len(counted)
+            close = [r for r in counted if r not in noticed and _before(r, "reached_90")]
+            totals.setdefault(pool, [0, 0, 0])
+            for i, some in enumerate((noticed, close, counted)):
+                totals[pool][i] += len(some)
             alarms = sorted(r["alarm_at"] for r in mine if r["alarm_at"])
             rows.append((
-                _POOLS[pool], attack, f"{len(noticed)} of {len(counted)}", str(len(mine)),
+                _POOLS[pool], attack, f"{len(noticed)} of {len(counted)}", str(len(close)),
+                str(len(mine)),
                 f"{statistics.median(alarms):,.0f}" if alarms else "-",
                 f"{alarms[int(0.9 * (len(alarms) - 1) + 0.5)]:,}" if alarms else "-",
                 _reached(counted),
             ))  # fmt: skip
-    columns = ("asked about", "attack", "noticed", "runs", "questions until the alarm, median",
+    columns = ("asked about", "attack", "noticed", "too close to tell", "runs", "questions until the alarm, median",
                "90th percentile", "clone at 90 % after")  # fmt: skip
     lines += [*table(columns, rows), ""]
-    for pool, (k, n) in totals.items():
+    for pool, (k, close, n) in totals.items():
         if n:
             lower = float(beta.ppf(0.025, k, n - k + 1)) if k else 0.0
             lines += [f"{_POOLS[pool]}: {k} of {n} noticed, at least {100 * lower:.1f} % "
-                      "(Clopper-Pearson, 97.5 %).", ""]  # fmt: skip
+                      f"(Clopper-Pearson, 97.5 %), {close} too close to tell.", ""]  # fmt: skip
     return lines
 
 
 def noticed_before(run: dict) -> bool:
     """Whether the alarm came while the clone was still below 90 %."""
-    return run["alarm_at"] is not None and run["alarm_at"] <= max(run["last_below_90"], 1)
+    return _before(run, "last_below_90")
+
+
+def _before(run: dict, key: str) -> bool:
+    return run["alarm_at"] is not None and run["alarm_at"] <= run[key]
 
 
 def _reached(runs: list[dict]) -> str:
