@@ -53,8 +53,8 @@ def _attacks(found: list[dict]) -> list[str]:
     lines = [
         "One account asks what an attack asks, with the guard in a dry run; the clone is the one "
         "that the undefended attack makes. Noticed: the alarm comes before the clone reaches 90 % "
-        "of the victim's accuracy, at a budget that was measured and still below. Too close to tell: "
-        "the alarm comes before the first measured budget at which it has 90 %, and after the last "
+        "of the victim's accuracy, at a budget that was measured and still below. Too close to "
+        "tell: the alarm comes before the first measured budget at which it has 90 %, and after the last "
         "at which it had not. Runs whose clone never reaches 90 % are not counted.",
         "",
     ]
@@ -77,8 +77,9 @@ def _attacks(found: list[dict]) -> list[str]:
                 f"{alarms[int(0.9 * (len(alarms) - 1) + 0.5)]:,}" if alarms else "-",
                 _reached(counted),
             ))  # fmt: skip
-    columns = ("asked about", "attack", "noticed", "too close to tell", "runs", "questions until the alarm, median",
-               "90th percentile", "clone at 90 % after")  # fmt: skip
+    columns = ("asked about", "attack", "noticed", "too close to tell", "runs",
+               "questions until the alarm, median", "90th percentile",
+               "clone at 90 % after")  # fmt: skip
     lines += [*table(columns, rows), ""]
     for pool, (k, close, n) in totals.items():
         if n:
