@@ -3,7 +3,7 @@
 import pytest
 from browser import axe_violations, launch
 from products import few_config
-from runs import add_attacks
+from report_runs import add_attacks
 
 from dpsd.evaluation.evaluate import evaluate
 from dpsd.report.page import write_report

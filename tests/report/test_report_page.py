@@ -8,7 +8,7 @@ from html import escape
 
 import pytest
 from products import contents, copy_of, few_config
-from runs import add_attacks, plant
+from report_runs import add_attacks, plant
 
 from dpsd.cli import main
 from dpsd.errors import UserError
