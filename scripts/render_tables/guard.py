@@ -54,8 +54,8 @@ def _attacks(found: list[dict]) -> list[str]:
         "One account asks what an attack asks, with the guard in a dry run; the clone is the one "
         "that the undefended attack makes. Noticed: the alarm comes before the clone reaches 90 % "
         "of the victim's accuracy, at a budget that was measured and still below. Too close to "
-        "tell: the alarm comes before the first measured budget at which it has 90 %, and after the "
-        "last at which it had not. Runs whose clone never reaches 90 % are not counted.",
+        "tell: the alarm comes before the first measured budget at which it has 90 %, and after "
+        "the last at which it had not. Runs whose clone never reaches 90 % are not counted.",
         "",
     ]
     rows, totals = [], {}
