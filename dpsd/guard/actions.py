@@ -153,3 +153,18 @@ def _watched(store: Store, account: str) -> Watched:
 
 def _parts(watched: Watched, names: Collection[str]) -> dict[str, Any]:
     return {name: value for name, value in asdict(watched).items() if name in names}
+
+
+def forget_old(store: Store, before: float) -> int:
+    """Delete what was seen of accounts that have asked nothing since; how many there were.
+
+    What an operator holds at a level stays.
+
+    Args:
+        store: of the guard.
+        before: seconds since 1970.
+    """
+    old = [w.account for w in store.all_watched() if w.updated < before and not w.held]
+    for account in old:
+        store.forget_traces(account)
+    return len(old)

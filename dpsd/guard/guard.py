@@ -4,11 +4,13 @@ Gating is synchronous and cheap, detection happens in a thread. Limits fail clos
 open; `state` tells both.
 """
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dpsd.defences import Defence, parse_defence
+from dpsd.guard.actions import forget_old
 from dpsd.guard.limits import Limits, Refusal
 from dpsd.guard.policy import Level, Policy
 from dpsd.guard.reference import Reference
@@ -47,6 +49,7 @@ class Guard:
             writing; None: `store`.
         sharing: key that partners hold too, of indicators that may be told; None: nothing is told.
         clusters_every: seconds between looks for accounts that are one hand, while somebody asks.
+        keep: seconds after its last question that what was seen of an account is kept.
     """
 
     def __init__(
@@ -60,9 +63,10 @@ class Guard:
         beside: Store | None = None,
         sharing: bytes | None = None,
         clusters_every: float = 600.0,
+        keep: float = math.inf,
     ) -> None:
         self.store, self.limits, self.policy = store, limits, policy
-        self._toll = toll
+        self._toll, self._keep = toll, keep
         self.reference = reference
         self.hashed = Hashes(pepper, sharing)
         self._standings: dict[tuple[str, str, bool], Standing] = {}
@@ -70,7 +74,7 @@ class Guard:
         self._background = (
             None if reference is None
             else Background(Watch(self._beside, reference, policy).observe_all,
-                            self._look_for_clusters, clusters_every)
+                            self._now_and_then, clusters_every)
         )  # fmt: skip
 
     def gate(
@@ -128,9 +132,12 @@ class Guard:
         found = values | {"reference": account.reference}
         return {kind: self.hashed(kind, value) for kind, value in found.items() if value}
 
-    def _look_for_clusters(self) -> None:
+    def _now_and_then(self) -> None:
+        """Forget what is old, and look for clusters."""
         from dpsd.guard.hydra import update_clusters
 
+        if self._keep < math.inf:
+            forget_old(self._beside, time.time() - self._keep)
         honest = None if self.reference is None else self.reference.honest
         update_clusters(self._beside, self.policy, time.time(), honest=honest)
 

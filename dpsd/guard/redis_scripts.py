@@ -70,3 +70,15 @@ redis.call('ZREM', KEYS[8], id)
 redis.call('SREM', KEYS[9], id)
 return 1
 """
+
+FORGET_TRACES = """
+for _, place in ipairs(redis.call('ZRANGE', KEYS[3], 0, -1)) do
+  redis.call('HDEL', KEYS[1], place)
+  redis.call('ZREM', KEYS[2], place)
+end
+redis.call('DEL', KEYS[3], KEYS[7])
+redis.call('HDEL', KEYS[4], ARGV[1])
+redis.call('ZREM', KEYS[5], ARGV[1])
+redis.call('SREM', KEYS[6], ARGV[1])
+return 1
+"""

@@ -12,7 +12,16 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from dpsd.errors import UserError
-from dpsd.guard.redis_scripts import ADD, CHANGE, CHARGE, FORGET, NOTE, SAW, WATCH
+from dpsd.guard.redis_scripts import (
+    ADD,
+    CHANGE,
+    CHARGE,
+    FORGET,
+    FORGET_TRACES,
+    NOTE,
+    SAW,
+    WATCH,
+)
 from dpsd.guard.store import Account, Seen, StoreError, Watched
 from dpsd.imports import brief
 
@@ -54,7 +63,7 @@ class RedisStore:
             self._db.ping()
             self._run = {
                 text: self._db.register_script(text)
-                for text in (ADD, CHANGE, CHARGE, FORGET, NOTE, SAW, WATCH)
+                for text in (ADD, CHANGE, CHARGE, FORGET, FORGET_TRACES, NOTE, SAW, WATCH)
             }
         except (ValueError, redis.RedisError) as e:
             raise UserError(f"--store {self.place}: no usable store ({brief(e)})") from e
@@ -132,6 +141,12 @@ class RedisStore:
         names = ("accounts", "names", "events", "happened", f"happened:{account}",
                  f"spent:{account}", "watched", "suspicion", "seen", f"seen:{account}")  # fmt: skip
         self._script(FORGET, names, account)
+
+    def forget_traces(self, account: str) -> None:
+        """Delete what was seen of an account; the account and its charges stay."""
+        names = ("events", "happened", f"happened:{account}", "watched", "suspicion", "seen",
+                 f"seen:{account}")  # fmt: skip
+        self._script(FORGET_TRACES, names, account)
 
     def charge(self, account: str, images: int, at: float, most: int | None) -> int | None:
         """Charge images to an account's day, if that stays within its limit.

@@ -165,6 +165,12 @@ class SqliteStore:
             for table in ("spent", "events", "watched", "seen"):
                 db.execute(f"DELETE FROM {table} WHERE account = ?", (account,))
 
+    def forget_traces(self, account: str) -> None:
+        """Delete what was seen of an account; the account and its charges stay."""
+        with self._transaction() as db:
+            for table in ("events", "watched", "seen"):
+                db.execute(f"DELETE FROM {table} WHERE account = ?", (account,))
+
     def watched(self, account: str) -> Watched | None:
         """What the detectors hold of an account, if it asked anything."""
         return next(iter(self._watched("WHERE account = ?", account)), None)

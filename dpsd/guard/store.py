@@ -116,6 +116,9 @@ class Store(Protocol):
     def forget(self, account: str) -> None:
         """Delete all that is kept about an account."""
 
+    def forget_traces(self, account: str) -> None:
+        """Delete what was seen of an account; the account and its charges stay."""
+
     def charge(self, account: str, images: int, at: float, most: int | None) -> int | None:
         """Charge images to an account's day (UTC), if that stays within `most`.
 

@@ -88,7 +88,8 @@ class Service:
         toll = Toll(secret, chosen.detection.work_hashes, honest)
         return Guard(self.store, limits, chosen.policy_table(), reference, self.pepper, toll,
                      self.beside, self.sharing,
-                     60.0 * chosen.detection.clusters_minutes)  # fmt: skip
+                     60.0 * chosen.detection.clusters_minutes,
+                     86_400.0 * chosen.detection.days)  # fmt: skip
 
 
 def make_app(service: Service, guard: Guard | None = None) -> FastAPI:

@@ -11,6 +11,7 @@ from redis_server import redis_server
 
 from dpsd.errors import UserError
 from dpsd.guard.accounts import add_account, rotate_key, who
+from dpsd.guard.actions import forget_old
 from dpsd.guard.redis_store import RedisStore
 from dpsd.guard.sqlite_store import SqliteStore
 from dpsd.guard.store import Account, Seen, StoreError, Watched
@@ -212,3 +213,18 @@ def test_bad_addresses_are_one_line_without_the_password(place, says, tmp_path, 
         with pytest.raises(UserError) as e:
             open_store(given, tmp_path / "guard.sqlite")
         assert says in str(e.value) and "\n" not in str(e.value) and "secret" not in str(e.value)
+
+
+def test_what_was_seen_of_an_old_account_is_deleted_and_its_charges_stay(store):
+    old, new, held = (add_account(store, PEPPER, name, "t")[0] for name in ("old", "new", "held"))
+    for account, at, by_hand in ((old, 100.0, 0), (new, 900.0, 0), (held, 100.0, 1)):
+        store.watch(Watched(account.id, b"s", updated=at, held=by_hand))
+        store.note(account.id, "window", at)
+        store.saw(account.id, "network", "n", at, 3)
+        store.charge(account.id, 3, at, None)
+    assert forget_old(store, 500.0) == 1
+    assert store.watched(old.id) is None and store.events(old.id) == store.seen(old.id) == []
+    assert store.spent(old.id) == 3 and store.by_id(old.id) == old
+    for account in (new, held):
+        assert store.watched(account.id) and store.events(account.id) and store.seen(account.id)
+    assert {event["account"] for event in store.recent_events(9)} == {new.id, held.id}
