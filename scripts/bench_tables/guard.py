@@ -41,7 +41,7 @@ from dpsd.serving.predictor import featured
 GUARD = RESULTS / "guard"
 ALPHA, CALIBRATION, HELD_OUT, MEDIAN = 3e-4, 12_000, 20_000, 120
 _ROWS = 10_000
-LADDER = (250, 500, 1000, 2000)
+LADDER = (100, 200, 400, 800, 1600)
 POOLS: dict[str, tuple[str, ...]] = {
     "fashion": ("basic", "augmented", "mixup", "boundary", "active", "marich", "distillation",
                 "random_erasing", "neighbours"),
