@@ -1,4 +1,4 @@
-"""What the guard keeps of an account's questions: about seven kilobytes, whatever the account asks.
+"""What the guard keeps of an account's questions: about five kilobytes, whatever the account asks.
 
 Of a question the guard sees a feature vector and the model's answer, never the image. `Rows` holds
 what the reference makes of these; a sketch takes rows in, and the detectors read it at the end of
