@@ -63,8 +63,7 @@ def add_account(commands: Commands) -> None:
     for name, about in _ACTIONS.items():
         action = actions.add_parser(name, help=about, description=about)
         action.add_argument("target", metavar="RUN", type=Path, help="a run or release folder")
-        if name != "admin":
-            add_store(action)
+        add_store(action)
         if name not in ("list", "admin"):
             action.add_argument("name", metavar="NAME", help="of the account")
         if name in ("add", "tier"):
