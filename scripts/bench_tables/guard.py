@@ -32,7 +32,14 @@ from dpsd.data.load import load_data
 from dpsd.data.rows import Images
 from dpsd.errors import UserError
 from dpsd.guard.evidence import Evidence
-from dpsd.guard.reference import Reference, Stream, all_windows, calibrate, highest
+from dpsd.guard.reference import (
+    Reference,
+    Stream,
+    all_windows,
+    calibrate,
+    highest,
+    read_reference,
+)
 from dpsd.guard.sketch import WINDOW
 from dpsd.guard.traffic import GROUPS, honest_accounts
 from dpsd.serving.calibration import Questions, questions
@@ -94,8 +101,6 @@ def asked(teachers: Path, part: int) -> Questions:
 
 def reference(args: Namespace) -> Reference:
     """The calibrated guard; kept in the folder of the runs."""
-    from dpsd.guard.reference import read_reference
-
     path = args.runs / f"reference-{CALIBRATION // args.shrink}.npz"
     if not path.exists():
         seen = asked(args.teachers, 0)
