@@ -6,20 +6,13 @@ from urllib.parse import parse_qs
 
 from fastapi import Request
 
+from dpsd.serving.decode import BadRequest
+
 _MOST_BYTES, _MOST_FIELDS = 64 * 2**10, 3_000
 
 
-class Refused(Exception):
-    """What is not done, and why; becomes a page, or JSON under `/admin/`.
-
-    Attributes:
-        status: of HTTP.
-        code: for programs.
-    """
-
-    def __init__(self, status: int, code: str, message: str) -> None:
-        super().__init__(message)
-        self.status, self.code = status, code
+class Refused(BadRequest):
+    """What is not done, and why; becomes a page, or JSON under `/admin/`."""
 
 
 class Form:
