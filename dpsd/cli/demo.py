@@ -7,11 +7,12 @@ import time
 from pathlib import Path
 
 from dpsd.cli.options import Commands, add_setters, overrides
+from dpsd.cli.report import without_refresh
 from dpsd.console import note, say
 from dpsd.errors import UserError
 
 CONFIG = Path(__file__).with_name("demo.yaml")
-"""Digits 5 to 9 are private, 0 to 4 public: the same as configs/attacks_digits.yaml."""
+"""Digits 5 to 9 are private, 0 to 4 public: a smaller configs/attacks_digits.yaml."""
 
 
 def add_demo(commands: Commands) -> None:
@@ -46,7 +47,9 @@ def run_demo(args: argparse.Namespace) -> int:
         ("attack both: tell who was in the data", ["attack", "membership", str(run), "--fast"]),
     ):  # fmt: skip
         note(f"\n== {title}\n")
-        if code := main([*words, *talk]):
+        with without_refresh():  # the report is written once, at the end
+            code = main([*words, *talk])
+        if code:
             return code
     pictures = run / "private/attacks/inversion/reconstructions-gmi.png"
     say(f"\nThe run is in {run.absolute()}: release/ may be given away, private/ stays here.")

@@ -2,6 +2,8 @@
 
 import argparse
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,6 +36,17 @@ def run_report(args: argparse.Namespace) -> int:
     out = write_report(args.target, beside=args.beside, public=args.public, out=args.out)
     say(f"report in {out}" + ("" if args.public else " (private)"))
     return 0
+
+
+@contextmanager
+def without_refresh() -> Iterator[None]:
+    """Commands that run inside leave the report as it is."""
+    global REFRESHED
+    before, REFRESHED = REFRESHED, False
+    try:
+        yield
+    finally:
+        REFRESHED = before
 
 
 def refresh(run: "Run", say: Say = say) -> None:
