@@ -4,7 +4,6 @@ A key is `dpsd_<account id>_<secret>`; the secret has 256 random bits. The store
 (SHA-256) under a pepper that lies in a file of its own, so that the store alone opens no account.
 """
 
-import hashlib
 import hmac
 import os
 import secrets
@@ -87,4 +86,4 @@ def who(store: Store, pepper: bytes, key: str) -> Account | None:
 
 def hash_secret(pepper: bytes, secret: str) -> str:
     """HMAC-SHA-256 of a key's secret part, in hexadecimal."""
-    return hmac.new(pepper, secret.encode(), hashlib.sha256).hexdigest()
+    return hmac.digest(pepper, secret.encode(), "sha256").hex()

@@ -78,7 +78,12 @@ class Guard:
         )  # fmt: skip
 
     def gate(
-        self, account: Account, network: str, images: int, solution: str = ""
+        self,
+        account: Account,
+        network: str,
+        images: int,
+        solution: str = "",
+        standing: Standing | None = None,
     ) -> Refusal | None:
         """Charge images, or say why they are not answered now.
 
@@ -87,8 +92,9 @@ class Guard:
             network: the prefix that the request came from.
             images: in the request, at least 1.
             solution: of a puzzle, from the header `X-Dpsd-Work`; may be empty.
+            standing: of the account; None: it is looked up.
         """
-        level = self.standing(account).level
+        level = (standing or self.standing(account)).level
         if level is not None and level.block:
             return Refusal("blocked", "this account is blocked; ask the operator", None, 403)
         if level is not None and level.work and self._toll is not None:

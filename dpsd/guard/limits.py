@@ -7,15 +7,17 @@ cannot be counted is refused.
 
 import time
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from limits import RateLimitItemPerMinute
-from limits.storage import MemoryStorage, RedisStorage
-from limits.strategies import MovingWindowRateLimiter
+from limits.storage import RedisStorage
 
 from dpsd.guard.store import Account, Store
+from dpsd.guard.windows import Windows
 from dpsd.guard.work import Puzzle
 
 _BACK = 2.0  # seconds that the clock may be set back without notice
+_MINUTE = 60
+_GUESSES = 10  # wrong keys of a network in a minute
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,18 @@ class Refusal:
     puzzle: Puzzle | None = None
 
 
+class _Window(NamedTuple):
+    """A minute of somebody: what it is called in messages, whose it is, how many it may hold."""
+
+    what: str
+    name: str
+    most: int
+
+    @property
+    def key(self) -> str:
+        return f"{self.what}/{self.name}"
+
+
 class Limits:
     """The limits of one service.
 
@@ -74,15 +88,11 @@ class Limits:
         shared: str | None = None,
     ) -> None:
         self.tiers, self.store = tiers, store
-        self._network = RateLimitItemPerMinute(per_network)
-        self._all = RateLimitItemPerMinute(in_all)
-        self._accounts = {name: RateLimitItemPerMinute(t.per_minute) for name, t in tiers.items()}
-        self._guesses = RateLimitItemPerMinute(10)
-        self._storage = (
-            MemoryStorage() if shared is None
+        self._per_network, self._in_all = per_network, in_all
+        self._counts: Windows | RedisStorage = (
+            Windows() if shared is None
             else RedisStorage(shared, key_prefix="dpsd:rates", wrap_exceptions=True)
         )  # fmt: skip
-        self._rates = MovingWindowRateLimiter(self._storage)
         self._clock = _clock()
 
     def charge(
@@ -100,56 +110,64 @@ class Limits:
         tier = self.tiers.get(account.tier)
         if tier is None:
             return Refusal("unknown_tier", f"the tier {account.tier} is not configured", None)
-        item = self._accounts[account.tier]
-        if share < 1:
-            item = RateLimitItemPerMinute(max(1, int(share * item.amount)))
-        per_day = tier.per_day if tier.per_day is None else max(1, int(share * tier.per_day))
-        windows = [
-            (item, ("account", account.id), "account"),
-            (self._network, ("network", network), "network"),
-            (self._all, ("all", "all"), "service"),
-        ]
-        for item, names, what in windows:
-            if images > item.amount:
-                text = f"{images:,} images in one request; at most {item.amount:,} a minute"
+        per_day = None if tier.per_day is None else _left(tier.per_day, share)
+        windows = (
+            _Window("account", account.id, _left(tier.per_minute, share)),
+            _Window("network", network, self._per_network),
+            _Window("service", "all", self._in_all),
+        )
+        for window in windows:
+            if images > window.most:
+                text = f"{images:,} images in one request; at most {window.most:,} a minute"
                 return Refusal("too_many_images", text, None)
-            if not self._rates.test(item, *names, cost=images):
-                wait = self._wait(item, names)
-                text = f"the {what}'s {item.amount:,} images a minute are spent"
-                return Refusal("rate_limited", text, wait)
+            if not self._has_room(window, images):
+                return self._spent(window)
         now = time.time()
         if self.store.charge(account.id, images, now, per_day) is None:
             wait = int(86_400 - now % 86_400) + 1
             return Refusal("daily_limit", f"{per_day:,} images a day are spent", wait)
-        for item, names, what in windows:
-            if not self._rates.hit(item, *names, cost=images):  # another worker was quicker
+        for window in windows:
+            if not self._counts.acquire_entry(window.key, window.most, _MINUTE, images):
+                # another worker was quicker
                 self.store.charge(account.id, -images, now, None)
-                text = f"the {what}'s {item.amount:,} images a minute are spent"
-                return Refusal("rate_limited", text, self._wait(item, names))
+                return self._spent(window)
         return None
 
     def guessed(self, network: str) -> Refusal | None:
         """Count a wrong key of a network; too many are refused before they are looked at."""
-        if self._rates.hit(self._guesses, "guess", network):
+        window = _Window("guess", network, _GUESSES)
+        if self._counts.acquire_entry(window.key, window.most, _MINUTE):
             return None
-        wait = self._wait(self._guesses, ("guess", network))
-        return Refusal("too_many_keys", "too many wrong keys from this network", wait)
+        text = "too many wrong keys from this network"
+        return Refusal("too_many_keys", text, self._wait(window))
 
     def may_guess(self, network: str) -> bool:
         """Whether a key of this network is looked at now."""
         self._follow_clock()
-        return self._rates.test(self._guesses, "guess", network)
+        return self._has_room(_Window("guess", network, _GUESSES), 1)
+
+    def _has_room(self, window: _Window, cost: int) -> bool:
+        _, counted = self._counts.get_moving_window(window.key, window.most, _MINUTE)
+        return counted + cost <= window.most
+
+    def _spent(self, window: _Window) -> Refusal:
+        text = f"the {window.what}'s {window.most:,} images a minute are spent"
+        return Refusal("rate_limited", text, self._wait(window))
+
+    def _wait(self, window: _Window) -> int:
+        oldest, _ = self._counts.get_moving_window(window.key, window.most, _MINUTE)
+        return max(1, int(oldest + _MINUTE - time.time()) + 1)
 
     def _follow_clock(self) -> None:
         """Begin the minutes anew where the clock was set back: else they would last as long."""
         now = _clock()
         if now < self._clock - _BACK:
-            self._storage.reset()
+            self._counts.reset()
         self._clock = now
 
-    def _wait(self, item: RateLimitItemPerMinute, names: tuple[str, str]) -> int:
-        reset = self._rates.get_window_stats(item, *names).reset_time
-        return max(1, int(reset - time.time()) + 1)
+
+def _left(most: int, share: float) -> int:
+    return max(1, int(share * most))
 
 
 def _clock() -> float:

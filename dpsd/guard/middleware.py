@@ -133,11 +133,12 @@ class GuardMiddleware:
             asked = await asyncio.to_thread(self._read, body, scope)
             questions = 1 if asked is None else max(1, len(asked.features))
             solution = header(scope, HEADER.lower())
-            refusal = self.guard.gate(account, network, questions, solution)
+            standing = self.guard.standing(account)
+            refusal = self.guard.gate(account, network, questions, solution, standing)
             if refusal is not None:
                 await _answer(send, refusal)
                 return
-            scope["dpsd.standing"] = self.guard.standing(account)
+            scope["dpsd.standing"] = standing
         except Exception as e:  # what cannot be counted is not answered
             self.error = f"{type(e).__name__}: {e}"
             text = "requests cannot be counted now, so nothing is answered"

@@ -2,6 +2,7 @@
 
 import ipaddress
 from collections.abc import Sequence
+from functools import lru_cache
 
 _V4, _V6 = 24, 48
 
@@ -20,6 +21,11 @@ def network_prefix(address: str, forwarded: str, proxies: Sequence[str]) -> str:
     hops = forwarded.split(",")
     while address in proxies and hops and hops[-1].strip():
         address = hops.pop().strip()
+    return _prefix(address)
+
+
+@lru_cache(maxsize=4096)
+def _prefix(address: str) -> str:
     try:
         found = ipaddress.ip_address(address)
     except ValueError:

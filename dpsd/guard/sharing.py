@@ -15,6 +15,7 @@ import math
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +44,15 @@ class Hashes:
     def __call__(self, kind: str, value: str) -> str:
         """The keyed hash of an indicator: 32 hexadecimal digits (HMAC-SHA-256, cut)."""
         key = self.sharing if self.sharing is not None and kind in SHARED else self.pepper
-        return hashed(key, kind, value)
+        return _kept(key, kind, value)
 
 
 def hashed(key: bytes, kind: str, value: str) -> str:
     """32 hexadecimal digits of HMAC-SHA-256."""
     return hmac.digest(key, f"{kind}\0{value}".encode(), "sha256").hex()[:32]
+
+
+_kept = lru_cache(maxsize=4096)(hashed)  # an account's are the same in every request
 
 
 def read_sharing_key(path: Path) -> bytes | None:

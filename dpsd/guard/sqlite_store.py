@@ -9,12 +9,12 @@ import json
 import math
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
 from threading import RLock
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from dpsd.errors import UserError
 from dpsd.guard.store import Account, Seen, Watched
@@ -37,8 +37,14 @@ CREATE TABLE IF NOT EXISTS seen(
   account TEXT NOT NULL, kind TEXT NOT NULL, indicator TEXT NOT NULL, first REAL NOT NULL,
   last REAL NOT NULL, images INTEGER NOT NULL, PRIMARY KEY(account, kind, indicator));
 """
-_DAY = 86_400
+_CHARGE = """
+INSERT INTO spent VALUES(?, ?, ?) ON CONFLICT DO UPDATE SET images = images + excluded.images
+  WHERE images + excluded.images <= ? RETURNING images"""
+_DAY, _ANY = 86_400, 2**62
 _PATIENCE = 5  # seconds that a writer waits for another process
+_REMEMBERED = 2_000  # rows; a sketch has five kilobytes
+
+T = TypeVar("T")
 
 
 class SqliteStore:
@@ -55,6 +61,8 @@ class SqliteStore:
         """
         self.path = path
         self._lock = RLock()
+        self._memory: dict[tuple[str, str], object] = {}
+        self._version = -1  # of the file, when the memory was read
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
@@ -95,7 +103,7 @@ class SqliteStore:
 
     def by_id(self, id: str) -> Account | None:
         """The account, if there is one."""
-        return next(iter(self._accounts("WHERE id = ?", id)), None)
+        return self._kept("accounts", id, lambda: self._accounts("WHERE id = ?", id))
 
     def by_name(self, name: str) -> Account:
         """The account of this name.
@@ -120,15 +128,13 @@ class SqliteStore:
         Returns:
             Images of the day with these; None: too many, and nothing was charged.
         """
-        day = int(at // _DAY)
-        with self._transaction() as db:
-            row = db.execute("SELECT images FROM spent WHERE account = ? AND day = ?",
-                             (account, day)).fetchone()  # fmt: skip
-            total = images + (row[0] if row else 0)
-            if most is not None and total > most:
-                return None
-            db.execute("INSERT OR REPLACE INTO spent VALUES(?, ?, ?)", (account, day, total))
-        return total
+        limit = _ANY if most is None else most
+        if images > limit:
+            return None
+        with self._lock:
+            self._same_file()
+            rows = self._db.execute(_CHARGE, (account, int(at // _DAY), images, limit)).fetchall()
+        return int(rows[0][0]) if rows else None
 
     def spent(self, account: str) -> int:
         """Images that were charged to an account, of all days."""
@@ -173,7 +179,7 @@ class SqliteStore:
 
     def watched(self, account: str) -> Watched | None:
         """What the detectors hold of an account, if it asked anything."""
-        return next(iter(self._watched("WHERE account = ?", account)), None)
+        return self._kept("watched", account, lambda: self._watched("WHERE account = ?", account))
 
     def all_watched(self, at_least: float = -math.inf) -> list[Watched]:
         """Accounts of at least this suspicion, the most suspicious first."""
@@ -227,6 +233,17 @@ class SqliteStore:
             rows = self._db.execute(f"SELECT {names} FROM watched {where}", values).fetchall()
         return [Watched(*row) for row in rows]
 
+    def _kept(self, table: str, name: str, read: Callable[[], list[T]]) -> T | None:
+        """The first row of a reading, from memory as long as nobody wrote but charges."""
+        with self._lock:
+            version = self._db.execute("PRAGMA data_version").fetchone()[0]  # of other writers
+            if version != self._version or len(self._memory) > _REMEMBERED:
+                self._memory.clear()
+                self._version = version
+            if (table, name) not in self._memory:
+                self._memory[table, name] = next(iter(read()), None)
+            return cast(T | None, self._memory[table, name])
+
     @contextmanager
     def together(self) -> Iterator[None]:
         """One transaction for all that this thread writes within."""
@@ -237,6 +254,7 @@ class SqliteStore:
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         """One writer at a time; all of it or nothing. Within another one it is a part of that."""
         with self._lock:
+            self._memory.clear()
             if self._db.in_transaction:  # of this thread: others wait for the lock
                 yield self._db
                 return
@@ -249,13 +267,17 @@ class SqliteStore:
                 if self._db.in_transaction:  # a full disk ends it by itself
                     self._db.execute("ROLLBACK")
                 raise
+            finally:
+                self._memory.clear()
 
     def _connect(self) -> None:
-        self._db = sqlite3.connect(self.path, timeout=_PATIENCE, check_same_thread=False)
+        self._db = sqlite3.connect(self.path, timeout=_PATIENCE, check_same_thread=False,
+                                   isolation_level=None)  # fmt: skip
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=NORMAL")  # waiting for the disk takes milliseconds
         self._db.executescript(_SCHEMA)
         self._file = _identity(self.path)
+        self._memory.clear()
 
     def _same_file(self) -> None:
         """Open the file again where another one lies in its place.

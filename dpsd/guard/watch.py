@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import ThreadpoolController
 
 from dpsd.guard.detectors import DETECTORS, WEIGHTS, statistics
 from dpsd.guard.evidence import Evidence
@@ -205,6 +206,7 @@ class Background:
 
     def _work(self) -> None:
         going, last = True, time.monotonic()
+        blas = ThreadpoolController().select(user_api="blas")
         while going:
             taken = [self._queue.get()]
             time.sleep(_GATHER)
@@ -217,7 +219,8 @@ class Background:
             going = len(found) == len(taken)
             try:
                 if found:
-                    self._observe(found)
+                    with blas.limit(limits=1):  # small products, and answers need the other cores
+                        self._observe(found)
                 if self._now_and_then and time.monotonic() - last >= self._period:
                     last = time.monotonic()
                     self._now_and_then()

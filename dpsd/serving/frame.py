@@ -4,7 +4,6 @@ import secrets
 from collections.abc import Callable
 
 from fastapi.responses import JSONResponse
-from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 BUSY = ("busy", "too many requests at once")
@@ -33,9 +32,8 @@ class Frame:
 
         async def framed(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                headers["X-Request-ID"] = name
-                headers["Cache-Control"] = "no-store"
+                added = [(b"x-request-id", name.encode()), (b"cache-control", b"no-store")]
+                message["headers"] = [*message.get("headers", ()), *added]
                 path = getattr(scope.get("route"), "path", "other")
                 self._count(path, int(message["status"]))
             await send(message)

@@ -5,6 +5,7 @@ import stat
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from dpsd.errors import UserError
 from dpsd.guard.accounts import add_account, read_pepper, rotate_key, who
 from dpsd.guard.sqlite_store import SqliteStore
+from dpsd.guard.store import Watched
 
 PEPPER = bytes(range(32))
 
@@ -125,13 +127,43 @@ def test_a_file_that_is_no_store_is_one_line(tmp_path):
 
 
 def test_a_store_that_cannot_be_written_says_so(store, tmp_path):
-    assert store.usable()
+    quick = SqliteStore(store.path)
+    quick._db.execute("PRAGMA busy_timeout = 0")  # without patience
+    assert quick.usable()
     blocker = sqlite3.connect(store.path)
     blocker.execute("BEGIN EXCLUSIVE")
-    quick = SqliteStore.__new__(SqliteStore)  # the same file, without patience
-    quick.path, quick._lock, quick._file = store.path, threading.Lock(), store._file
-    quick._db = sqlite3.connect(store.path, timeout=0)
     assert not quick.usable()
     blocker.rollback()
     assert quick.usable()
     assert Path(store.path).is_file()
+
+
+def test_what_another_connection_writes_holds_at_once(store):
+    """The store keeps rows in memory; an operator's command is another process."""
+    account, _ = add_account(store, bytes(32), "bob", "trial")
+    other = SqliteStore(store.path)
+    assert store.by_id(account.id).state == "active" and store.watched(account.id) is None
+    other.change(replace(account, state="blocked"))
+    assert store.by_id(account.id).state == "blocked"
+    other.watch(Watched(account.id, b"", level="slow"))
+    assert store.watched(account.id).level == "slow"
+    other.forget(account.id)
+    assert store.by_id(account.id) is None and store.watched(account.id) is None
+
+
+def test_a_transaction_that_fails_leaves_nothing_in_memory(store):
+    account, _ = add_account(store, bytes(32), "bob", "trial")
+    with pytest.raises(RuntimeError), store.together():
+        store.change(replace(account, state="blocked"))
+        assert store.by_id(account.id).state == "blocked"
+        store.change(replace(account, state="active", tier="open"))
+        assert store.by_id(account.id).tier == "open"
+        raise RuntimeError
+    assert store.by_id(account.id) == account
+
+
+def test_a_charge_alone_and_one_beyond_the_day(store):
+    assert store.charge("bob", 5, 0.0, 4) is None and store.spent("bob") == 0
+    assert store.charge("bob", 3, 0.0, 4) == 3 and store.charge("bob", 2, 0.0, 4) is None
+    assert store.charge("bob", 1, 0.0, 4) == 4 and store.charge("bob", -1, 0.0, None) == 3
+    assert store.charge("bob", 4, 86_400.0, 4) == 4 and store.spent("bob") == 7

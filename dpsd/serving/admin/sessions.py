@@ -10,10 +10,10 @@ from pathlib import Path
 from threading import Lock
 
 from limits import RateLimitItemPerMinute
-from limits.storage import MemoryStorage
 from limits.strategies import MovingWindowRateLimiter
 
 from dpsd.guard.admin_key import admin_hash, is_admin
+from dpsd.guard.windows import Windows
 
 IDLE, LONGEST = 30 * 60, 12 * 60 * 60  # seconds
 _MOST = 32  # sessions; the oldest goes
@@ -51,7 +51,7 @@ class Sessions:
         self._guard, self._pepper, self._clock = guard, pepper, clock
         self._sessions: dict[str, Session] = {}
         self._lock = Lock()
-        self._rates = MovingWindowRateLimiter(MemoryStorage())
+        self._rates = MovingWindowRateLimiter(Windows())
 
     def may_guess(self) -> bool:
         """Whether a key is looked at now; ten wrong ones a minute are too many."""
