@@ -87,14 +87,26 @@ def test_the_demo_ends_with_the_attacks_a_picture_and_the_report(steps, tmp_path
 
 def test_the_script_installs_and_calls_the_command(tmp_path):
     """With stubs in place of the installed programs."""
+    lines = called_by_the_script(tmp_path, {})
+    assert "pip install" in lines[0] and lines[1:] == ["demo --set x=1"]
+
+
+def test_the_script_takes_torch_from_the_index_that_is_named(tmp_path):
+    index = "https://download.pytorch.org/whl/cpu"
+    lines = called_by_the_script(tmp_path, {"DPSD_TORCH_INDEX": index})
+    assert lines[0].endswith(f"--index-url {index} torch torchvision")
+    assert "-e ." in lines[1] and index not in lines[1] and lines[2:] == ["demo --set x=1"]
+
+
+def called_by_the_script(tmp_path, env):
+    """What `scripts/demo --set x=1` runs, a line each."""
     log, bin = tmp_path / "log", tmp_path / "venv/bin"
     bin.mkdir(parents=True)
     for name in ("dpsd", "python"):
         (bin / name).write_text(f'#!/bin/sh\necho "$@" >> {log}\n')
         (bin / name).chmod(0o755)
-    env = os.environ | {"DPSD_VENV": str(tmp_path / "venv")}
+    env = os.environ | {"DPSD_VENV": str(tmp_path / "venv")} | env
     script = [ROOT / "scripts/demo", "--set", "x=1"]
     done = subprocess.run(script, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    lines = log.read_text().splitlines()
-    assert "pip install" in lines[0] and lines[1:] == ["demo --set x=1"]
+    return log.read_text().splitlines()
