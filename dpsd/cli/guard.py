@@ -14,34 +14,46 @@ def add_guard(commands: Commands) -> None:
     added = commands.add_parser("guard", help=text, description=text)
     actions = added.add_subparsers(dest="action", required=True, metavar="ACTION")
     add_tools(actions)
-    about = "learn what honest questions look like, from images like those that users send"
+    about = "learn what honest questions look like, from images or from logged honest traffic"
     calibrate = actions.add_parser("calibrate", help=about, description=about)
     calibrate.set_defaults(run=run_calibrate)
     calibrate.add_argument("target", metavar="RUN", type=Path, help="a run or release folder")
-    calibrate.add_argument("--images", type=Path, required=True, metavar="FILE",
-                           help="a folder of PNG and JPEG files, or an npz file with images; they "
-                           "are not kept")  # fmt: skip
+    source = calibrate.add_mutually_exclusive_group(required=True)
+    source.add_argument("--images", type=Path, metavar="FILE",
+                        help="a folder of PNG and JPEG files, or an npz file with images, like "
+                        "those that users send; they are not kept")  # fmt: skip
+    source.add_argument("--logs", type=Path, nargs="+", metavar="FILE",
+                        help="JSON lines or Parquet of honest accounts, with features and answers "
+                        "of the served student; see docs/guard-logs.md")  # fmt: skip
     calibrate.add_argument("--alpha", type=number, default=0.001, metavar="RATE",
                            help="false alarms an honest account in a month; "
                            "default: %(default)s")  # fmt: skip
     calibrate.add_argument("--accounts", type=count, default=2_000, metavar="N",
-                           help="honest accounts to simulate; default: %(default)s")  # fmt: skip
+                           help="honest accounts to simulate about the images; "
+                           "default: %(default)s")  # fmt: skip
 
 
 def run_calibrate(args: argparse.Namespace) -> int:
     """Write `guard/reference.npz` of a run."""
     from dpsd.config import load_config
     from dpsd.runs.release import load_student, release_folder
-    from dpsd.serving.calibration import calibrate_guard, read_images
+    from dpsd.serving.calibration import calibrate_guard, calibrate_on_logs, read_images
     from dpsd.serving.predictor import featured
     from dpsd.serving.service import guard_folder
 
     release = release_folder(args.target)
-    images = read_images(args.images, load_config(release / "config.yaml").facts.shape)
-    reference = calibrate_guard(featured(load_student(release)), images, alpha=args.alpha,
-                                accounts=args.accounts, say=note)  # fmt: skip
+    facts, ask = load_config(release / "config.yaml").facts, featured(load_student(release))
+    if args.logs:
+        reference = calibrate_on_logs(args.logs, ask, facts, alpha=args.alpha, say=note)
+        as_who = (
+            "as the logged ones did, who are taken for honest, in as long a time (30 days at most)"
+        )
+    else:
+        images = read_images(args.images, facts.shape)
+        reference = calibrate_guard(ask, images, alpha=args.alpha, accounts=args.accounts, say=note)
+        as_who = "in a month as the simulated ones do about such images"
     path = guard_folder(args.target) / "reference.npz"
     reference.save(path)
-    say(f"reference in {path}: an alarm in {reference.alpha:g} of honest accounts a month, if they "
-        "ask as the simulated ones do about such images")  # fmt: skip
+    say(f"reference in {path}: an alarm in {reference.alpha:g} of honest accounts, if they ask "
+        f"{as_who}")  # fmt: skip
     return 0

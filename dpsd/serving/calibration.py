@@ -1,7 +1,7 @@
-"""Calibrate a run's guard on images that its operator declares to be like honest questions."""
+"""Calibrate a run's guard: on images like honest questions, or on logged honest traffic."""
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur, rotate
 
+from dpsd.config import PublicFacts
 from dpsd.console import Say
 from dpsd.errors import UserError
+from dpsd.guard.logged import logged_accounts
 from dpsd.guard.reference import Reference, calibrate
 from dpsd.guard.traffic import Bank, honest_accounts
 from dpsd.imports import brief
@@ -117,13 +119,45 @@ def calibrate_guard(
     Raises:
         UserError: too few accounts for the rate.
     """
-    needed = int(np.ceil((1 / alpha - 1) * 5 / 3 - 1e-9)) + 1
-    if accounts < needed:
-        raise UserError(f"--accounts: {accounts:,}; a false-alarm rate of {alpha:g} an account "
-                        f"needs at least {needed:,}")  # fmt: skip
+    _enough(accounts, alpha, "--accounts")
     seed = secrets.randbits(63) if seed is None else seed
     seen = questions(ask, images)
     streams = [stream for _, stream in honest_accounts(seen.bank, accounts, seed=seed)]
     say(f"{accounts:,} simulated honest accounts, {sum(len(s.rows) for s in streams):,} questions "
         f"about {len(images):,} images")  # fmt: skip
     return calibrate(seen.features, seen.answers, None, streams, alpha=alpha, seed=seed)
+
+
+def calibrate_on_logs(
+    logs: Sequence[Path], ask: Ask, facts: PublicFacts, *, alpha: float, say: Say
+) -> Reference:
+    """Calibrate on logged accounts that their operator takes for honest.
+
+    Args:
+        logs: with features and answers of the served student, see `dpsd.guard.logged`.
+        ask: the served student.
+        facts: its images and classes.
+        alpha: false-alarm rate of an account in a month, or in the time of shorter logs.
+        say: receives a line.
+
+    Raises:
+        UserError: logs of another model, or too few accounts or questions for the rate.
+    """
+    _, one = ask(torch.zeros(1, *facts.shape, dtype=torch.uint8))
+    seen = logged_accounts(logs, one.shape[1], facts.classes)
+    part = f"; {seen.left_out:.0%} of the accounts were left out" if seen.left_out else ""
+    say(f"{len(seen.streams):,} logged accounts over {seen.days:.1f} days, {len(seen.features):,} "
+        f"questions{part}")  # fmt: skip
+    _enough(len(seen.streams), alpha, "--logs")
+    return calibrate(seen.features, seen.answers, None, seen.streams, alpha=alpha,
+                     seed=secrets.randbits(63))  # fmt: skip
+
+
+def _enough(accounts: int, alpha: float, field: str) -> None:
+    """Three fifths of the accounts set the level."""
+    if not 0 < alpha < 1:
+        raise UserError(f"--alpha: {alpha}; accepted: above 0, below 1")
+    needed = int(np.ceil((1 / alpha - 1) * 5 / 3 - 1e-9)) + 1
+    if accounts < needed:
+        raise UserError(f"{field}: {accounts:,} accounts; a false-alarm rate of {alpha:g} an "
+                        f"account needs at least {needed:,}")  # fmt: skip

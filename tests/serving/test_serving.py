@@ -17,6 +17,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from products import copy_of, tiny_run
@@ -24,9 +26,11 @@ from starlette.datastructures import Headers
 
 from dpsd.cli import main
 from dpsd.errors import UserError
+from dpsd.guard.reference import read_reference
+from dpsd.runs.release import load_student, release_folder
 from dpsd.serving.network import network_of
-from dpsd.serving.predictor import Batcher
-from dpsd.serving.service import make_service
+from dpsd.serving.predictor import Batcher, featured
+from dpsd.serving.service import guard_folder, make_service
 from dpsd.serving.settings import read_settings
 
 ROOT = Path(__file__).parents[2]
@@ -262,16 +266,45 @@ def test_calibrate_from_the_command_line(run, tmp_path, capsys):
     np.savez(tmp_path / "typical.npz", images=images.numpy())
     command = ["guard", "calibrate", str(run.path), "--images", str(tmp_path / "typical.npz")]
     assert main([*command, "--alpha", "0.01", "--accounts", "900"]) == 0
-    assert "an alarm in 0.01 of honest accounts a month" in capsys.readouterr().out
+    assert "an alarm in 0.01 of honest accounts, if they ask in a month" in capsys.readouterr().out
     said = []
     service = make_service(run.path, read_settings(None), said.append)
     guard = service.guard()
     assert guard.state()["detection"] == "ok" and "detection is on" in said[-1]
     guard.close()
-    for more, says in ((["--alpha", "0.0001"], "--accounts: 2,000; "), (["--alpha", "0"], "alpha")):
+    for more, says in (
+        (["--alpha", "0.0001"], "--accounts: 2,000 accounts; "),
+        (["--alpha", "0"], "alpha"),
+    ):
         with contextlib.suppress(SystemExit):
             assert main([*command, *more]) == 2
         assert says in capsys.readouterr().err
     np.savez(tmp_path / "typical.npz", images=images[:20].numpy())
     assert main(command) == 2
     assert "20 images; accepted: at least 500" in capsys.readouterr().err
+
+
+def test_calibrate_on_logs_from_the_command_line(run, tmp_path, capsys):
+    """Logged accounts make a reference; too few for the rate, or of another model, are one line."""
+    images = torch.randint(0, 256, (600, *run.config.facts.shape), dtype=torch.uint8)
+    said, seen = featured(load_student(release_folder(run.path)))(images)
+    rows = np.random.default_rng(0).integers(0, 600, (100, 352))
+    columns = {
+        "account": np.repeat(np.arange(100), 352),
+        "at": np.tile(np.arange(352) * 360.0, 100) + np.repeat(np.arange(100), 352),
+        "features": list(seen.numpy()[rows.ravel()]), "answers": list(said.numpy()[rows.ravel()]),
+    }  # fmt: skip
+    path = tmp_path / "honest.parquet"
+    pq.write_table(pa.table(columns), path)
+    command = ["guard", "calibrate", str(run.path), "--logs", str(path)]
+    assert main([*command, "--alpha", "0.05"]) == 0
+    out, err = capsys.readouterr()
+    assert "100 logged accounts over 1.5 days, 35,200 questions" in out + err
+    assert "who are taken for honest, in as long a time" in out
+    assert read_reference(guard_folder(run.path) / "reference.npz").accounts == 60
+    assert main([*command, "--alpha", "0.001"]) == 2
+    assert "--logs: 100 accounts; a false-alarm rate of 0.001" in capsys.readouterr().err
+    columns["features"] = list(seen.numpy()[rows.ravel(), :3])
+    pq.write_table(pa.table(columns), path)
+    assert main([*command, "--alpha", "0.05"]) == 2
+    assert "features of 3 numbers; accepted: " in capsys.readouterr().err
