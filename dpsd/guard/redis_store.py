@@ -4,6 +4,7 @@ Every change is one script that Redis runs whole, so that two workers never pass
 A charge is as durable as Redis is told to be: `durability` says how durable that is.
 """
 
+import hashlib
 import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -98,6 +99,12 @@ class RedisStore:
             return True
         except self._errors:
             return False
+
+    def take(self, challenge: str, until: float, now: float) -> bool:
+        """Mark the challenge of a puzzle as used, for all workers; False: it was used."""
+        name = hashlib.sha256(challenge.encode()).hexdigest()
+        seconds = max(1, math.ceil(until - now) + 1)
+        return bool(self._call("set", f"used:{name}", 1, seconds, None, True))
 
     def add(self, account: Account) -> None:
         """Keep a new account.

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from dpsd.guard.price import Information, multiplier
 from dpsd.guard.sketch import Sketch
 from dpsd.guard.store import Watched
-from dpsd.guard.work import Puzzle, Spent, bits_of, make_puzzle, refused
+from dpsd.guard.work import Puzzle, Spent, Uses, bits_of, make_puzzle, refused
 
 _NOTHING = Information(0.0, 0.0, 0.0)
 
@@ -40,7 +40,7 @@ class Toll:
     hashes: float = 4096.0
     honest: Information | None = None
     lifetime: float = 300.0
-    spent: Spent = field(default_factory=Spent)
+    spent: Uses = field(default_factory=Spent)
 
     def demand(
         self, account: str, images: int, watched: Watched | None, solution: str, now: float

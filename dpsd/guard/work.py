@@ -18,6 +18,7 @@ import secrets
 import time
 from dataclasses import dataclass, field
 from threading import Lock
+from typing import Protocol
 
 from dpsd.errors import UserError
 
@@ -93,11 +94,18 @@ def solve(puzzle: Puzzle, seconds: float = math.inf) -> str | None:
     return f"{puzzle.challenge}.{'-'.join(nonces)}"
 
 
+class Uses(Protocol):
+    """Remembers which solutions were used."""
+
+    def take(self, challenge: str, until: float, now: float) -> bool:
+        """Mark a challenge as used; False: it was used, or there is no place."""
+
+
 @dataclass
 class Spent:
-    """The solutions that were used and have not expired: of a bounded number.
+    """The solutions that were used and have not expired, in one process: of a bounded number.
 
-    It lies in one process. Where several serve, a solution may be used once in each.
+    Where several serve, their common store remembers (`RedisStore.take`).
 
     Attributes:
         most: kept; where as many are there, nothing more is accepted.
@@ -121,7 +129,7 @@ class Spent:
 
 
 def refused(
-    secret: bytes, account: str, images: int, solution: str, now: float, spent: Spent
+    secret: bytes, account: str, images: int, solution: str, now: float, spent: Uses
 ) -> str | None:
     """Why a solution is not accepted; None: it is, and is used up by this call.
 

@@ -26,11 +26,12 @@ from dpsd.defences import answered
 from dpsd.guard.accounts import who
 from dpsd.guard.guard import Guard
 from dpsd.guard.limits import Limits, Refusal
+from dpsd.guard.redis_store import RedisStore
 from dpsd.guard.reference import Reference
 from dpsd.guard.store import Account, Store, StoreError
 from dpsd.guard.toll import Toll
 from dpsd.guard.watch import Observation
-from dpsd.guard.work import HEADER
+from dpsd.guard.work import HEADER, Spent
 from dpsd.serving.decode import NPY, BadRequest, Sizes, read_json, read_npy, read_pictures
 from dpsd.serving.frame import Frame
 from dpsd.serving.network import network_of
@@ -87,7 +88,8 @@ class Service:
         reference = self.reference if chosen.detection.watch else None
         honest = None if reference is None else reference.information
         secret = hashlib.blake2b(b"dpsd work", key=self.pepper, digest_size=32).digest()
-        toll = Toll(secret, chosen.detection.work_hashes, honest)
+        spent = self.store if isinstance(self.store, RedisStore) else Spent()
+        toll = Toll(secret, chosen.detection.work_hashes, honest, spent=spent)
         return Guard(self.store, limits, chosen.policy_table(), reference, self.pepper, toll,
                      self.beside, self.sharing,
                      60.0 * chosen.detection.clusters_minutes,

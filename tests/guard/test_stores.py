@@ -120,6 +120,15 @@ def test_two_processes_never_pass_one_limit(store, place, tmp_path):
     assert [w.exitcode for w in workers] == [0, 0] and store.spent("a") == 999
 
 
+def test_workers_on_one_redis_take_a_solution_once(address):
+    one, other = RedisStore(address), RedisStore(address)
+    one._db.flushdb()
+    assert one.take("puzzle a", 1_010.0, 1_000.0) and not other.take("puzzle a", 1_010.0, 1_000.0)
+    assert other.take("puzzle b", 1_010.0, 1_000.0)
+    (key, _) = sorted(one._db.keys("dpsd:used:*"))
+    assert 0 < one._db.ttl(key) <= 11  # it is forgotten once the puzzle has expired
+
+
 def test_events_are_in_order_and_have_their_facts(store):
     for number in range(12):  # equal times are told in the order of writing
         store.note("a", "window", 1.5, number=number)
