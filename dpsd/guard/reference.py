@@ -29,6 +29,7 @@ _PICTURE = 500  # honest points in pictures
 _FIT = 20_000  # questions from which directions and means are taken
 _SOME = 16  # windows of an account at most, so that the busiest do not stand for all
 _USUAL = 0.99
+_POWER = 8  # of the surprise
 _FOR_A_MEAN = 4  # windows of an account
 _FEW = 30  # questions of a class below which it has no mean of its own
 _FACTS = ("discount", "level", "alpha", "accounts")
@@ -115,6 +116,8 @@ class Reference:
         discount: factor of each window's e-value, at most 1. Honest accounts differ from each
             other, and an unusual one would gather evidence for ever; with it, all but a hundredth
             of them lose on average, and the level is for the rest.
+        highest: of each detector's statistic over all windows of the honest accounts that set the
+            tails, float64 [D].
         level: the evidence at which an account raises an alarm.
         alpha: false-alarm rate of an account over the time that the honest ones were watched.
         accounts: honest accounts whose evidence set the level.
@@ -125,6 +128,7 @@ class Reference:
     benign: Benign
     tails: dict[str, Tail]
     discount: float
+    highest: NDArray[np.float64]
     level: float
     alpha: float
     accounts: int
@@ -138,7 +142,18 @@ class Reference:
 
     def after(self, evidence: Evidence, values: NDArray[np.float64]) -> Evidence:
         """The evidence with one more window, whose statistics are float64 [D]."""
-        return evidence.after_mean(self.discount * float(self.e_values(values) @ WEIGHTS))
+        e = self.discount * float(self.e_values(values) @ WEIGHTS)
+        return evidence.after_mean(e * self.surprise(values))
+
+    def surprise(self, values: NDArray[np.float64]) -> float:
+        """How far a window passes what honest accounts ever showed, to the eighth power; 1 or more.
+
+        A rank among honest windows says no more about a statistic of three times their highest than
+        about one just above it. This does; it is no e-value, and the false-alarm rate rests on
+        `level`, which honest accounts set with it.
+        """
+        over = np.divide(values, self.highest, out=np.ones(len(values)), where=self.highest > 0)
+        return float(max(1.0, over.max()) ** _POWER)
 
     def suspicion(self, evidence: Evidence) -> float:
         """0 without evidence, 1 at the alarm, at most 2."""
@@ -161,7 +176,8 @@ class Reference:
             arrays |= {f"tail.{name}": np.stack([tail.thresholds, tail.rates])}
         arrays["facts"] = np.array(json.dumps(
             {name: getattr(self, name) for name in _FACTS}
-            | {"window": WINDOW, "information": astuple(self.information)}
+            | {"window": WINDOW, "information": astuple(self.information),
+               "highest": self.highest.tolist()}
         ))  # fmt: skip
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with whole_file(path, ".npz") as partial:
@@ -186,6 +202,7 @@ def read_reference(path: Path) -> Reference:
         if facts.pop("window") != WINDOW:
             raise ValueError("made for windows of another length")
         information = Information(*facts.pop("information"))
+        facts["highest"] = np.array(facts["highest"], np.float64)
         parts: dict[str, dict[str, Any]] = {
             "benign": {}, "kernel": {}, "tail": {}, "honest": {}}  # fmt: skip
         for name, array in arrays.items():
@@ -283,7 +300,8 @@ def calibrate(
     by_window = rng.permutation(by_window)
     tails = {name: tail_of(by_window[:, i]) for i, name in enumerate(DETECTORS)}
     information = honest_information([bank.entropy[s.rows] for s in second])
-    plain = Reference(benign, tails, 1.0, 2.0, alpha, len(third), information)
+    top = np.concatenate(found).max(0)
+    plain = Reference(benign, tails, 1.0, top, 2.0, alpha, len(third), information)
     means = [float((plain.e_values(v) @ WEIGHTS).mean()) for v in found if len(v) >= _FOR_A_MEAN]
     discount = min(1.0, 1 / float(np.quantile(means, _USUAL))) if means else 1.0
     plain = replace(plain, discount=discount)

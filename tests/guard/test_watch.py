@@ -112,6 +112,24 @@ def test_false_alarms_of_new_honest_accounts(reference):
     assert alarms <= 20  # 8 are meant; more than 20 have probability below 1e-4
 
 
+def test_what_no_honest_account_ever_showed_is_evidence_by_itself(reference):
+    """Up to the highest of honest windows nothing changes; three times that is an alarm at once."""
+    usual = reference.highest * 0.9
+    assert (reference.highest > 0).any() and reference.surprise(usual) == 1
+    assert reference.surprise(np.zeros(len(usual))) == 1
+    for i in np.flatnonzero(reference.highest > 0):
+        values = usual.copy()
+        values[i] = 1.5 * reference.highest[i]
+        assert reference.surprise(values) == pytest.approx(1.5**8)
+    i = int(reference.highest.argmax())
+    values = usual.copy()
+    values[i] = 3 * reference.highest[i]
+    before, after = Evidence(), reference.after(Evidence(), values)
+    plain = reference.discount * float(reference.e_values(values) @ WEIGHTS)
+    assert after.value == pytest.approx(plain * 3**8 / 2 + 1 / 2)
+    assert reference.suspicion(before) == 0 and reference.suspicion(after) > 1
+
+
 def test_a_reference_is_written_and_read(tmp_path, reference):
     path = tmp_path / "guard" / "reference.npz"
     reference.save(path)
