@@ -88,13 +88,23 @@ def transcribe(
 
     config = _config(config)
     say(use_threads(config.threads))
+    measured = evaluate and config.data.name != "none"
+    if measured and config.teacher.weights is not None:
+        from dpsd.data.load import load_data
+
+        load_data(config.data)  # what cannot be read is said before an answer is paid
     run = transcribe(
         config, out=out, resume=resume, data_is_public=data_is_public, progress=progress, say=say
     )
-    if evaluate and run is not None and config.data.name != "none":
+    if measured and run is not None:
+        from dpsd.errors import UserError
         from dpsd.evaluation.evaluate import evaluate as measure
 
-        measure(run, split="holdout")
+        try:
+            measure(run, split="holdout")
+        except UserError as e:
+            text = f"the release in {run.release} is complete, and only measuring it failed"
+            raise UserError(f"{text}: {e}; `dpsd evaluate {run.path}` measures again") from e
     return run
 
 

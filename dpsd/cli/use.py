@@ -17,6 +17,9 @@ def add_evaluate(commands: Commands) -> None:
                        help="which rows to measure on")  # fmt: skip
     added.add_argument("--teacher", type=Path, metavar="DIR", help="the teacher's folder")
     added.add_argument("--data", type=Path, metavar="DIR", help="the data's folder")
+    added.add_argument("--rows", type=Path, metavar="PATH",
+                       help="measure on these labelled pictures: a folder with a folder for each "
+                       "class, or an npz file with images and labels")  # fmt: skip
     added.add_argument("--release-accuracy", action="store_true",
                        help="put the accuracy on test rows on the card, with noise")  # fmt: skip
     added.add_argument("--epsilon", type=number, metavar="X",
@@ -42,12 +45,14 @@ def run_evaluate(args: argparse.Namespace) -> int:
     if args.release_accuracy:
         from dpsd.evaluation.release_accuracy import accuracy_text, release_accuracy
 
-        if args.split != "test" or args.teacher is not None:
-            raise UserError("--release-accuracy: accepted for --split test, without --teacher")
+        if args.split != "test" or args.teacher is not None or args.rows is not None:
+            accepted = "accepted for --split test, without --teacher and --rows"
+            raise UserError(f"--release-accuracy: {accepted}")
         released = release_accuracy(run, args.epsilon, data=args.data)
         say(as_json(released) if args.json else accuracy_text(released))
         return 0
-    result = evaluate(run, split=args.split, teacher=args.teacher, data=args.data)
+    result = evaluate(run, split=args.split, teacher=args.teacher, data=args.data,
+                      rows=args.rows)  # fmt: skip
     say(as_json(result) if args.json else evaluation_table(result))
     refresh(run, (lambda text: None) if args.json else say)
     return 0

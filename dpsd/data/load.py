@@ -95,13 +95,13 @@ def load_data(config: DataConfig) -> PrivateData:
     else:
         train, test = sources.read_imported(name)
     source = name if ":" in name or name == "digits" else f"{name} in {root}"
-    rows = _split(train, facts, f"{source}: training")
+    rows = as_split(train, facts, f"{source}: training")
     if len(rows) < 2:
         raise UserError(f"{source}: {len(rows)} training rows; at least 2 are needed")
     held = _held_out(config, len(rows))
     data = _decoded_if_small(
         rows.pick(~held), rows.pick(held),
-        None if test is None else _split(test, facts, f"{source}: test"),
+        None if test is None else as_split(test, facts, f"{source}: test"),
     )  # fmt: skip
     if set(data.holdout.labels.tolist()) - set(data.train.labels.tolist()):
         hint = "are the rows sorted by class? Shuffle them once"
@@ -217,7 +217,17 @@ def _held_out(config: DataConfig, rows: int) -> torch.Tensor:
     return held
 
 
-def _split(rows: sources.Rows, facts: PublicFacts, where: str) -> Split:
+def as_split(rows: sources.Rows, facts: PublicFacts, where: str) -> Split:
+    """Rows as they came from a source, checked.
+
+    Args:
+        rows: images and labels.
+        facts: shape and classes that they must have.
+        where: for messages.
+
+    Raises:
+        UserError: labels or images of another kind.
+    """
     images, labels = rows
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
         kind = f"{labels.dtype} {list(labels.shape)}"

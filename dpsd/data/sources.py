@@ -118,12 +118,45 @@ def read_imported(name: str) -> Tables:
 
 def as_tables(arrays: Mapping[str, Array], source: str) -> Tables:
     """Training rows and, if there are any, test rows from arrays by name."""
-    short = {"images": "x", "labels": "y", "test_images": "test_x", "test_labels": "test_y"}
-    found = {name: arrays.get(name, arrays.get(x)) for name, x in short.items()}
-    has_test = found["test_images"] is not None or found["test_labels"] is not None
-    for name in list(short)[: 4 if has_test else 2]:
-        if found[name] is None:
-            names = ", ".join(arrays) or "nothing"
-            raise UserError(f"{source}: no array {name} (or {short[name]}); found: {names}")
-    x, y, test_x, test_y = (np.asarray(array) for array in found.values())
-    return (x, y), (test_x, test_y) if has_test else None
+    found = _named(arrays)
+    has_test = "test_images" in found or "test_labels" in found
+    for name in list(_NAMES)[: 4 if has_test else 2]:
+        if name not in found:
+            more = " (test rows alone: dpsd evaluate RUN --rows FILE)" if has_test else ""
+            raise UserError(_lacking(name, arrays, source) + more)
+    train = found["images"], found["labels"]
+    return train, (found["test_images"], found["test_labels"]) if has_test else None
+
+
+def as_rows(arrays: Mapping[str, Array], source: str) -> Rows:
+    """The test rows among arrays by name, or the rows where there are no others.
+
+    Raises:
+        UserError: no images, or no labels.
+    """
+    found = _named(arrays)
+    prefix = "test_" if "test_images" in found or "test_labels" in found else ""
+    for name in (f"{prefix}images", f"{prefix}labels"):
+        if name not in found:
+            raise UserError(_lacking(name, arrays, source))
+    return found[f"{prefix}images"], found[f"{prefix}labels"]
+
+
+_NAMES = {
+    "images": ("x", "x_train"), "labels": ("y", "y_train"),
+    "test_images": ("test_x", "x_test"), "test_labels": ("test_y", "y_test"),
+}  # fmt: skip
+"""Names of arrays, and others that are understood."""
+
+
+def _named(arrays: Mapping[str, Array]) -> dict[str, Array]:
+    """The arrays that are there, by their first name."""
+    found = {name: next((arrays[n] for n in (name, *others) if n in arrays), None)
+             for name, others in _NAMES.items()}  # fmt: skip
+    return {name: np.asarray(array) for name, array in found.items() if array is not None}
+
+
+def _lacking(name: str, arrays: Mapping[str, Array], source: str) -> str:
+    accepted = "; ".join(" or ".join((n, *others)) for n, others in _NAMES.items())
+    found = ", ".join(arrays) or "nothing"
+    return f"{source}: no array {name}; found: {found}; accepted: {accepted}"

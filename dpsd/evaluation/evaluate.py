@@ -7,6 +7,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from dpsd.config import Config
+from dpsd.data.labelled import read_labelled
 from dpsd.data.load import Split, load_data
 from dpsd.device import pick_device
 from dpsd.errors import UserError
@@ -27,6 +28,7 @@ def evaluate(
     split: Literal["test", "holdout", "train"] | str = "test",
     teacher: Path | None = None,
     data: Path | None = None,
+    rows: Path | None = None,
 ) -> dict[str, Any]:
     """Measure the released student and its teacher on private data.
 
@@ -39,14 +41,16 @@ def evaluate(
         teacher: the new place of a teacher that was moved: its folder, or the weights file if it
             is the user's own.
         data: another `data.root`.
+        rows: labelled pictures to measure on, in place of a split; see `read_labelled`.
 
     Returns:
-        `split`, `rows`, `agreement_with` (what the agreement is measured against), `teacher` with
+        `split` (`given` with `rows`; None without labelled rows), `rows`, `agreement_with` (what
+        the agreement is measured against), `teacher` with
         `accuracy` and `ece`, `student` with `accuracy`, `ece` and `agreement`, and `per_class`, a
         list of `class`, `rows`, `teacher` and `student` accuracy. All are shares from 0 to 1.
         `reliability` has the bins of a calibration diagram, `confusion` counts rows by true class
         and the student's class (none with more than 20 classes).
-        Without such rows, the agreement is that with held-out paid answers.
+        With `data.name` none, the agreement is that with held-out paid answers.
         `student.gain_nats_per_answer` then says how much better than a uniform guess the student
         predicts those answers. All other figures are None.
 
@@ -55,12 +59,14 @@ def evaluate(
     """
     report = run.report()
     predict = Labeller(load_student(run), pick_device(run.config.device)).predict
-    config, rows = read_rows(run, split, data)
-    if rows is None:
-        result = {"split": split} | without_rows(run, predict)
+    config, found = read_rows(run, split, data)
+    if rows is not None:
+        split, found = "given", read_labelled(rows, config.facts)
+    if found is None:
+        result = {"split": None} | without_rows(run, predict)
     else:
         ask = ask_teacher(config, run, teacher)
-        result = {"split": split} | on_rows(rows, config.facts.class_names, ask, predict)
+        result = {"split": split} | on_rows(found, config.facts.class_names, ask, predict)
     write_json(run.private / "evaluation.json", result)
     report["teacher"]["accuracy"] = result["teacher"]["accuracy"]
     report["student"] |= result["student"]
@@ -82,10 +88,16 @@ def read_rows(run: Run, split: str, data: Path | None = None) -> tuple[Config, S
         raise UserError(f"split: {split!r}; accepted: {', '.join(_SPLITS)}")
     config = run.config
     if config.data.name == "none":
+        if data is not None:
+            raise UserError("--data: accepted where data.name is not none; --rows takes labelled "
+                            "pictures")  # fmt: skip
         return config, None
     root = {"root": data} if data is not None else {}
     config = config.model_copy(update={"data": config.data.model_copy(update=root)})
     rows: Split | None = getattr(load_data(config.data), split)
+    if rows is None:
+        raise UserError(f"--split {split}: the data have no such rows; accepted: holdout, train, "
+                        "or --rows PATH with labelled pictures")  # fmt: skip
     return config, rows
 
 

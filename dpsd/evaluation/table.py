@@ -19,7 +19,7 @@ def evaluation_table(result: dict[str, Any]) -> str:
         ),
     ]
     parts = [
-        f"split {result['split']}, {result['rows']:,} rows",
+        _measured_on(result["split"], result["rows"]),
         Table(("", "accuracy", "agreement", "ECE"), figures).text(),
         f"agreement with {result['agreement_with']}",
     ]
@@ -33,6 +33,12 @@ def evaluation_table(result: dict[str, Any]) -> str:
         ]
         parts += ["", Table(("class", "rows", "teacher", "student"), classes).text()]
     return "\n".join(parts)
+
+
+def _measured_on(split: str | None, rows: int) -> str:
+    if split is None:
+        return f"no labelled rows (dpsd evaluate RUN --rows PATH); {rows:,} held-out paid answers"
+    return f"{rows:,} given rows" if split == "given" else f"split {split}, {rows:,} rows"
 
 
 def _calibration(error: float | None) -> str:

@@ -258,3 +258,22 @@ def test_refusals(finished, tmp_path):
     with pytest.raises(UserError, match=r"report\.json: cannot be read"):
         evaluate(run)
     assert not (run.private / "evaluation.json").exists()
+
+
+def test_given_rows_are_measured_whatever_the_run_s_data_are(finished, tmp_path):
+    """The test rows in a file give the figures of the split, also for a run without data."""
+    run = copy_of(finished, tmp_path / "run")
+    test = load_data(run.config.data).test
+    np.savez(tmp_path / "rows.npz", images=test.images[:].numpy(), labels=test.labels.numpy())
+    split, given = evaluate(run), evaluate(run, rows=tmp_path / "rows.npz")
+    assert given["split"] == "given" and run.report()["evaluation"]["split"] == "given"
+    assert given | {"split": "test"} == split
+    assert f"{len(test):,} given rows" in evaluation_table(given)
+
+
+def test_without_data_nothing_is_called_a_split_and_data_are_refused(bare_run, tmp_path):
+    found = evaluate(bare_run)
+    assert found["split"] is None and found["teacher"]["accuracy"] is None
+    assert "no labelled rows (dpsd evaluate RUN --rows PATH)" in evaluation_table(found)
+    with pytest.raises(UserError, match="--data: accepted where data.name is not none"):
+        evaluate(bare_run, data=tmp_path)
