@@ -57,16 +57,16 @@ def test_test_rows_come_before_training_rows(tmp_path):
 def test_what_is_no_labelled_picture_is_one_line(tmp_path):
     with pytest.raises(UserError, match="no such file; accepted: a folder"):
         read_labelled(tmp_path / "none", FACTS)
-    with pytest.raises(UserError, match="data.classes: 2, but .* has 1 class folders"):
+    with pytest.raises(UserError, match=r"data\.classes: 2, but .* has 1 class folders"):
         read_labelled(pictures(tmp_path / "one", {"a": [1]}), FACTS)
     x = np.zeros((3, 6, 5), np.uint8)
     np.savez(tmp_path / "a.npz", x_test=x, other=x)
     with pytest.raises(UserError, match="no array test_labels; found: x_test, other; accepted: im"):
         read_labelled(tmp_path / "a.npz", FACTS)
     np.savez(tmp_path / "b.npz", images=x[:, :4], labels=[0, 1, 0])
-    with pytest.raises(UserError, match="data.shape is"):
+    with pytest.raises(UserError, match=r"data\.shape is"):
         read_labelled(tmp_path / "b.npz", FACTS)
     np.savez(tmp_path / "c.npz", x_test=x, y_test=[0, 1, 0])
     config = DataConfig(name="npz", root=tmp_path / "c.npz", classes=2, shape=(1, 6, 5))
-    with pytest.raises(UserError, match="no array images; .*test rows alone: dpsd evaluate"):
+    with pytest.raises(UserError, match=r"no array images; .*test rows alone: dpsd evaluate"):
         load_data(config)

@@ -174,21 +174,29 @@ def test_without_test_data(finished, tmp_path):
     train = load_data(run.config.data).train
     np.savez(tmp_path / "rows.npz", images=train.images, labels=train.labels)
     data = DataConfig(name="npz", root=tmp_path / "rows.npz", shape=(1, 28, 28), classes=10)
-    for config in (data, DataConfig(name="none", shape=(1, 28, 28), classes=10)):
-        run.config = run.config.model_copy(update={"data": config})
-        found = evaluate(run)
-        assert found["teacher"]["accuracy"] is found["student"]["accuracy"] is None
-        assert "held-out paid answers" in found["agreement_with"] and found["rows"] == 100
-        # randomised response: the most likely class is the label that was released
-        images, answers = load_release(run.bank, 1000)
-        s = _probabilities("cnn-small", run.release / "student.safetensors", images[:100])
-        labels = answers.values.flatten().numpy()[:100]
-        assert found["student"]["agreement"] == accuracy_score(labels, s.argmax(1))
-        likelihood = make_plan(run.config).mechanism.log_likelihood(answers)[:100].double().exp()
-        gains = np.log((s * likelihood.numpy()).sum(1)) - np.log(likelihood.numpy().mean(1))
-        assert found["student"]["gain_nats_per_answer"] == pytest.approx(gains.mean(), abs=1e-4)
-        text = evaluation_table(found)
-        assert "None" not in text and "nats per answer" in text
+    run.config = run.config.model_copy(update={"data": data})
+    with pytest.raises(UserError, match="--split test: the data have no such rows"):
+        evaluate(run)
+    none = DataConfig(name="none", shape=(1, 28, 28), classes=10)
+    run.config = run.config.model_copy(update={"data": none})
+    found = evaluate(run)
+    assert found["split"] is found["teacher"]["accuracy"] is found["student"]["accuracy"] is None
+    assert "held-out paid answers" in found["agreement_with"] and found["rows"] == 100
+    # randomised response: the most likely class is the label that was released
+    images, answers = load_release(run.bank, 1000)
+    s = _probabilities("cnn-small", run.release / "student.safetensors", images[:100])
+    labels = answers.values.flatten().numpy()[:100]
+    assert found["student"]["agreement"] == accuracy_score(labels, s.argmax(1))
+    likelihood = make_plan(run.config).mechanism.log_likelihood(answers)[:100].double().exp()
+    gains = np.log((s * likelihood.numpy()).sum(1)) - np.log(likelihood.numpy().mean(1))
+    assert found["student"]["gain_nats_per_answer"] == pytest.approx(gains.mean(), abs=1e-4)
+    text = evaluation_table(found)
+    assert "None" not in text and "nats per answer" in text
+    assert "no labelled rows (dpsd evaluate RUN --rows PATH)" in text
+    with pytest.raises(UserError, match=r"--data: accepted where data\.name is not none"):
+        evaluate(run, data=tmp_path)
+    given = evaluate(run, rows=tmp_path / "rows.npz")
+    assert given["split"] == "given" and given["rows"] == len(train)
 
 
 def test_without_test_data_and_with_answers_that_name_no_class(tmp_path_factory, tmp_path):
@@ -269,11 +277,3 @@ def test_given_rows_are_measured_whatever_the_run_s_data_are(finished, tmp_path)
     assert given["split"] == "given" and run.report()["evaluation"]["split"] == "given"
     assert given | {"split": "test"} == split
     assert f"{len(test):,} given rows" in evaluation_table(given)
-
-
-def test_without_data_nothing_is_called_a_split_and_data_are_refused(bare_run, tmp_path):
-    found = evaluate(bare_run)
-    assert found["split"] is None and found["teacher"]["accuracy"] is None
-    assert "no labelled rows (dpsd evaluate RUN --rows PATH)" in evaluation_table(found)
-    with pytest.raises(UserError, match="--data: accepted where data.name is not none"):
-        evaluate(bare_run, data=tmp_path)
