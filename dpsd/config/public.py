@@ -85,6 +85,8 @@ def public_facts(config: DataConfig) -> PublicFacts:
         raise UserError(f"data.shape: {list(shape)}; accepted: [C, H, W], each from 1")
     if (named := NAMED.get(name)) is not None:
         names = named.class_names
+        if config.class_names not in (None, names):
+            raise UserError(f"data.class_names: {name} has names of its own; accepted: null")
         if classes not in (None, len(names)):
             raise UserError(f"data.classes: {classes}, but {name} has {len(names)}")
         resized = name == "att_faces" and shape is not None and shape[0] == 1
@@ -100,8 +102,19 @@ def public_facts(config: DataConfig) -> PublicFacts:
         raise UserError(f"data.{key}: missing; with data.name {name} declare {what}")
     if name in NUMBERED and shape[0] not in (1, 3):
         raise UserError(f"data.shape: {list(shape)}; data of {name} have 1 (grey) or 3 channels")
-    numbers = tuple(str(i) for i in range(classes))
-    return _private_facts(config, PublicFacts(shape, classes, numbers))
+    return _private_facts(config, PublicFacts(shape, classes, _class_names(config, classes)))
+
+
+def _class_names(config: DataConfig, classes: int) -> tuple[str, ...]:
+    """The declared names, or the numbers."""
+    names = config.class_names
+    if names is None:
+        return tuple(str(i) for i in range(classes))
+    fit = all(0 < len(name) <= 100 and name.isprintable() for name in names)
+    if len(names) != classes or len(set(names)) != classes or not fit:
+        raise UserError(f"data.class_names: {len(names)} names; accepted: {classes} different ones "
+                        "of 1 to 100 printable characters (data.classes)")  # fmt: skip
+    return names
 
 
 def _private_facts(config: DataConfig, facts: PublicFacts) -> PublicFacts:

@@ -63,6 +63,9 @@ class DataConfig(Section):
     """Number of classes, public. Named data sets know theirs."""
     shape: tuple[int, int, int] | None = None
     """Channels, height, width of an image, public. Named data sets know theirs."""
+    class_names: tuple[str, ...] | None = None
+    """What people call the classes, in the order of their numbers; public. Null: their numbers.
+    Named data sets know theirs."""
     dataset: str | None = None
     """The name that you give to these people's data: letters, digits, dots, dashes, underscores.
     All that is released about them is entered in one ledger under this name, whatever teacher,

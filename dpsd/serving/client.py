@@ -96,16 +96,17 @@ class Client:
         """Classes of images, in requests as large as the account may send.
 
         Args:
-            images: uint8 [B, C, H, W], an array or a tensor.
+            images: uint8 [B, C, H, W], an array or a tensor; grey ones also [B, H, W].
 
         Raises:
             UserError: other images.
             Refused: the service does not answer, or not within `patience`.
         """
         array = np.ascontiguousarray(images)
+        array = array[:, None] if array.ndim == 3 else array
         if array.dtype != np.uint8 or array.ndim != 4 or not len(array):
             raise UserError(f"images: {array.dtype} {list(array.shape)}; accepted: uint8 "
-                            "[B, C, H, W], at least one")  # fmt: skip
+                            "[B, C, H, W] or [B, H, W], at least one")  # fmt: skip
         until = time.monotonic() + self.patience
         if len(array) > 1 and not self._most:
             limits = self.model()

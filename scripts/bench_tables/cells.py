@@ -71,6 +71,7 @@ TRUST = {"": ("threads", "owner", "retention"), "privacy": ("allow_open", "allow
          "data": ("root", "units"), "teacher": ("root",)}  # fmt: skip
 """Keys by section that no figure depends on."""
 LATER = {
+    "data": {"class_names": None},
     "generator": {"photographs": None, "augment": None, "network": "decoder", "untrained": 0.0,
                   "restart": None},
     "student": {"balance": 0.0},

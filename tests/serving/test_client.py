@@ -77,6 +77,7 @@ def error(code, name, **headers):
 
 def test_images_go_in_requests_that_the_service_takes(service):
     answers = client(service).predict(IMAGES)
+    assert np.array_equal(client(service).predict(IMAGES[:, 0]).labels, answers.labels)  # grey
     assert answers.labels.tolist() == IMAGES[:, 0, 0, 0].tolist()
     assert answers.probabilities.shape == (7, 2) and answers.probabilities.dtype == np.float32
     assert [n for n, _ in service.asked] == [3, 3, 1]
@@ -160,7 +161,7 @@ def test_it_works_for_the_real_service(tmp_path):
 
 def test_bad_input_and_nobody_there():
     nobody = Client("http://127.0.0.1:9", "key", timeout=1)
-    for images in (IMAGES.astype(np.float32), IMAGES[0], IMAGES[:0]):
+    for images in (IMAGES.astype(np.float32), IMAGES[0, 0], IMAGES[:0]):
         with pytest.raises(UserError, match=r"images: .*accepted: uint8 \[B, C, H, W\]"):
             nobody.predict(images)
     with pytest.raises(Refused, match="unreachable"):
