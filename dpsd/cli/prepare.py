@@ -110,7 +110,7 @@ def run_check(args: argparse.Namespace) -> int:
     show(use_threads(config.threads))
     rows = check(config, show)
     say(as_json({"checks": rows}) if args.json else check_text(rows))
-    return 0 if all(row["ok"] for row in rows) else 1
+    return 1 if any(row["ok"] is False for row in rows) else 0
 
 
 def add_plan(commands: Commands) -> None:

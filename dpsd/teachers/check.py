@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from dpsd.config import Config, PublicFacts
+from dpsd.config.sections import Normalize
 from dpsd.console import Say
 from dpsd.device import pick_device
 from dpsd.errors import UserError
@@ -27,7 +28,7 @@ def check(config: Config, say: Say) -> list[dict[str, Any]]:
     A missing teacher that has a recipe is trained first. The user's own gets no folder.
 
     Returns:
-        Rows of `check`, `ok` and `message`. They are private.
+        Rows of `check`, `ok` and `message`. They are private. What is assumed has `ok` None.
 
     Raises:
         UserError: the teacher cannot be loaded, or its output does not fit the declared classes.
@@ -35,10 +36,15 @@ def check(config: Config, say: Say) -> list[dict[str, Any]]:
     facts, device = config.facts, pick_device(config.device)
     t = config.teacher
     own = t.path is None and (t.weights is not None or ":" in t.model)
+    normalize, channels = t.normalize, facts.shape[0]
     if own:
-        teacher: Callable[[torch.Tensor], torch.Tensor] = load_own_teacher(t, facts).to(device)
+        model = load_own_teacher(t, facts).to(device)
+        teacher: Callable[[torch.Tensor], torch.Tensor] = model
+        channels = model.in_channels
     else:
-        teacher = load_teacher(config, ensure_teacher(config, say))
+        home = ensure_teacher(config, say)
+        teacher = load_teacher(config, home)
+        normalize = normalize if home.kind == "own" else None
     n = max(8, min(_IMAGES, _VALUES // torch.Size(facts.shape).numel()))
     plain = config.model_copy(
         update={"generator": config.generator.model_copy(update={"select": 1})}
@@ -48,20 +54,32 @@ def check(config: Config, say: Say) -> list[dict[str, Any]]:
         dtype=torch.float32,
     )  # fmt: skip
     images = Synthesizer(plain, facts, device).sample(n, student)
-    rows = check_teacher(teacher, facts, images)
+    rows: list[tuple[str, bool | None, str]] = [
+        ("input", None, input_text(normalize, facts, channels)),
+        *check_teacher(teacher, facts, images),
+    ]
     return [{"check": name, "ok": ok, "message": message} for name, ok, message in rows]
 
 
 def check_text(rows: list[dict[str, Any]]) -> str:
     """One line a check, then the verdict."""
-    width = max(len(row["check"]) for row in rows)
-    lines = [f"{row['check']:<{width}}  {'ok  ' if row['ok'] else 'FIX '}  {row['message']}"
-             for row in rows]  # fmt: skip
-    failed = sum(not row["ok"] for row in rows)
-    verdict = "the teacher is fit to be transcribed" if not failed else (
-        f"{failed} of {len(rows)} checks failed"
-    )  # fmt: skip
+    width, marks = max(len(row["check"]) for row in rows), {True: "ok", False: "FIX", None: ""}
+    lines = [f"{row['check']:<{width}}  {marks[row['ok']]:<4}  {row['message']}" for row in rows]
+    failed = sum(row["ok"] is False for row in rows)
+    verdict = "the teacher fits; whether it is right on your images was not measured"
+    if failed:
+        verdict = f"{failed} of {sum(row['ok'] is not None for row in rows)} checks failed"
     return "\n".join([*lines, verdict]) + "\n"
+
+
+def input_text(normalize: Normalize | None, facts: PublicFacts, channels: int) -> str:
+    """What the teacher is assumed to take: range of the pixels, normalisation, shape."""
+    how = "not normalised"
+    if normalize is not None:
+        how = f"then normalised by mean {list(normalize.mean)} and std {list(normalize.std)}"
+    shape = " x ".join(map(str, facts.shape))
+    grey = f", grey repeated to {channels} channels" if channels != facts.shape[0] else ""
+    return f"pixels 0 to 1, {how}, {shape}{grey}"
 
 
 def check_teacher(

@@ -210,7 +210,7 @@ def test_votes_in_evaluation_and_check(tmp_path, capsys):
     torch.testing.assert_close(as_logits(votes).softmax(1), votes / 20, atol=1e-6, rtol=1e-5)
     assert main(["check-teacher", str(tmp_path / "c.yaml"), "--set", "teacher.shards=20"]) == 0
     out = capsys.readouterr().out
-    assert "votes [256, 10]" in out and "fit to be transcribed" in out
+    assert "votes [256, 10]" in out and "the teacher fits" in out
 
 
 def test_damaged_weights_are_told_in_one_line(tmp_path):

@@ -1,0 +1,54 @@
+import json
+
+import pytest
+import torch
+
+from dpsd.cli import main
+from dpsd.config import PublicFacts
+from dpsd.config.sections import Normalize
+from dpsd.teachers.check import check_text, input_text
+
+RGB = PublicFacts((3, 64, 64), 2, ("a", "b"))
+GREY = PublicFacts((1, 8, 8), 2, ("a", "b"))
+
+
+def test_assumed_input_in_words():
+    assert input_text(None, RGB, 3) == "pixels 0 to 1, not normalised, 3 x 64 x 64"
+    text = input_text(Normalize(mean=(0.5,), std=(0.25,)), GREY, 3)
+    assert "mean [0.5] and std [0.25], 1 x 8 x 8, grey repeated to 3 channels" in text
+
+
+def test_verdict_promises_no_accuracy():
+    input_row, good, bad = ({"check": c, "ok": ok, "message": "m"}
+                            for c, ok in (("input", None), ("a", True), ("b", False)))  # fmt: skip
+    text = check_text([input_row, good])
+    assert text.endswith("whether it is right on your images was not measured\n")
+    assert "1 of 2 checks failed" in check_text([input_row, good, bad])
+
+
+class Linear(torch.nn.Module):
+    """Two classes by the mean pixel of an image."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        z = 8 * (x.flatten(1).mean(1, keepdim=True) - 0.3)
+        return torch.cat([z, -z], 1)
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """Arguments of a configuration with an own teacher on grey 8 x 8 images."""
+    monkeypatch.chdir(tmp_path)
+    torch.jit.script(Linear()).save("own.pt")
+    tree = {"device": "cpu", "data": {"name": "none", "shape": [1, 8, 8], "classes": 2},
+            "teacher": {"weights": "own.pt"}, "privacy": {"epsilon": 1}}  # fmt: skip
+    (tmp_path / "c.yaml").write_text(json.dumps(tree))
+    return ["check-teacher", "c.yaml"]
+
+
+def test_check_says_what_it_assumes(own, capsys):
+    args = ["--set", "teacher.normalize={mean: [0.1], std: [2]}", "--json"]
+    assert main([*own, *args]) == 0
+    first, *others = json.loads(capsys.readouterr().out)["checks"]
+    assert (first["check"], first["ok"]) == ("input", None)
+    assert first["message"].endswith("mean [0.1] and std [2.0], 1 x 8 x 8")
+    assert all(row["ok"] for row in others)
