@@ -150,7 +150,9 @@ class TeacherConfig(Section):
     an ensemble cnn | cnn-small | cnn-tiny | scatter-linear; for DP-SGD also scatter-linear |
     scatter-public | cnn-tanh."""
     weights: Path | None = None
-    """The user's own trained weights (.pt, .safetensors), TorchScript or `torch.export` file."""
+    """The user's own trained weights (.pt, .safetensors), TorchScript or `torch.export` file. A
+    checkpoint may hold them below `state_dict`, `model_state_dict` or `model`; the prefixes
+    `module.`, `_module.` and `_orig_mod.` of names are removed where the model lacks them."""
     path: Path | None = None
     """A teacher folder made by `dpsd teacher`; default: found by recipe under `root`."""
     root: Path = Field(default_factory=default_root)

@@ -18,9 +18,21 @@ from dpsd.imports import brief
 from dpsd.models.frozen import Teacher
 from dpsd.models.networks import OWN, build_model, call_factory, torchvision_model
 
+_WRAPPERS = ("state_dict", "model_state_dict", "model")
+"""Keys of a checkpoint below which the weights may lie, looked for in this order."""
+_PREFIXES = re.compile(r"^((_orig_mod|_module|module)\.)+")
+"""What torch.compile, Opacus, DataParallel and moving averages put before names."""
+
 
 def load_own_teacher(config: TeacherConfig, facts: PublicFacts) -> Teacher:
+    """The user's own model, as `read_own_teacher` reads it."""
+    return read_own_teacher(config, facts)[0]
+
+
+def read_own_teacher(config: TeacherConfig, facts: PublicFacts) -> tuple[Teacher, str]:
     """The user's own model: import path, torchvision or own name with weights, or a whole program.
+
+    The text says what was unwrapped: keys of the checkpoint, prefixes of names. It may be empty.
 
     `weights` may be a state dict (.pt, read with `weights_only`), safetensors, TorchScript or a
     `torch.export` file. The content of the file decides which. The last two need no `model`.
@@ -29,7 +41,7 @@ def load_own_teacher(config: TeacherConfig, facts: PublicFacts) -> Teacher:
         UserError: a missing or damaged file, names that do not match, or a model that does not take
             the declared images.
     """
-    path, name = config.weights, config.model
+    path, name, unwrapped = config.weights, config.model, list[str]()
     if path is None:
         if ":" not in name:
             raise UserError(f"teacher.weights: missing; {name} is untrained without them")
@@ -45,7 +57,7 @@ def load_own_teacher(config: TeacherConfig, facts: PublicFacts) -> Teacher:
             raise UserError(f"teacher.weights: {path} is unreadable ({brief(e)}); {hint}") from e
         model = program if isinstance(program, nn.Module) else None
         if model is None:
-            state = _plain_state(program, path)
+            state, keys = _plain_state(program, path)
             if ":" in name:
                 model = call_factory(name, facts.classes)
             elif name in OWN or all(k[:4] == "net." for k in state):
@@ -53,10 +65,13 @@ def load_own_teacher(config: TeacherConfig, facts: PublicFacts) -> Teacher:
             else:
                 model = torchvision_model(name, facts.classes)
             if isinstance(model, nn.Module):
-                _load(model, state, path)
+                prefixes = _load(model, state, path)
+                unwrapped = [*(f"key '{k}'" for k in keys),
+                             *(f"prefix '{p}' removed" for p in prefixes)]  # fmt: skip
     if not isinstance(model, nn.Module):
         raise UserError(f"teacher.model: {name} gave {type(model).__name__}; accepted: nn.Module")
-    return Teacher(model, classes=facts.classes, shape=facts.shape, normalize=config.normalize)
+    teacher = Teacher(model, classes=facts.classes, shape=facts.shape, normalize=config.normalize)
+    return teacher, ", ".join(unwrapped)
 
 
 class _Function(nn.Module):
@@ -86,21 +101,25 @@ def _read_weights(path: Path) -> Any:
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def _plain_state(tree: Any, path: Path) -> dict[str, torch.Tensor]:
-    for key in ("state_dict", "model_state_dict", "model"):
+def _plain_state(tree: Any, path: Path) -> tuple[dict[str, torch.Tensor], list[str]]:
+    """The tensors by name, and the keys of the checkpoint below which they lie."""
+    keys = []
+    for key in _WRAPPERS:
         if isinstance(tree, Mapping) and isinstance(tree.get(key), Mapping):
             tree = tree[key]
+            keys.append(key)
     if not isinstance(tree, Mapping):
         what = type(tree).__name__
         raise UserError(f"teacher.weights: {path} holds a {what}; accepted: a state dict")
-    return {str(k): v for k, v in tree.items() if isinstance(v, torch.Tensor)}
+    return {str(k): v for k, v in tree.items() if isinstance(v, torch.Tensor)}, keys
 
 
-def _load(model: nn.Module, state: dict[str, torch.Tensor], path: Path) -> None:
-    wanted = model.state_dict()
+def _load(model: nn.Module, state: dict[str, torch.Tensor], path: Path) -> list[str]:
+    """Fill the model; returns the prefixes that were removed from the names."""
+    wanted, prefixes = model.state_dict(), set[str]()
     if not wanted.keys() <= state.keys():
-        # DataParallel, torch.compile, Opacus and moving averages put prefixes before names.
-        state = {re.sub(r"^((_orig_mod|_module|module)\.)+", "", k): v for k, v in state.items()}
+        prefixes = {found[0] for k in state if (found := _PREFIXES.match(k))}
+        state = {_PREFIXES.sub("", k): v for k, v in state.items()}
         state = {k.replace("._orig_mod.", "."): v for k, v in state.items() if k != "n_averaged"}
     missing = [k for k in wanted.keys() - state.keys() if not k.endswith("num_batches_tracked")]
     resized = [k for k in wanted.keys() & state.keys() if wanted[k].shape != state[k].shape]
@@ -119,3 +138,4 @@ def _load(model: nn.Module, state: dict[str, torch.Tensor], path: Path) -> None:
             f"teacher.weights: {path} does not fit the model: {'; '.join(texts)}; {hint}"
         )
     model.load_state_dict(state, strict=False)
+    return sorted(prefixes)

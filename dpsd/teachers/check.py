@@ -13,7 +13,7 @@ from dpsd.device import pick_device
 from dpsd.errors import UserError
 from dpsd.generator.synthesizer import Synthesizer
 from dpsd.imports import brief
-from dpsd.models.own import load_own_teacher
+from dpsd.models.own import read_own_teacher
 from dpsd.student.student import Student
 from dpsd.teachers.folder import as_logits
 from dpsd.teachers.teacher import ensure_teacher, load_teacher
@@ -36,10 +36,10 @@ def check(config: Config, say: Say) -> list[dict[str, Any]]:
     facts, device = config.facts, pick_device(config.device)
     t = config.teacher
     own = t.path is None and (t.weights is not None or ":" in t.model)
-    normalize, channels = t.normalize, facts.shape[0]
+    normalize, channels, unwrapped = t.normalize, facts.shape[0], ""
     if own:
-        model = load_own_teacher(t, facts).to(device)
-        teacher: Callable[[torch.Tensor], torch.Tensor] = model
+        model, unwrapped = read_own_teacher(t, facts)
+        teacher: Callable[[torch.Tensor], torch.Tensor] = model.to(device)
         channels = model.in_channels
     else:
         home = ensure_teacher(config, say)
@@ -56,6 +56,7 @@ def check(config: Config, say: Say) -> list[dict[str, Any]]:
     images = Synthesizer(plain, facts, device).sample(n, student)
     rows: list[tuple[str, bool | None, str]] = [
         ("input", None, input_text(normalize, facts, channels)),
+        *([("weights", None, unwrapped)] if unwrapped else []),
         *check_teacher(teacher, facts, images),
     ]
     return [{"check": name, "ok": ok, "message": message} for name, ok, message in rows]

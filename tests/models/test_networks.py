@@ -18,7 +18,7 @@ from dpsd.errors import UserError
 from dpsd.imports import import_object
 from dpsd.models.frozen import Teacher
 from dpsd.models.networks import build_model, logits_and_features
-from dpsd.models.own import load_own_teacher
+from dpsd.models.own import load_own_teacher, read_own_teacher
 from dpsd.teachers.check import check_teacher
 
 RGB = PublicFacts((3, 32, 32), 4, ("0", "1", "2", "3"))
@@ -272,6 +272,23 @@ def test_weight_files(small, tmp_path, kind, ending):
         expected = small(images(RGB) / 255)
     assert torch.allclose(teacher(images(RGB)), expected, atol=1e-5)
     assert not any(p.requires_grad for p in teacher.parameters())
+
+
+@pytest.mark.parametrize(
+    ("wrap", "text"),
+    [
+        (lambda s: s, ""),
+        (lambda s: {"model": {f"module.{k}": v for k, v in s.items()}, "epoch": 3},
+         "key 'model', prefix 'module.' removed"),
+        (lambda s: {"state_dict": {"model": s}}, "key 'state_dict', key 'model'"),
+        (lambda s: {f"_orig_mod.module.{k}": v for k, v in s.items()},
+         "prefix '_orig_mod.module.' removed"),
+    ],
+)  # fmt: skip
+def test_unwrapping_is_told(small, tmp_path, wrap, text):
+    torch.save(wrap(small.state_dict()), tmp_path / "w.pt")
+    config = TeacherConfig(model="cnn-small", weights=tmp_path / "w.pt")
+    assert read_own_teacher(config, RGB)[1] == text
 
 
 @pytest.mark.parametrize("kind", ["plain", "safetensors", "script", "export"])

@@ -6,6 +6,7 @@ import torch
 from dpsd.cli import main
 from dpsd.config import PublicFacts
 from dpsd.config.sections import Normalize
+from dpsd.models.networks import build_model
 from dpsd.teachers.check import check_text, input_text
 
 RGB = PublicFacts((3, 64, 64), 2, ("a", "b"))
@@ -52,3 +53,13 @@ def test_check_says_what_it_assumes(own, capsys):
     assert (first["check"], first["ok"]) == ("input", None)
     assert first["message"].endswith("mean [0.1] and std [2.0], 1 x 8 x 8")
     assert all(row["ok"] for row in others)
+
+
+def test_check_says_what_was_unwrapped(own, capsys):
+    state = build_model("cnn-tiny", GREY.shape, GREY.classes).state_dict()
+    torch.save({"model": {f"module.{k}": v for k, v in state.items()}}, "wrapped.pt")
+    main([*own, "--set", "teacher.model=cnn-tiny", "teacher.weights=wrapped.pt"])
+    lines = capsys.readouterr().out.splitlines()
+    assert ["weights", "key 'model', prefix 'module.' removed"] in [
+        line.split(maxsplit=1) for line in lines
+    ]
