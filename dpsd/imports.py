@@ -3,6 +3,7 @@
 import difflib
 import importlib
 import os
+import re
 import sys
 from typing import Any
 
@@ -17,7 +18,11 @@ def import_object(path: str) -> Any:
     """
     module_name, _, attribute = path.partition(":")
     if not module_name or not attribute:
-        raise UserError(f"import path {path!r}: expected package.module:callable")
+        raise UserError(f"import path {path!r}: expected package.module:callable{meant(path)}")
+    if module_name.endswith(".py"):
+        plain = module_name.removesuffix(".py").removeprefix("./").replace("/", ".")
+        hint = f"name the module without .py; did you mean {plain}:{attribute}?"
+        raise UserError(f"import path {path!r}: {hint}")
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.insert(0, os.getcwd())
     names: list[str] = []
@@ -30,8 +35,22 @@ def import_object(path: str) -> Any:
         near = ", ".join(difflib.get_close_matches(attribute, names, n=3)) or "nothing similar"
         raise UserError(f"import path {path!r}: {brief(e)}; it has {near}") from e
     except Exception as e:
+        missing = e.name if isinstance(e, ModuleNotFoundError) else None
+        if missing and f"{module_name}.".startswith(f"{missing}."):  # not one that it imports
+            raise UserError(
+                f"import path {path!r}: module {missing} was not found; searched: the current "
+                f"folder {os.getcwd()} and the installed packages"
+            ) from e
         raise UserError(f"import path {path!r}: cannot be imported ({brief(e)})") from e
     return found
+
+
+def meant(path: str) -> str:
+    """A hint, where an import path has a dot in place of the colon; else empty."""
+    if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)+", path):
+        return ""
+    module, _, name = path.rpartition(".")
+    return f"; did you mean {module}:{'callable' if name == 'py' else name}?"
 
 
 def brief(error: BaseException) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from dpsd.config.sections import DataConfig, GeneratorConfig, Photograph
 from dpsd.errors import UserError
+from dpsd.imports import meant
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def public_facts(config: DataConfig) -> PublicFacts:
         return _private_facts(config, PublicFacts(shape or named.shape, len(names), names))
     if name not in _OTHERS and ":" not in name:
         near = difflib.get_close_matches(name, [*NAMED, *_OTHERS], n=1)
-        hint = f"; did you mean {near[0]}?" if near else ";"
+        hint = meant(name) or (f"; did you mean {near[0]}?" if near else ";")
         raise UserError(f"data.name: {name!r} is unknown{hint} accepted: {_ACCEPTED}")
     if shape is None or classes is None:
         key, what = ("shape", "[C, H, W]") if shape is None else ("classes", "a number from 2")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dpsd.errors import UserError
-from dpsd.imports import brief, import_object
+from dpsd.imports import brief, import_object, meant
 from dpsd.models.dp_networks import DP_MODELS, build_dp_model
 from dpsd.models.frozen import Shape, Teacher, logits_of
 from dpsd.models.scattering import MAPS, STRIDE, FilterBank, scattering_maps, unit_roots
@@ -247,7 +247,7 @@ def torchvision_model(name: str, classes: int, norm: Norm = "batch") -> nn.Modul
         near = ", ".join(difflib.get_close_matches(name, [*OWN, *known]))
         raise UserError(
             f"model: {name!r} is unknown; nearest: {near or 'none'}; accepted: {', '.join(OWN)}, "
-            "a torchvision model, package.module:callable"
+            f"a torchvision model, package.module:callable{meant(name)}"
         )
     extra = {"norm_layer": _group_norm} if norm == "group" else {}
     try:

@@ -91,6 +91,7 @@ def _tree():
         ("privacy.mechanism=laplace", ["privacy.mechanism: 'laplace'", "gaussian"]),
         ("privacy.answers=1", ["privacy.answers: 1", "too small for one round"]),
         ("data.name=digitz", ["data.name: 'digitz'", "did you mean digits?"]),
+        ("data.name=skin.load", ["data.name: 'skin.load'", "did you mean skin:load?"]),
         ("data.classes=12", ["data.classes: 12", "digits has 10"]),
         ("data.shape=[1,32,32]", ["data.shape: [1, 32, 32]", "[1, 28, 28]"]),
         ("student.model=cnn-smal", ["cnn-smal", "cnn-small"]),
