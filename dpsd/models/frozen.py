@@ -109,10 +109,16 @@ class Teacher(nn.Module):
             if self.classes == 2 and z.shape in ((len(x),), (len(x), 1)):
                 z = torch.stack([torch.zeros_like(z), z], 1).flatten(1)
             if z.shape != (len(x), self.classes):
-                kind = "segmentation" if z.ndim > 2 else "multi-label or another set of classes"
+                width = z.shape[1:].numel()
+                advice = "it looks like segmentation, which is not supported"
+                if z.shape[:1] != (len(x),):
+                    advice = "one row for each image is expected, whatever the batch size"
+                elif z.ndim <= 2:
+                    advice = f"set data.classes: {max(2, width)} if that is its number of classes"
+                    advice += "; multi-label is not supported"
                 raise UserError(
-                    f"teacher.model: output {list(z.shape)} has width {z.shape[1:].numel()}; "
-                    f"accepted: [{len(x)}, {self.classes}] with data.classes {self.classes} "
-                    f"(it looks like {kind}, which is not supported)"
+                    f"teacher.model: output {list(z.shape)} has width {width}; "
+                    f"accepted: [{len(x)}, {self.classes}] with data.classes {self.classes}; "
+                    f"{advice}"
                 )
         return z.float().clone()  # outside of inference mode, so that a loss may use it

@@ -202,7 +202,11 @@ def test_one_logit(shape):
     ("shape", "classes", "part"),
     [
         (lambda z: z[:, :5], 4, "width 5"),
+        (lambda z: z[:, :7], 4, "set data.classes: 7 if that is its number of classes"),
         (lambda z: z[:, :1], 3, "width 1"),
+        (lambda z: z[:, 0], 3, "set data.classes: 2 if"),
+        (lambda z: z[:1, :4], 4, "one row for each image"),
+        (lambda z: z.sum(), 4, "one row for each image"),
         (lambda z: z.view(-1, 1, 28, 28).expand(-1, 4, -1, -1), 4, "segmentation"),
         (lambda z: {"out": z.view(-1, 4, 14, 14)}, 4, "segmentation"),
         (lambda z: z[:, :8].view(-1, 4, 2), 4, "not supported"),
