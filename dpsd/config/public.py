@@ -84,6 +84,10 @@ def public_facts(config: DataConfig) -> PublicFacts:
     name, shape, classes = config.name, config.shape, config.classes
     if shape is not None and min(shape) < 1:
         raise UserError(f"data.shape: {list(shape)}; accepted: [C, H, W], each from 1")
+    if shape is not None and shape[2] in (1, 3) and shape[0] > 4:
+        height, width, channels = shape
+        accepted = f"channels, height, width; did you mean {[channels, height, width]}?"
+        raise UserError(f"data.shape: {list(shape)}; accepted: {accepted}")
     if (named := NAMED.get(name)) is not None:
         names = named.class_names
         if config.class_names not in (None, names):

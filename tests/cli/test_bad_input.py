@@ -94,6 +94,10 @@ def _tree():
         ("data.name=skin.load", ["data.name: 'skin.load'", "did you mean skin:load?"]),
         ("data.classes=12", ["data.classes: 12", "digits has 10"]),
         ("data.shape=[1,32,32]", ["data.shape: [1, 32, 32]", "[1, 28, 28]"]),
+        (
+            "data={name: none, classes: 2, shape: [64, 48, 3]}",
+            ["data.shape: [64, 48, 3]", "channels, height, width", "mean [3, 64, 48]?"],
+        ),
         ("student.model=cnn-smal", ["cnn-smal", "cnn-small"]),
         ("generator.kind=images", ["generator.source: null", "folder"]),
         ("generator.photographs=[]", ["generator.photographs: []", "files or folders"]),
