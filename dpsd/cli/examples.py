@@ -20,7 +20,7 @@ PURPOSES: dict[str, tuple[str, str]] = {
     ),
     "check-teacher": (
         "Find out whether your own model is read as you mean it, before answers are paid for.",
-        "dpsd check-teacher my.yaml",
+        "dpsd check-teacher my.yaml --rows test.npz",
     ),
     "manifest": (
         "Number the records of files on disk, which a claim for one record or user needs.",

@@ -97,7 +97,11 @@ def run_manifest(args: argparse.Namespace) -> int:
 def add_check(commands: Commands) -> None:
     """`dpsd check-teacher CONFIG`."""
     text = "try the teacher on synthetic images, say what to fix"
-    add_json(add_command(commands, "check-teacher", run_check, text, "CONFIG"))
+    added = add_command(commands, "check-teacher", run_check, text, "CONFIG")
+    added.add_argument("--rows", type=Path, metavar="PATH",
+                       help="measure the accuracy on these labelled pictures: a folder with a "
+                       "folder for each class, or an npz file with images and labels")  # fmt: skip
+    add_json(added)
 
 
 def run_check(args: argparse.Namespace) -> int:
@@ -108,7 +112,7 @@ def run_check(args: argparse.Namespace) -> int:
 
     show = (lambda text: None) if args.json else note
     show(use_threads(config.threads))
-    rows = check(config, show)
+    rows = check(config, show, args.rows)
     say(as_json({"checks": rows}) if args.json else check_text(rows))
     return 1 if any(row["ok"] is False for row in rows) else 0
 

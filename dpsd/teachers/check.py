@@ -2,13 +2,15 @@
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from dpsd.config import Config, PublicFacts
 from dpsd.config.sections import Normalize
-from dpsd.console import Say
+from dpsd.console import Say, percent
+from dpsd.data.labelled import read_labelled
 from dpsd.device import pick_device
 from dpsd.errors import UserError
 from dpsd.generator.synthesizer import Synthesizer
@@ -16,24 +18,28 @@ from dpsd.imports import brief
 from dpsd.models.own import read_own_teacher
 from dpsd.student.student import Student
 from dpsd.teachers.folder import as_logits
-from dpsd.teachers.teacher import ensure_teacher, load_teacher
+from dpsd.teachers.teacher import accuracy, ensure_teacher, load_teacher
 
 _IMAGES = 256
+_ACCURACY = "accuracy"
 _VALUES = _IMAGES * 64 * 64 * 3
 
 
-def check(config: Config, say: Say) -> list[dict[str, Any]]:
+def check(config: Config, say: Say, labelled: Path | None = None) -> list[dict[str, Any]]:
     """The results of checks of the configured teacher, on images of the configured synthesizer.
 
-    A missing teacher that has a recipe is trained first. The user's own gets no folder.
+    A missing teacher that has a recipe is trained first. The user's own gets no folder. Where
+    `labelled` names pictures (see `read_labelled`), its accuracy on them is measured too.
 
     Returns:
         Rows of `check`, `ok` and `message`. They are private. What is assumed has `ok` None.
 
     Raises:
-        UserError: the teacher cannot be loaded, or its output does not fit the declared classes.
+        UserError: the teacher cannot be loaded, its output does not fit the declared classes, or
+            the labelled pictures cannot be read.
     """
     facts, device = config.facts, pick_device(config.device)
+    split = None if labelled is None else read_labelled(labelled, facts)
     t = config.teacher
     own = t.path is None and (t.weights is not None or ":" in t.model)
     normalize, channels, unwrapped = t.normalize, facts.shape[0], ""
@@ -59,6 +65,10 @@ def check(config: Config, say: Say) -> list[dict[str, Any]]:
         *([("weights", None, unwrapped)] if unwrapped else []),
         *check_teacher(teacher, facts, images),
     ]
+    if split is not None and ("output", False) not in [row[:2] for row in rows]:
+        text = f"{percent(accuracy(teacher, split))} of the {len(split):,} pictures in {labelled}; "
+        text += "if it should be more, check teacher.normalize and the order of the classes"
+        rows.append((_ACCURACY, None, text))
     return [{"check": name, "ok": ok, "message": message} for name, ok, message in rows]
 
 
@@ -67,7 +77,9 @@ def check_text(rows: list[dict[str, Any]]) -> str:
     width, marks = max(len(row["check"]) for row in rows), {True: "ok", False: "FIX", None: ""}
     lines = [f"{row['check']:<{width}}  {marks[row['ok']]:<4}  {row['message']}" for row in rows]
     failed = sum(row["ok"] is False for row in rows)
-    verdict = "the teacher fits; whether it is right on your images was not measured"
+    verdict = "the teacher fits"
+    if _ACCURACY not in (row["check"] for row in rows):
+        verdict += "; whether it is right on your images was not measured (--rows PATH does)"
     if failed:
         verdict = f"{failed} of {sum(row['ok'] is not None for row in rows)} checks failed"
     return "\n".join([*lines, verdict]) + "\n"

@@ -1,5 +1,7 @@
 import json
+import re
 
+import numpy as np
 import pytest
 import torch
 
@@ -23,7 +25,7 @@ def test_verdict_promises_no_accuracy():
     input_row, good, bad = ({"check": c, "ok": ok, "message": "m"}
                             for c, ok in (("input", None), ("a", True), ("b", False)))  # fmt: skip
     text = check_text([input_row, good])
-    assert text.endswith("whether it is right on your images was not measured\n")
+    assert "fits; whether it is right on your images was not measured" in text
     assert "1 of 2 checks failed" in check_text([input_row, good, bad])
 
 
@@ -63,3 +65,16 @@ def test_check_says_what_was_unwrapped(own, capsys):
     assert ["weights", "key 'model', prefix 'module.' removed"] in [
         line.split(maxsplit=1) for line in lines
     ]
+
+
+def test_a_forgotten_normalisation_shows_on_labelled_pictures(own, capsys):
+    greys = np.array([10, 40, 60, 200], np.uint8)
+    images = np.broadcast_to(greys[:, None, None, None], (4, 1, 8, 8))
+    np.savez("rows.npz", images=images, labels=np.array([1, 1, 0, 0]))
+    for option, share in (([], "75.00 %"), (["teacher.normalize={mean: [-0.1], std: [1]}"], "100")):
+        assert main([*own, "--rows", "rows.npz", *(["--set", *option] if option else [])]) == 0
+        out = capsys.readouterr().out
+        assert re.search(rf"^accuracy +{share}.* of the 4 pictures in rows\.npz", out, re.MULTILINE)
+        assert out.endswith("the teacher fits\n")
+    assert main([*own, "--rows", "none.npz"]) == 2
+    assert "--rows: none.npz: no such file" in capsys.readouterr().err
