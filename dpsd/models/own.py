@@ -1,5 +1,6 @@
 """The user's own teacher: import path, torchvision name, TorchScript or `torch.export` file."""
 
+import pickle
 import re
 import warnings
 import zipfile
@@ -54,7 +55,7 @@ def read_own_teacher(config: TeacherConfig, facts: PublicFacts) -> tuple[Teacher
             program = _read_weights(path)
         except Exception as e:
             hint = "accepted: state dict (.pt), .safetensors, TorchScript, torch.export"
-            raise UserError(f"teacher.weights: {path} is unreadable ({brief(e)}); {hint}") from e
+            raise UserError(f"teacher.weights: {path} is unreadable ({_fault(e)}); {hint}") from e
         model = program if isinstance(program, nn.Module) else None
         if model is None:
             state, keys = _plain_state(program, path)
@@ -99,6 +100,17 @@ def _read_weights(path: Path) -> Any:
             warnings.simplefilter("ignore", FutureWarning)  # deprecated, but in use
             return load_script(str(path), map_location="cpu")
     return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _fault(error: Exception) -> str:
+    """Why a file of weights is unreadable. Torch's own texts are long, and give other advice."""
+    if isinstance(error, EOFError):
+        return "it is empty or cut"
+    if not isinstance(error, pickle.UnpicklingError):
+        return brief(error).split(". ")[0]
+    if (found := re.search(r"Unsupported global: GLOBAL (\S+)", str(error))) is None:
+        return "it is no checkpoint, or damaged"
+    return f"it holds an object {found[1]} and not tensors alone; save model.state_dict() alone"
 
 
 def _plain_state(tree: Any, path: Path) -> tuple[dict[str, torch.Tensor], list[str]]:

@@ -332,7 +332,13 @@ def test_weights_refused(small, tmp_path):
     refuse(config, "no file", str(path))
     refuse(TeacherConfig(model="cnn-small"), "teacher.weights: missing")
     torch.save(small, path)
-    refuse(config, "w.pt is unreadable")
+    whole = "w.pt is unreadable (it holds an object dpsd.models.networks.ConvNet and not tensors"
+    refuse(config, whole, "save model.state_dict() alone); accepted: state dict")
+    for content in ("def build():\n    return None\n", "# a comment\n", "\x89HDF"):
+        path.write_text(content)
+        refuse(config, "w.pt is unreadable (it is no checkpoint, or damaged); accepted: state")
+    path.write_bytes(b"")
+    refuse(config, "w.pt is unreadable (it is empty or cut); accepted: state dict")
     torch.save([1, 2], path)
     refuse(config, "holds a list")
     state = small.state_dict()
