@@ -56,9 +56,9 @@ class DataConfig(Section):
     """digits | mnist | fashion_mnist | cifar10 | cifar10_jpeg | att_faces | image_folder |
     webdataset | npz | none (a checkpoint only) | an import path `package.module:callable`."""
     root: Path | None = None
-    """Folder (or npz file) of the data; default `$DPSD_DATA`, else `data/`. Images of a folder, of
-    WebDataset shards and of an uncompressed npz stay on disk where they take more than 2 GiB once
-    decoded."""
+    """Folder (or npz file) of the data; default `$DPSD_DATA`, else `data/`. A relative path starts
+    at the working folder, not at the configuration. Images of a folder, of WebDataset shards and of
+    an uncompressed npz stay on disk where they take more than 2 GiB once decoded."""
     classes: int | None = Field(default=None, ge=2)
     """Number of classes, public. Named data sets know theirs."""
     shape: tuple[int, int, int] | None = None
@@ -151,8 +151,9 @@ class TeacherConfig(Section):
     scatter-public | cnn-tanh."""
     weights: Path | None = None
     """The user's own trained weights (.pt, .safetensors), TorchScript or `torch.export` file. A
-    checkpoint may hold them below `state_dict`, `model_state_dict` or `model`; the prefixes
-    `module.`, `_module.` and `_orig_mod.` of names are removed where the model lacks them."""
+    relative path starts at the working folder, not at the configuration. A checkpoint may hold them
+    below `state_dict`, `model_state_dict` or `model`; the prefixes `module.`, `_module.` and
+    `_orig_mod.` of names are removed where the model lacks them."""
     path: Path | None = None
     """A teacher folder made by `dpsd teacher`; default: found by recipe under `root`."""
     root: Path = Field(default_factory=default_root)

@@ -78,3 +78,12 @@ def test_a_forgotten_normalisation_shows_on_labelled_pictures(own, capsys):
         assert out.endswith("the teacher fits\n")
     assert main([*own, "--rows", "none.npz"]) == 2
     assert "--rows: none.npz: no such file" in capsys.readouterr().err
+
+
+def test_relative_paths_start_at_the_working_folder(own, tmp_path, monkeypatch, capsys):
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "c.yaml").rename("configs/c.yaml")
+    assert main([own[0], "configs/c.yaml"]) == 0
+    monkeypatch.chdir("configs")
+    assert main(own) == 2
+    assert f"teacher.weights: no file {tmp_path}/configs/own.pt" in capsys.readouterr().err
