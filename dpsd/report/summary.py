@@ -37,8 +37,8 @@ def summary_section(source: Source) -> Section:
 def _protected(facts: dict[str, Any]) -> Verdict:
     question, g, unit = "Is a single record protected?", facts["guarantee"], facts["unit"]
     if not facts["private"]:
-        return Verdict("problem", question, "No", "The run is stamped not private: nothing bounds "
-                       "what its release tells of a record.")  # fmt: skip
+        return Verdict("problem", question, "Not protected", "The run is stamped not private: "
+                       "nothing bounds what its release tells of a record.")  # fmt: skip
     rate = g["record_highest_tpr"]
     epsilon = (
         f"epsilon {show_epsilon(g['composed_epsilon'])} {unit_words(facts)} at delta "
@@ -51,7 +51,7 @@ def _protected(facts: dict[str, Any]) -> Verdict:
             if facts["scope"] == "per_answer"
             else f"The guarantee ({epsilon}) is too weak to bound what anybody finds."
         )
-        return Verdict("problem", question, "No", why)
+        return Verdict("problem", question, "Not protected", why)
     light: Light = "good" if rate <= FEW_FOUND else "caution" if rate <= MANY_FOUND else "problem"
     answer = {"good": "Yes", "caution": "Somewhat"}.get(light, "Hardly")
     whom = f"{unit}s" if facts["scope"] == "total" else "records, users or clients"
@@ -79,7 +79,7 @@ def _stamped(source: Source) -> Verdict:
         "the noise was seeded and can be predicted" if facts["seeded_noise"]
         else "nothing was privatised"
     )  # fmt: skip
-    return Verdict("problem", question, "No", f"The run is stamped NOT PRIVATE: {why}.")
+    return Verdict("problem", question, "Does not hold", f"The run is stamped NOT PRIVATE: {why}.")
 
 
 def _accurate(source: Source) -> Verdict:
@@ -101,7 +101,7 @@ def _accurate(source: Source) -> Verdict:
     student, teacher = measured["student"]["accuracy"], measured["teacher"]["accuracy"]
     lost = teacher - student
     light: Light = "good" if lost <= CLOSE else "caution" if lost <= NEAR else "problem"
-    answer = {"good": "Yes", "caution": "Somewhat"}.get(light, "No")
+    answer = {"good": "Yes", "caution": "Somewhat"}.get(light, "Not accurate")
     return Verdict(
         light, question, answer,
         f"{percent(student, 1)} on {measured['rows']:,} {measured['split']} rows; its teacher has "
@@ -129,10 +129,10 @@ def _attacked(source: Source) -> Verdict:
     if "violated" in verdicts.values():
         return Verdict("problem", question, "A claim is refuted", f"{told}.")
     if "leaks" in verdicts.values():
-        return Verdict("problem", question, "Yes", f"Verdicts on the student: {told}.")
+        return Verdict("problem", question, "They do", f"Verdicts on the student: {told}.")
     if not {"no leak shown", "consistent"} & set(verdicts.values()):
         why = "These attacks could not have found anything, so that they say nothing."
-        return Verdict("caution", question, "No power", f"{told}. {why}")
+        return Verdict("caution", question, "Without power", f"{told}. {why}")
     light: Light = "caution" if untried else "good"
     why = f"Verdicts on the student: {told}. That proves no protection."
     return Verdict(light, question, "Nothing found", why)
@@ -144,7 +144,10 @@ def _in_order(source: Source) -> Verdict:
         verify_release(source.release)
     except UserError as e:
         return Verdict(
-            "problem", question, "No", f"dpsd verify refuses the release: {source.told(e)}"
+            "problem",
+            question,
+            "Not in order",
+            f"dpsd verify refuses the release: {source.told(e)}",
         )
     fits = "Files, figures and signature fit (dpsd verify)"
     if source.facts["owner"] is None:

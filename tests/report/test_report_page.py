@@ -70,6 +70,17 @@ def test_all_sections_and_what_is_private(page):
     assert "one_run: skipped: there are no data" in found["attacks"]
 
 
+def test_no_light_reads_as_its_opposite(page):
+    """As text alone an answer and its light stay what is meant: no bare "No", no "No problem"."""
+    summary = text_of(sections(page)["summary"])
+    assert "Is a single record protected? Not protected (red: alarm) The run is" in summary
+    assert "guarantee hold as stated? Does not hold (red: alarm)" in summary
+    assert "find something? They do (red: alarm)" in summary
+    answers = re.findall(r"<strong>(.*?)</strong> <span class=\"word\">\((\w+): ", page)
+    assert len(answers) == 5 and {colour for _, colour in answers} <= {"red", "amber", "green"}
+    assert not any(re.match(r"No\b", answer) for answer, _ in answers)
+
+
 def test_nothing_outside_is_needed(page):
     without = page.replace("http://www.w3.org/2000/svg", "").replace(
         "http://www.w3.org/1999/xlink", ""

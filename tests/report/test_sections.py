@@ -119,7 +119,7 @@ def test_not_private_is_drawn_as_nothing(tmp_path):
         ({"record_highest_tpr": 0.03}, "good", "Yes"),
         ({"record_highest_tpr": 0.3}, "caution", "Somewhat"),
         ({"record_highest_tpr": 0.7}, "problem", "Hardly"),
-        ({"record_highest_tpr": 1.0}, "problem", "No"),
+        ({"record_highest_tpr": 1.0}, "problem", "Not protected"),
     ],
 )
 def test_light_of_a_record(votes, tmp_path, change, light, answer):
