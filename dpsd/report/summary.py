@@ -119,6 +119,10 @@ def _attacked(source: Source) -> Verdict:
         return Verdict("unknown", question, "Not shown", "What attacks find is measured on private "
                        "data, so that a public report leaves it out.")  # fmt: skip
     found = student_findings(source)
+    if not found and source.measured("attacks", "extraction", "report.json") is not None:
+        return Verdict("unknown", question, "Extraction alone was tried", "Membership, inversion "
+                       "and audit: not tried (dpsd attack all RUN). Extraction: see Attacks; a "
+                       "copy is no leak of a record.")  # fmt: skip
     if not found:
         return Verdict("unknown", question, "Not tried", "No attack was run against this student: "
                        "dpsd attack all RUN.")  # fmt: skip

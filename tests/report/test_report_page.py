@@ -81,6 +81,15 @@ def test_no_light_reads_as_its_opposite(page):
     assert not any(re.match(r"No\b", answer) for answer, _ in answers)
 
 
+def test_extraction_alone_is_not_called_no_attack(root, tmp_path):
+    run = copy_of(Run(root / "seeded"), tmp_path / "run")
+    for kind in ("membership", "audit"):
+        shutil.rmtree(run.private / "attacks" / kind)
+    summary = text_of(sections(write_report(run.path).read_text())["summary"])
+    assert "Extraction alone was tried (grey: unknown)" in summary
+    assert "Membership, inversion and audit: not tried" in summary and "No attack" not in summary
+
+
 def test_nothing_outside_is_needed(page):
     without = page.replace("http://www.w3.org/2000/svg", "").replace(
         "http://www.w3.org/1999/xlink", ""
