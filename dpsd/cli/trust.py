@@ -76,7 +76,7 @@ def run_ledger(args: argparse.Namespace) -> int:
     if args.json:
         say(as_json(facts))
         return 0
-    say(_history_table(facts).text())
+    say(_history_table(facts, of_data).text())
     say(
         f"\n{facts['lines']:,} lines of {ledger.path}, the last with checksum "
         f"{facts['checksum']}; checksums, hashes and head fit each other. A ledger that was "
@@ -155,13 +155,13 @@ def run_key(args: argparse.Namespace) -> int:
     return 0
 
 
-def _history_table(facts: dict[str, Any]) -> Table:
+def _history_table(facts: dict[str, Any], of_data: bool) -> Table:
     columns = ("run", "started", "route", "mechanism", "event", "answers", "unit", "noise",
                f"composed epsilon, one {facts['unit']}, delta {facts['delta']:g}")  # fmt: skip
     rows = [
         (
             r["run"], r["started"] or "-", r["route"] or "-", r["mechanism"] or "-",
-            _event(r["event"]), f"{r['answers']:,} of {r['cap']:,}", r["unit"],
+            _event(r["event"]), _answers(r, of_data), r["unit"],
             "seeded" if r["seeded_noise"] else "fresh",
             show_epsilon(r["composed_epsilon"]) if r["counts"] else "-",
         )
@@ -170,7 +170,17 @@ def _history_table(facts: dict[str, Any]) -> Table:
     return Table(columns, rows, align="lllllrllr")
 
 
+def _answers(run: dict[str, Any], of_data: bool) -> str:
+    """A data set's ledger holds the runs of units like the answer; the teacher's counts them."""
+    trained = run["event"]["kind"] == "dp_sgd" and run["route"] == "single"
+    if of_data and not run["answers"] and (trained or run["unit"] in ("answer", "none", "client")):
+        return "in the teacher's ledger"
+    return f"{run['answers']:,} of {run['cap']:,}"
+
+
 def _event(event: dict[str, Any]) -> str:
+    if event["kind"] == "open":
+        return "unbounded (no finite epsilon)"
     numbers = (f"{k} {v:.6g}" for k, v in event.items() if k != "kind")
     return " ".join([event["kind"], *numbers])
 

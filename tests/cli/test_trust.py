@@ -61,6 +61,10 @@ def test_the_chain_of_trust(root, dpsd, tmp_path):
     facts = json.loads(text)
     assert facts["unit"] == "record" and facts["runs"][0]["composed_epsilon"] is None
     assert facts["runs"][0]["event"] == {"kind": "open"}
+    assert "40 of 40" in dpsd("ledger", teacher)[1]
+    code, text = dpsd("ledger", "digits")  # counted in the teacher's ledger, without a finite bound
+    assert "in the teacher's ledger" in text and "unbounded (no finite epsilon)" in text
+    assert " 0 of 40" not in text and " open " not in text
 
 
 def test_a_key_that_does_not_fit(root, dpsd, tmp_path):
