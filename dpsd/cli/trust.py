@@ -37,6 +37,7 @@ def run_verify(args: argparse.Namespace) -> int:
     if args.json:
         say(as_json(facts | {"verified": True, "checks": lines}))
     else:
+        say(f"verified: {args.target}; its statement follows, then what was checked\n")
         say(statement_text(facts))
         say("\n".join(["verified", *(f"  {line}" for line in lines)]))
     return 0

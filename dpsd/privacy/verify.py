@@ -258,7 +258,11 @@ def _check_ledger(facts: dict[str, Any], path: Path) -> None:
     stated = facts["ledger"]
     owner = chain.entries[0].get("teacher") if chain.entries else None
     if owner != stated["owner"]:
-        raise _Problem(f"ledger.owner says {stated['owner']}, {chain.path} belongs to {owner}")
+        whose = "teacher's" if stated["owner"] == facts["teacher"] else "data set's"
+        raise _Problem(
+            f"ledger.owner says {stated['owner']}, {chain.path} belongs to {owner}; accepted: the "
+            f"{whose} ledger, which `dpsd ledger RUN` and `dpsd key RUN` name"
+        )
     head = Head(stated["entries"], stated["checksum"])
     if head.entries < 1 or not chain.holds(head):
         raise _Problem(

@@ -50,6 +50,7 @@ def test_the_chain_of_trust(root, dpsd, tmp_path):
         "verify", run / "release", "--key", tmp_path / "owner.pub", "--ledger", teacher
     )
     assert code == 0 and "which is the key in" in text and "checked: the ledger" in text
+    assert text.startswith("verified: ") and "\nverified\n  checked: " in text
     code, text = dpsd("verify", run / "release", "--json")
     assert json.loads(text)["verified"]
     for words in (("ledger",), ("key", "--out", tmp_path / "again.pub")):
@@ -119,6 +120,7 @@ def test_a_foreign_ledger(root, dpsd):
     folder = dataset_folder(root / "teachers", "digits")
     code, text = dpsd("verify", root / "run" / "release", "--ledger", folder)
     assert code == 2 and "ledger.owner says" in text
+    assert "accepted: the teacher's ledger, which `dpsd ledger RUN`" in text
 
 
 def test_a_release_of_an_older_version_is_refused(root, dpsd, tmp_path):
