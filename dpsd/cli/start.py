@@ -80,6 +80,7 @@ class _Question:
     flag: str
     text: str
     read: Callable[[str], Any] = str
+    needed: bool = True
 
 
 _QUESTIONS = (
@@ -109,6 +110,9 @@ def _ask(args: argparse.Namespace) -> None:
             if args.data != "none":
                 _put(args, _Question("rows", "   How many training records, about", count))
                 _put(args, _Question("dataset", "   Your name for these people's data"))
+            else:
+                _put(args, _Question("dataset", "   Your name for the data that your model was "
+                                     "trained on; empty: none", needed=False))  # fmt: skip
         if question.flag == "weights" and args.weights != "none":
             _put(args, _Question("model", "   Its architecture: resnet18, or package.module:f"))
 
@@ -136,7 +140,7 @@ def _read(question: _Question, text: str) -> Any:
             raise argparse.ArgumentTypeError(f"{text} is not accepted: dp, shards or no")
     if not text and question.flag == "clients":
         return 0
-    if not text and question.flag in ("model", "dataset"):
+    if not text and question.needed and question.flag in ("model", "dataset"):
         raise argparse.ArgumentTypeError("an answer is needed")
     return question.read(text)
 
@@ -160,9 +164,10 @@ def _holdings(args: argparse.Namespace) -> "Holdings":
             "and records are protected), or no (the weights are the teacher)"
         )
     return Holdings(
-        data=data, shape=args.shape, classes=args.classes, rows=args.rows, dataset=args.dataset,
-        weights=weights, model=args.model, users=given(args.users), clients=args.clients or None,
-        training=args.train or ("no" if data is None else "dp"), epsilon=args.epsilon,
+        data=data, shape=args.shape, classes=args.classes, rows=args.rows,
+        dataset=args.dataset or None, weights=weights, model=args.model, users=given(args.users),
+        clients=args.clients or None, training=args.train or ("no" if data is None else "dp"),
+        epsilon=args.epsilon,
     )  # fmt: skip
 
 

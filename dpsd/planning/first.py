@@ -197,7 +197,7 @@ def _data(has: Holdings, route: str, unit: str) -> Iterator[Line]:
     if not known_name(has):
         yield Line("shape", list(_shape(has)), "channels, height, width: declared public")
         yield Line("classes", _classes(has), "declared public")
-    if has.data is not None and not known_name(has):
+    if has.dataset is not None or (has.data is not None and not known_name(has)):
         why = "your name for these people's data: one ledger for all releases"
         yield Line("dataset", has.dataset or "my-data", why)
     if unit == "record" and name in NUMBERED:
@@ -272,7 +272,8 @@ def _privacy(has: Holdings, route: str, unit: str) -> Iterator[Line]:
         if epsilon <= 2:
             yield Line("ask", "group", "yes or no: is the class in this half?")
             yield Line("explore", 0)
-        yield Line("answers", 100_000 if epsilon > 2 else 400_000)
+        faster = "fewer are faster: `dpsd plan` estimates the time"
+        yield Line("answers", 100_000 if epsilon > 2 else 400_000, faster)
         return
     yield Line("mechanism", "noisy_votes")
     yield Line("epsilon", has.epsilon or 3.0, f"for one {unit}, all answers together")

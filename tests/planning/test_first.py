@@ -63,6 +63,14 @@ def test_delta_stays_below_one_over_the_units():
         assert first.config.teacher.dp.delta == pytest.approx(delta) and delta < 1 / n
 
 
+def test_what_a_flag_said_is_written():
+    has = Holdings(weights="m.pt", model="resnet18", epsilon=1, dataset="clinic", **OWN)
+    first = first_config(has, "f")
+    assert first.config.data.dataset == "clinic"
+    (line,) = [x for x in first.text.splitlines() if "answers:" in x]
+    assert "400000" in line and "# fewer are faster: `dpsd plan` estimates the time" in line
+
+
 def test_small_epsilon_asks_yes_or_no():
     asked = [
         first_config(Holdings(weights="m.pt", model="resnet18", epsilon=e, **OWN), "f").config
@@ -140,6 +148,16 @@ def test_five_questions_at_a_terminal(tmp_path, monkeypatch):
     assert "3,64 is not accepted" in text and "maybe is not accepted" in text
     config = load_config(tmp_path / "my.yaml")
     assert (config.privacy.route, config.data.dataset) == ("ensemble", "clinic")
+
+
+@pytest.mark.parametrize("name", ["clinic", ""])
+def test_a_model_alone_may_name_the_data_behind_it(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(sys, "stdin", _Terminal(f"\n3,64,64\n4\n{name}\nmy.pt\nresnet18\n"))
+    monkeypatch.setattr(sys, "stdout", _Terminal())
+    assert main(["init", str(tmp_path / "my.yaml")]) == 0
+    monkeypatch.undo()
+    config = load_config(tmp_path / "my.yaml")
+    assert (config.data.name, config.data.dataset) == ("none", name or None)
 
 
 def test_an_interrupted_interview_writes_nothing(tmp_path, monkeypatch, capsys):
