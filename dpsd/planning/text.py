@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from dpsd.console import percent
+from dpsd.console import duration, percent
 from dpsd.console import show_epsilon as show
 from dpsd.planning.candidates import AUGMENT, MODEL
 from dpsd.planning.priors import priors_line
@@ -17,6 +17,7 @@ from dpsd.privacy.wording import (
 )
 from dpsd.tables import Table
 
+_LONG = 4 * 3600  # seconds
 _NAMES = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST"}
 
 
@@ -84,7 +85,7 @@ def _epsilon_line(facts: dict[str, Any], row: dict[str, Any]) -> str:
 
 def _ending(facts: dict[str, Any], shape: str) -> list[str]:
     cost, classes = facts["estimate"], facts["declared_public"]["classes"]
-    parts = [f"{name} {'not timed' if s is None else f'{s:.0f} s'}"
+    parts = [f"{name} {'not timed' if s is None else duration(s)}"
              for name, s in cost["seconds_by_part"].items()]  # fmt: skip
     protects = whom_it_protects(facts["unit"]) if facts["scope"] == "total" else (
         "The epsilon per answer does not protect a record: one changed training record may change "
@@ -113,9 +114,20 @@ def _ending(facts: dict[str, Any], shape: str) -> list[str]:
         "",
         f"Memory, estimated: {cost['bytes'] / 2**30:.1f} GiB at the peak.{_data_line(cost)}",
         *_bank_lines(cost),
-        f"Time, estimated: {cost['seconds']:.0f} s on {cost['device']} with {cost['threads']} "
+        f"Time, estimated: {duration(cost['seconds'])} on {cost['device']} with {cost['threads']} "
         f"thread(s) ({', '.join(parts)}), extrapolated from a few synthetic batches; "
         "training a missing teacher comes on top.",
+        *_shorter_lines(cost["seconds"]),
+    ]
+
+
+def _shorter_lines(seconds: float) -> list[str]:
+    """What makes a long run shorter."""
+    if seconds <= _LONG:
+        return []
+    return [
+        "Shorter with fewer answers (privacy.answers) or a smaller student (student.model, as in "
+        "cnn-small)."
     ]
 
 
@@ -335,12 +347,12 @@ def _cost(route: dict[str, Any]) -> list[str]:
     e = route["estimate"]
     names = {"teachers": "training the teachers", "teacher": "answers"}
     parts = ", ".join(
-        f"{names.get(name, name)} {'not timed' if s is None else f'{s:.0f} s'}"
+        f"{names.get(name, name)} {'not timed' if s is None else duration(s)}"
         for name, s in e["seconds_by_part"].items()
     )
     lines = [
-        f"Cost of {route['route']}, timed here on synthetic images: about {e['seconds']:,.0f} s on "
-        f"{e['device']} ({parts}); {e['bytes'] / 2**30:.1f} GiB."
+        f"Cost of {route['route']}, timed here on synthetic images: about {duration(e['seconds'])} "
+        f"on {e['device']} ({parts}); {e['bytes'] / 2**30:.1f} GiB."
     ]
     if "set" in route:
         lines.append(f"To run it: --set {' '.join(route['set'])}")

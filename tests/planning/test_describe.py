@@ -35,6 +35,19 @@ def test_the_rate_of_near_duplicates_is_printed():
     assert described(generator={"select": 2})["near_duplicates"] == found
 
 
+def test_time_is_told_in_hours_and_what_shortens_a_long_run():
+    facts = described(generator={"select": 2})
+    told = {}
+    for seconds in (4 * 3600, 124_485):
+        facts["estimate"] |= {"seconds": seconds, "seconds_by_part": {"student": 7500.0}}
+        told[seconds] = describe_text(facts)
+    assert (
+        "Time, estimated: 34 h 34 min on " in told[124_485] and "student 2 h 5 min" in told[14400]
+    )
+    assert "Shorter with fewer answers" in told[124_485]
+    assert "Time, estimated: 4 h 0 min" in told[14400] and "Shorter" not in told[14400]
+
+
 def test_repeats_that_the_oracle_refuses_are_not_counted(tmp_path):
     """A folder of three pictures, two of which look alike."""
     for i, level in enumerate((40, 45, 200)):
