@@ -40,6 +40,7 @@ def run_transcribe(args: argparse.Namespace) -> int:
     if leads:
         say("\n" + (run.release / "statement.txt").read_text())
         say(_summary(run, args.no_evaluate))
+        _warn_of_collapse(run)
         refresh(run)
     return 0
 
@@ -175,3 +176,15 @@ def _summary(run: "Run", unmeasured: bool) -> str:
         ("run folder", str(run.path)),
     ]
     return facts_table(rows).text()
+
+
+def _warn_of_collapse(run: "Run") -> None:
+    """One line where the student leaves classes out on the images that it learned from."""
+    from dpsd.runs.named import named_classes
+
+    found = named_classes(run)
+    if found is not None and found[0] < found[1]:
+        say(
+            f"warning: the student names {found[0]} of {found[1]} classes on its own query images: "
+            "ask more answers, or images closer to yours (generator.photographs)"
+        )
