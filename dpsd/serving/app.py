@@ -226,7 +226,7 @@ def make_app(service: Service, guard: Guard | None = None) -> FastAPI:
         account = who(store, service.pepper, key) if scheme.lower() == "bearer" else None
         if account is None:
             limits.guessed(network)
-            text = "this key is of no account" if key else "no key: send Authorization: Bearer KEY"
+            text = "no account has this key; send Authorization: Bearer KEY, as it was shown once"
             raise BadRequest(401, "bad_key", text)
         if account.state != "active":
             raise BadRequest(403, "blocked", "this account is blocked; ask the operator")

@@ -265,7 +265,7 @@ def test_import_path(tmp_path, monkeypatch):
         "my_rows_1:wrong": "returned int",
         "my_rows_1:broken": "ZeroDivisionError",
         "my_rows_1:pare": "pair",
-        "my_rows_9:pair": "No module named",
+        "my_rows_9:pair": "module my_rows_9 was not found",
         "my_rows_1:": "package.module:callable",
     }.items():
         refuse(config.model_copy(update={"name": name}), name.partition(":")[0], part)

@@ -108,7 +108,7 @@ def test_torchvision_models(name):
         ("resnet19", "resnet18"),
         ("cnn-smal", "cnn-small"),
         ("alexnet", "[1, 28, 28]"),
-        ("no.such.module:f", "No module named"),
+        ("no.such.module:f", "module no was not found"),
         ("collections:Counter", "accepted: an nn.Module"),
     ],
 )

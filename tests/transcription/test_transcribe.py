@@ -402,12 +402,13 @@ def test_controls_permuted_classes_and_uniform_answers(root, tmp_path):
     config = changed(
         tiny_config(root),
         precision="auto",
-        teacher={"epochs": 12},
-        student={"loss": "likelihood", "lr": 0.003, "batch_size": 128, "epochs_per_round": 2.0},
+        teacher={"epochs": 12, "model": "cnn-tiny"},
+        student={"model": "cnn-tiny", "loss": "likelihood", "lr": 0.003, "batch_size": 128,
+                 "epochs_per_round": 2.0},
         generator={"kind": "procedural", "select": 2, "shares": {"strokes": 0.7, "leaves": 0.3}},
-        loop={"rounds": 10},
-        privacy={"answers": 24000, "epsilon": 8.0},
-    )
+        loop={"rounds": 5},
+        privacy={"answers": 10000, "epsilon": 8.0},
+    )  # fmt: skip
     from dpsd.teachers.teacher import ensure_teacher, load_teacher
 
     home = ensure_teacher(config, lambda text: None)
