@@ -29,7 +29,30 @@ def guard(folder: Path) -> list[str]:
         "and test, about disjoint rows.",
         "",
     ]
-    return lines + (_honest(honest) if honest else []) + (_attacks(found) if found else [])
+    served = read(folder / "serving.json")
+    return [
+        *lines, *(_honest(honest) if honest else []), *(_attacks(found) if found else []),
+        *(_serving(served) if served else []),
+    ]  # fmt: skip
+
+
+def _serving(found: dict) -> list[str]:
+    """What the guard costs: latency at fixed rates, and the most requests a second."""
+    bare = found["services"]["bare"]["throughput"]
+    rows = [
+        (name, *(" / ".join(f"{s[rate][p]:.1f}" for p in ("p50", "p95", "p99"))
+                 for rate in ("50", "200")),
+         f"{s['throughput']:,.0f}", f"{100 * s['throughput'] / bare:.0f}")
+        for name, s in found["services"].items()
+    ]  # fmt: skip
+    return [
+        "`scripts/bench serving`: one image a request, service and client on "
+        f"{found['machine']['cores']} cores, {found['seconds_each']} seconds each, twice in turn.",
+        "",
+        *table(("service", "ms at 50 a second, p50 / p95 / p99", "ms at 200 a second",
+                "requests a second at most", "% of bare"), rows),
+        "",
+    ]  # fmt: skip
 
 
 def _honest(found: dict) -> list[str]:
