@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from dpsd.console import percent
+from dpsd.evaluation.price import Price, price_table
 from dpsd.tables import Table
 
 
@@ -50,8 +51,6 @@ def agreement_table(report: dict[str, Any], target: str) -> Table:
 
 def _prices(report: dict[str, Any], target: str) -> Table:
     """What each defence costs an honest user of the target."""
-    from dpsd.evaluation.price import Price, price_table  # torch, which a report without it spares
-
     known = {f.name for f in fields(Price)}
     prices = [Price(**{k: v for k, v in p.items() if k in known})
               for p in report["prices"] if p["target"] == target]  # fmt: skip
