@@ -11,12 +11,13 @@ from dpsd.data.labelled import read_labelled
 from dpsd.data.load import Split, load_data
 from dpsd.device import pick_device
 from dpsd.errors import UserError
-from dpsd.evaluation.measures import on_rows, without_rows
+from dpsd.evaluation.measures import accuracy, on_rows, without_rows
 from dpsd.files import read_json, write_json
 from dpsd.runs.card import write_card
 from dpsd.runs.finish import seal
 from dpsd.runs.folder import Run
 from dpsd.runs.release import Labeller, load_student
+from dpsd.runs.rounds import kept_students
 from dpsd.teachers.folder import TeacherFolder, read_folder
 from dpsd.teachers.teacher import load_teacher
 
@@ -48,6 +49,8 @@ def evaluate(
         the agreement is measured against), `teacher` with
         `accuracy` and `ece`, `student` with `accuracy`, `ece` and `agreement`, and `per_class`, a
         list of `class`, `rows`, `teacher` and `student` accuracy. All are shares from 0 to 1.
+        `over_rounds` lists `round` (from 0), `answers` until then and `accuracy` of the students of
+        some rounds, which learned from the loop alone; empty without labelled rows.
         `reliability` has the bins of a calibration diagram, `confusion` counts rows by true class
         and the student's class (none with more than 20 classes).
         With `data.name` none, the agreement is that with held-out paid answers.
@@ -63,10 +66,11 @@ def evaluate(
     if rows is not None:
         split, found = "given", read_labelled(rows, config.facts)
     if found is None:
-        result = {"split": None} | without_rows(run, predict)
+        result = {"split": None, "over_rounds": []} | without_rows(run, predict)
     else:
         ask = ask_teacher(config, run, teacher)
         result = {"split": split} | on_rows(found, config.facts.class_names, ask, predict)
+        result["over_rounds"] = _over_rounds(run, found)
     write_json(run.private / "evaluation.json", result)
     report["teacher"]["accuracy"] = result["teacher"]["accuracy"]
     report["student"] |= result["student"]
@@ -76,6 +80,16 @@ def evaluate(
         write_card(run, read_json(run.release / "statement.json"), result)
         seal(run)
     return result
+
+
+def _over_rounds(run: Run, rows: Split) -> list[dict[str, Any]]:
+    """Accuracy of the students that were kept of some rounds."""
+    device = pick_device(run.config.device)
+    return [
+        {"round": facts["round"], "answers": facts["answers"],
+         "accuracy": accuracy(Labeller(student, device).predict, rows)}
+        for student, facts in kept_students(run)
+    ]  # fmt: skip
 
 
 def read_rows(run: Run, split: str, data: Path | None = None) -> tuple[Config, Split | None]:

@@ -76,6 +76,12 @@ def on_rows(
     }
 
 
+def accuracy(predict: Callable[[Tensor], Tensor], rows: Split) -> float | None:
+    """Share of the labelled rows whose class is the most probable one; None without rows."""
+    hits = [predict(x).argmax(1) for x in rows.images.split(_BATCH)]
+    return float((torch.cat(hits) == rows.labels).double().mean()) if len(rows) else None
+
+
 def without_rows(run: Run, predict: Callable[[Tensor], Tensor]) -> dict[str, Any]:
     """Agreement with the paid answers that were held out of training; no new answer is asked."""
     plan = make_plan(run.config)

@@ -33,7 +33,7 @@ def utility_section(source: Source) -> Section:
     else:
         parts.append(Text("Nothing was measured on private data yet: dpsd evaluate RUN does it.",
                           "missing"))  # fmt: skip
-    parts += _learning(source.metrics())
+    parts += _learning(source.metrics(), measured or {})
     return Section("utility", "Utility", measured is not None, parts)
 
 
@@ -127,9 +127,9 @@ def _confusion(e: dict[str, Any]) -> Drawing | None:
     )  # fmt: skip
 
 
-def _learning(metrics: list[dict[str, Any]]) -> list[Part]:
-    """How well the student predicts the answers; these figures are released."""
-    drawings = []
+def _learning(metrics: list[dict[str, Any]], measured: dict[str, Any]) -> list[Part]:
+    """Accuracy over answers, which is private, and how well the answers are predicted."""
+    drawings = [] if (accuracy := _accuracy(measured)) is None else [accuracy]
     for key, (name, caption) in _OVER_ANSWERS.items():
         points = [(m["answers"], m[key]) for m in metrics if key in m]
         if len(points) > 1:
@@ -143,9 +143,26 @@ def _learning(metrics: list[dict[str, Any]]) -> list[Part]:
             ))  # fmt: skip
     if not drawings:
         return [Text("No curves over rounds: the run had one round.", "missing")]
-    return [
-        Heading("Learning, round by round"),
-        Row(drawings[:2]),
-        Text("Accuracy round by round is not measured: while a run goes on, the student meets no "
-             "private row.", "note"),
-    ]  # fmt: skip
+    return [Heading("Learning, round by round"), Row(drawings[:2])]
+
+
+def _accuracy(measured: dict[str, Any]) -> Drawing | None:
+    """The accuracy of the students of some rounds, beside the released student and the teacher."""
+    rounds = measured.get("over_rounds", [])
+    if len(rounds) < 2 or not measured["rows"]:
+        return None
+    x, y = [r["answers"] for r in rounds], [r["accuracy"] for r in rounds]
+    ends = [
+        Curve(name, [x[0], x[-1]], [measured[who]["accuracy"]] * 2)
+        for name, who in (("released student", "student"), ("teacher", "teacher"))
+    ]
+    return curves(
+        [Curve("student of the round", x, y, marks=True), *ends],
+        Axis("answers asked", whole), Axis("accuracy", share, limits=(0, 1.02)),
+        alt=f"Curve of the student's accuracy over {len(rounds)} rounds: first "
+        f"{percent(y[0], 1)}, last {percent(y[-1], 1)}; the released student has "
+        f"{percent(measured['student']['accuracy'], 1)}.",
+        caption=f"Accuracy on the {measured['rows']:,} rows of split {measured['split']}, measured "
+        "after the run: while it goes on, the student meets no private row. The released student "
+        "was trained afresh on all answers where the configuration asks for it.",
+    )  # fmt: skip

@@ -20,6 +20,7 @@ from dpsd.privacy.units import TEST_RECORD
 from dpsd.runs.card import write_card
 from dpsd.runs.folder import Run
 from dpsd.runs.pictures import curves, newest_images, synthetic_grid
+from dpsd.runs.release import student_header
 from dpsd.student.bank import Bank
 from dpsd.student.student import Student
 
@@ -38,11 +39,7 @@ def finish(
 
     `federation`: what the statement says of clients, where there are any.
     """
-    metadata = {
-        "model": run.config.student.model,
-        "shape": list(plan.facts.shape),
-        "classes": plan.facts.classes,
-    }
+    metadata = student_header(run.config.student.model, plan.facts)
     run.save_weights("student", student.average.state_dict(), metadata)
     generator = synthesizer.adversarial
     run.save_weights(

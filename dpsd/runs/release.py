@@ -9,7 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from dpsd.config import load_config
+from dpsd.config import PublicFacts, load_config
 from dpsd.data.rows import Images
 from dpsd.errors import UserError
 from dpsd.generator.synthesizer import Synthesizer
@@ -38,10 +38,15 @@ def load_student(run: Path | str | Run) -> nn.Module:
     return read_student(release_folder(run) / "student.safetensors")[0]
 
 
+def student_header(model: str, facts: PublicFacts) -> dict[str, Any]:
+    """What the header of a student's weights says, so that the file is enough to load it."""
+    return {"model": model, "shape": list(facts.shape), "classes": facts.classes}
+
+
 def read_student(path: Path) -> tuple[nn.Module, dict[str, Any]]:
     """The student of one file, as `load_student` gives it, and the facts of the file's header.
 
-    The facts are `model`, `shape` and `classes`.
+    The facts are those of `student_header`, and what else was written there.
 
     Raises:
         UserError: as `load_student`.

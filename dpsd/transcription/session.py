@@ -148,7 +148,7 @@ def expected_bytes(config: Config, plan: Plan) -> int:
 
 
 def disk_bytes(config: Config, plan: Plan) -> int:
-    """What a run keeps in its private folder at the most, in bytes, beside checkpoints.
+    """What a run keeps in its private folder at the most, in bytes, beside weights.
 
     These are the images of the window and of two more rounds, once, with their answers (at most
     20 bytes a class), and the scores of a bank on disk.

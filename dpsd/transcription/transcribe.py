@@ -26,6 +26,7 @@ from dpsd.privacy.ranks import Helper, LoneDoor, SharedOracle
 from dpsd.runs.finish import finish
 from dpsd.runs.folder import Run
 from dpsd.runs.pictures import Board, newest_images
+from dpsd.runs.rounds import is_kept, keep_student
 from dpsd.student.bank import open_bank
 from dpsd.teachers.folder import TeacherFolder, read_folder
 from dpsd.teachers.teacher import load_teacher
@@ -190,6 +191,9 @@ def _lead(
         board.round(record, shown, session.student.predict(shown))
         if progress is not None:
             progress(record)
+        if is_kept(round, plan.rounds):
+            state = session.student.average.state_dict()
+            keep_student(run, plan.facts, state, round, oracle.position)
         last = round + 1 == plan.rounds
         if time.perf_counter() - saved > _CHECKPOINT_SECONDS or last:
             run.save_checkpoint(session.state_dict(), round + 1)

@@ -57,7 +57,11 @@ POOLS: dict[str, tuple[str, ...]] = {
     "honest": ("basic", "distillation", "active", "augmented", "mixup"),
 }  # fmt: skip
 """Where an attacker's questions come from -> attacks. `honest`: rows like those of honest users."""
-SEEDS = tuple(range(10))
+SEEDS = tuple(range(1, 18))
+REACHING = {
+    "strokes": ("active", "marich", "distillation", "random_erasing", "neighbours", "synthetic"),
+}
+"""The attacks that later seeds run: those whose clones reached 90 % with the first seed."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,7 @@ def jobs(args: Namespace) -> Iterator[Job]:
         yield Job(GUARD / "honest.json", {"cell": "honest"} | facts, partial(false_alarms, args))
     for pool, attacks in POOLS.items():
         for seed in args.seed or SEEDS:
+            attacks = attacks if seed == SEEDS[0] else REACHING.get(pool, attacks)
             if f"attacks-{pool}" in args.cell or "*" in args.cell:
                 yield Job(GUARD / f"attacks-{pool}-seed{seed}.json",
                           {"cell": f"attacks-{pool}", "seed": seed, "ladder": list(LADDER)} | facts,
@@ -150,7 +155,7 @@ def attacked(args: Namespace, pool: str, attacks: tuple[str, ...], seed: int) ->
 def run(
     guard: Reference, given: Setting, pool: Tensor, attack: str, seed: int, victim: float
 ) -> dict[str, Any]:
-    """One attack: the clone at each rung, and questions until the alarm."""
+    """One attack: the clone at each rung up to the first at 90 %, and questions until the alarm."""
     start, asked_images, steps = time.perf_counter(), [], []
     ladder = tuple(n for n in LADDER if n <= len(pool))
 
@@ -166,6 +171,8 @@ def run(
                 said = predict(clone.model, given.test.images[:]).argmax(1)
                 right = float((said == given.test.labels).double().mean())
                 steps.append({"asked": service.asked, "accuracy": right})
+                if right >= 0.9 * victim:
+                    break
     except UserError as e:
         return {"attack": attack, "refused": str(e)}
     reached = next((s["asked"] for s in steps if s["accuracy"] >= 0.9 * victim), None)

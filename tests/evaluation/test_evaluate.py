@@ -1,4 +1,5 @@
 import hashlib
+import itertools
 import json
 import shutil
 import struct
@@ -24,6 +25,7 @@ from dpsd.privacy.plan import make_plan
 from dpsd.privacy.releases import load_release
 from dpsd.privacy.verify import verify_release
 from dpsd.runs.folder import Run
+from dpsd.runs.rounds import is_kept
 from dpsd.teachers.teacher import load_teacher
 from dpsd.transcription.transcribe import transcribe
 
@@ -88,6 +90,27 @@ def test_ece_of_known_cases():
     y = torch.multinomial(p, 1, generator=rng)[:, 0]
     assert expected_calibration_error(p, y) < 0.05
     assert expected_calibration_error(p, y) == pytest.approx(_ece_loop(p.numpy(), y.numpy()))
+
+
+def test_students_of_rounds_are_measured(measured):
+    run, _, found = measured
+    first, last = found["over_rounds"]
+    assert (first["round"], last["round"]) == (0, 1)
+    assert (first["answers"], last["answers"]) == (1000, 2000)
+    test = load_data(run.config.data).test
+    for point in (first, last):
+        weights = run.private / "rounds" / f"{point['round']:06d}.safetensors"
+        p = _probabilities("cnn-small", weights, test.images)
+        assert point["accuracy"] == accuracy_score(test.labels.numpy(), p.argmax(1))
+    assert first["accuracy"] != last["accuracy"]
+
+
+@pytest.mark.parametrize("rounds", [1, 2, 7, 8, 9, 40, 41, 1000])
+def test_few_students_are_kept_and_the_last_always(rounds):
+    kept = [r for r in range(rounds) if is_kept(r, rounds)]
+    assert len(kept) == min(rounds, 8) and kept[-1] == rounds - 1
+    gaps = {b - a for a, b in itertools.pairwise(kept)}
+    assert max(gaps, default=0) - min(gaps, default=0) <= 1
 
 
 def test_report_is_filled(measured):
