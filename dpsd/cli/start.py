@@ -61,6 +61,8 @@ def run_init(args: argparse.Namespace) -> int:
             "init: no terminal to ask at; give flags, as in --data my_images --shape 3,64,64 "
             "--classes 10 --rows 20000"
         )
+    _look(args)
+    _missing(args)
     first = first_config(_holdings(args), str(path))
     with whole_file(path) as partial:
         partial.write_text(first.text)
@@ -102,6 +104,7 @@ def _ask(args: argparse.Namespace) -> None:
         if getattr(args, question.flag) is None and not needless:
             _put(args, question)
         if question.flag == "data" and not _named(args.data):
+            _look(args)
             for detail in (
                 _Question("shape", "   Channels, height, width of an image, as 3,64,64", _shape),
                 _Question("classes", "   How many classes", count),
@@ -115,6 +118,33 @@ def _ask(args: argparse.Namespace) -> None:
                                      "trained on; empty: none", needed=False))  # fmt: skip
         if question.flag == "weights" and args.weights != "none":
             _put(args, _Question("model", "   Its architecture: resnet18, or package.module:f"))
+
+
+def _look(args: argparse.Namespace) -> None:
+    """Fill in what can be seen of the data, if they are there, and say so."""
+    from dpsd.data.glance import glance
+
+    if not _is_path(args.data) or all((args.shape, args.classes, args.rows)):
+        return
+    if (seen := glance(Path(args.data))) is None:
+        return
+    rows = round(seen.rows, 1 - len(str(seen.rows)))  # one digit: the number becomes public
+    for flag, value in (("shape", seen.shape), ("classes", seen.classes), ("rows", rows)):
+        if getattr(args, flag) is None and value:
+            setattr(args, flag, value)
+            shown = ",".join(map(str, value)) if isinstance(value, tuple) else value
+            say(f"--{flag} {shown}: seen in {args.data}; it becomes public")
+
+
+def _missing(args: argparse.Namespace) -> None:
+    """Say which files are not there; they may come later."""
+    for flag in ("data", "weights", "users"):
+        if _is_path(file := getattr(args, flag)) and not Path(file).exists():
+            say(f"--{flag}: {file} is not there yet")
+
+
+def _is_path(given: str | None) -> bool:
+    return given not in (None, "none") and ":" not in str(given) and not _named(str(given))
 
 
 def _put(args: argparse.Namespace, question: _Question) -> None:

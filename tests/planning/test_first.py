@@ -6,10 +6,12 @@ import sys
 import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 import dpsd
 from dpsd.cli import main
 from dpsd.config import load_config
+from dpsd.data.glance import glance
 from dpsd.errors import UserError
 from dpsd.planning.first import Holdings, choose, first_config, kind_of
 
@@ -148,6 +150,51 @@ def test_five_questions_at_a_terminal(tmp_path, monkeypatch):
     assert "3,64 is not accepted" in text and "maybe is not accepted" in text
     config = load_config(tmp_path / "my.yaml")
     assert (config.privacy.route, config.data.dataset) == ("ensemble", "clinic")
+
+
+def _clinic(folder, kind):
+    """300 pictures of 40 x 48 in three classes; returns the place."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (330, 40, 48, 3), dtype=np.uint8)
+    if kind == "npz":
+        np.savez(folder / "xrays.npz", images=images[:300], labels=np.arange(300) % 3,
+                 test_images=images[300:], test_labels=np.arange(30) % 3)  # fmt: skip
+        return folder / "xrays.npz"
+    for i, image in enumerate(images[:300]):
+        place = folder / "xrays" / f"class-{i % 3}"
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(place / f"{i}.png")
+    return folder / "xrays"
+
+
+@pytest.mark.parametrize("kind", ["npz", "folder"])
+def test_what_can_be_seen_is_not_asked(tmp_path, monkeypatch, kind):
+    place, shown = _clinic(tmp_path, kind), _Terminal()
+    monkeypatch.setattr(sys, "stdin", _Terminal(f"{place}\nclinic\nlost.pt\nresnet18\nno\n\n\n"))
+    monkeypatch.setattr(sys, "stdout", shown)
+    assert main(["init", str(tmp_path / "my.yaml")]) == 0
+    monkeypatch.undo()
+    text = shown.getvalue()
+    assert "--shape 3,40,48: seen in" in text and "--rows 300: seen in" in text
+    assert "--weights: lost.pt is not there yet" in text
+    config = load_config(tmp_path / "my.yaml")
+    assert (config.facts.shape, config.facts.classes) == ((3, 40, 48), 3)
+
+
+def test_rows_become_public_in_one_digit(tmp_path, capsys):
+    np.savez(tmp_path / "a.npz", x=np.zeros((1234, 8, 9), np.uint8), y=np.arange(1234) % 5)
+    command = ["init", str(tmp_path / "my.yaml"), "--data", str(tmp_path / "a.npz")]
+    assert main(command) == 0
+    out = capsys.readouterr().out
+    assert "--rows 1000:" in out and "--shape 1,8,9:" in out and "--classes 5:" in out
+
+
+def test_pictures_of_several_sizes_need_a_shape(tmp_path, capsys):
+    place = _clinic(tmp_path, "folder")
+    Image.new("RGB", (7, 7)).save(place / "class-0" / "0.png")
+    assert main(["init", str(tmp_path / "my.yaml"), "--data", str(place)]) == 2
+    assert "--shape: missing" in capsys.readouterr().err
+    assert glance(tmp_path / "nothing") is None and not (tmp_path / "my.yaml").exists()
 
 
 @pytest.mark.parametrize("name", ["clinic", ""])
