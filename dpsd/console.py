@@ -139,7 +139,7 @@ class Progress:
         second = "agreement_with_answers"
         second = second if second in record else "gain_nats_per_answer"
         names = {"loss": "loss", "agreement_with_answers": "agreement with answers",
-                 "gain_nats_per_answer": "nats gained per answer"}  # fmt: skip
+                 "gain_nats_per_answer": "nats per answer above a guess"}  # fmt: skip
         for key, name in (("loss", names["loss"]), (second, names[second])):
             if key in record:
                 line += f"  {name} {round(record[key], 4) + 0.0:.4f}"  # no "-0.0000"

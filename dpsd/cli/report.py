@@ -50,13 +50,18 @@ def without_refresh() -> Iterator[None]:
 
 
 def refresh(run: "Run", say: Say = say) -> None:
-    """Write the run's private report anew. Its failure is a warning: the command has succeeded."""
+    """Write the run's report anew, and its public one if there is one.
+
+    A failure is a warning: the command has succeeded.
+    """
     if not REFRESHED:
         return
     try:
-        from dpsd.report.page import write_report
+        from dpsd.report.page import PUBLIC_NAME, write_report
 
         say(f"report: {write_report(run.path)} (private)")
+        if (run.path / PUBLIC_NAME).exists():
+            say(f"report: {write_report(run.path, public=True)}")
     except Exception as e:
         text = " ".join(f"{type(e).__name__}: {e}".split())
         sys.stderr.write(f"dpsd: warning: no report: {text}\n")

@@ -50,6 +50,7 @@ def run_evaluate(args: argparse.Namespace) -> int:
             raise UserError(f"--release-accuracy: {accepted}")
         released = release_accuracy(run, args.epsilon, data=args.data)
         say(as_json(released) if args.json else accuracy_text(released))
+        refresh(run, (lambda text: None) if args.json else say)
         return 0
     result = evaluate(run, split=args.split, teacher=args.teacher, data=args.data,
                       rows=args.rows)  # fmt: skip

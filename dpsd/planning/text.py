@@ -195,7 +195,8 @@ def planner_text(facts: dict[str, Any]) -> str:
 def _holdings(has: dict[str, Any]) -> str:
     if has["data"] is None:
         return "a checkpoint only" if has["own_teacher"] else "no data and no teacher"
-    parts = [f"data ({has['data']}, {has['rows']:,} training records)"]
+    records = "" if has["rows"] is None else f", {has['rows']:,} training records"
+    parts = [f"data ({has['data']}{records})"]
     if has["users"] is not None:
         parts.append(f"user ids ({has['users']:,} users)")
     if has["own_teacher"]:

@@ -80,6 +80,7 @@ def serve(
     with ExitStack() as stack:
         listener = stack.enter_context(listen(host, port))
         desk = _admin_listener(guard_folder(run), admin_host, admin_port, stack)
+        say(f"loading the student of {run}")
         service = make_service(run, settings, say, store, mark_key)
         guard = service.guard()
         stack.callback(guard.close)

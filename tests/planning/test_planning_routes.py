@@ -181,6 +181,14 @@ def test_image_folder_needs_a_manifest(tmp_path):
         assert "`dpsd manifest`" in routes_of(facts)[name]["why"]
 
 
+def test_a_claim_for_answers_needs_no_number_of_records():
+    data = {"name": "image_folder", "shape": [3, 32, 32], "classes": 10}
+    tree = TREE | {"data": data, "teacher": {"weights": "mine.pt"}}
+    facts = plan_routes(planning_config(tree), "auto", "answer")
+    assert facts["chosen"] == "single" and facts["has"]["rows"] is None
+    assert "data (image_folder), a teacher of your own" in planner_text(facts)
+
+
 @pytest.mark.parametrize(
     "args, says",
     [

@@ -201,7 +201,13 @@ def test_commands_refresh_the_report_and_survive_it(root, capsys, monkeypatch):
     assert main(["evaluate", str(run), "--json"]) == 0
     out, err = capsys.readouterr()
     assert json.loads(out)["split"] == "test" and not err
-    assert "Confusion matrix" in (run / "private" / "report.html").read_text()
+    page = (run / "private" / "report.html").read_text()
+    assert "Confusion matrix" in page
+    (run / "report-public.html").write_text("stale")
+    assert main(["evaluate", str(run)]) == 0
+    assert f"report: {run / 'report-public.html'}" in capsys.readouterr().out
+    assert "stale" not in (run / "report-public.html").read_text()
+    (run / "report-public.html").unlink()
 
     def broken(*args, **kwargs):
         raise ZeroDivisionError("no\nreport")

@@ -1,6 +1,7 @@
 """Single sections, from facts made by hand."""
 
 import io
+import json
 import math
 
 import numpy as np
@@ -25,6 +26,7 @@ from dpsd.report.pixels import strip, tiles
 from dpsd.report.source import Source
 from dpsd.report.summary import summary_section
 from dpsd.report.svg import GOOD, drawn
+from dpsd.report.utility import utility_section
 from dpsd.runs.pictures import Board, grid
 
 VERSIONS = {"dpsd": "0", "dp-accounting": "0"}
@@ -196,3 +198,21 @@ def test_roc_is_that_of_scikit_learn():
     scores, member = generator.integers(0, 9, 60).astype(float), generator.random(60) < 0.4
     fpr, tpr, _ = roc_curve(member, scores, drop_intermediate=False)
     assert np.allclose(roc(scores, member), (fpr, tpr))
+
+
+def test_accuracy_over_answers_is_private(votes, tmp_path):
+    private, release = tmp_path / "private", tmp_path / "release"
+    private.mkdir()
+    release.mkdir()
+    model = {"accuracy": 0.95, "agreement": 0.9, "ece": 0.01}
+    rounds = [{"round": i, "answers": 100 * (i + 1), "accuracy": a}
+              for i, a in enumerate((0.5, 0.8, 0.9))]  # fmt: skip
+    (private / "evaluation.json").write_text(json.dumps({
+        "split": "test", "rows": 50, "agreement_with": "x", "teacher": model, "student": model,
+        "per_class": [], "reliability": {}, "confusion": [], "over_rounds": rounds,
+    }))  # fmt: skip
+    shown = utility_section(Source("run", release, private, votes))
+    assert shown.private
+    (drawing,) = drawings(shown)
+    assert "over 3 rounds: first 50.0 %, last 90.0 %; the released" in drawing.svg
+    assert not drawings(utility_section(Source("run", release, None, votes)))
