@@ -36,7 +36,7 @@ def steps(monkeypatch):
 
 def test_the_demo_is_the_configuration_of_the_repository_but_smaller():
     shipped = files("dpsd.cli") / "demo.yaml"
-    small = ["teacher.model=cnn-tiny", "student.model=cnn-tiny", "privacy.answers=40000"]
+    small = ["teacher.model=cnn-tiny", "student.model=cnn-tiny", "privacy.answers=30000"]
     assert load_config(str(shipped)) == load_config(ROOT / "configs/attacks_digits.yaml", small)
 
 
