@@ -14,6 +14,7 @@ what whole benign accounts reach.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -47,7 +48,12 @@ class Tail:
     def p_values(self, statistics: ArrayLike) -> Floats:
         """Valid p-values of windows: the bound at the highest threshold that each reaches."""
         reached = np.searchsorted(self.thresholds, np.asarray(statistics, np.float64), "right")
-        return np.concatenate([[1.0], self.rates])[reached]
+        return self._bounds[reached]
+
+    @cached_property
+    def _bounds(self) -> Floats:
+        """By the number of thresholds that are reached."""
+        return np.concatenate([[1.0], self.rates])
 
 
 def calibrate(benign: ArrayLike) -> Tail:

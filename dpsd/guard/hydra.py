@@ -164,7 +164,10 @@ def _write(store: Store, policy: Policy, id: str, prior: float, reason: str, at:
     if now is None:  # forgotten meanwhile
         return
     store.note(id, "prior", at, prior=prior, reason=reason)
-    store.watch(settle(store, policy, replace(now, prior=prior), at, reason or now.reason))
+    settled, facts = settle(policy, replace(now, prior=prior), at, reason or now.reason)
+    if facts:
+        store.note(id, "level", at, **facts)
+    store.watch(settled)
 
 
 def _facts(members: tuple[str, ...], cluster: Cluster) -> dict[str, object]:

@@ -137,12 +137,21 @@ class Reference:
 
     def e_values(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """E-values float64 [..., D] of statistics float64 [..., D]."""
-        parts = [e_value(tail.p_values(values[..., i])) for i, tail in enumerate(self._ordered())]
-        return np.stack(parts, axis=-1)
+        parts = [tail.p_values(values[..., i]) for i, tail in enumerate(self._ordered())]
+        return e_value(np.stack(parts, axis=-1))
 
-    def after(self, evidence: Evidence, values: NDArray[np.float64]) -> Evidence:
-        """The evidence with one more window, whose statistics are float64 [D]."""
-        e = self.discount * float(self.e_values(values) @ WEIGHTS)
+    def after(
+        self,
+        evidence: Evidence,
+        values: NDArray[np.float64],
+        e_values: NDArray[np.float64] | None = None,
+    ) -> Evidence:
+        """The evidence with one more window, whose statistics are float64 [D].
+
+        `e_values`: of the statistics, where they are known.
+        """
+        found = self.e_values(values) if e_values is None else e_values
+        e = self.discount * float(found @ WEIGHTS)
         return evidence.after_mean(e * self.surprise(values))
 
     def surprise(self, values: NDArray[np.float64]) -> float:

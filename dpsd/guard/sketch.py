@@ -21,7 +21,6 @@ SMALL = 16
 """Dimensions in which nearest questions are looked for."""
 _HASHES, _KEPT, _POINTS = 64, 64, 32
 _NEAR = 4  # bits of 64 in which near-duplicates differ, at most
-_POPCOUNT = np.array([bin(i).count("1") for i in range(256)], np.uint8)
 
 _FIELDS = np.dtype([
     ("asked", "i8"), ("entropy_all", "f8"), ("whole", "f4", FEATURES),
@@ -160,8 +159,7 @@ class Sketch:
         f, n = self.fields[0], len(hashes)
         before = f["hashes"][: min(int(f["hashed"]), _HASHES)]
         known = np.concatenate([before, hashes])
-        apart = _POPCOUNT[(known[None] ^ hashes[:, None]).view(np.uint8)]
-        near = apart.reshape(n, len(known), 8).sum(2, dtype=np.int64) <= _NEAR
+        near = np.bitwise_count(known[None] ^ hashes[:, None]) <= _NEAR
         earlier = np.arange(len(known))[None] < len(before) + np.arange(n)[:, None]
         f["repeats"] += int((near & earlier).any(1).sum())
         _into_ring(f["hashes"], int(f["hashed"]), hashes)

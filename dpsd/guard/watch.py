@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,17 +68,24 @@ class Watch:
         return self.store.watched(seen.account) or Watched(seen.account, b"")
 
     def observe_all(self, requests: Sequence[Observation]) -> None:
-        """Take in requests in their order; each account is read and written once."""
+        """Take in requests in their order; each account is read and written once.
+
+        All is computed before anything is written, as charges wait while the store is locked.
+        """
         by_account: dict[str, list[Observation]] = {}
         for seen in requests:
             by_account.setdefault(seen.account, []).append(seen)
+        looks = [self._look(self.store.watched(a), mine) for a, mine in by_account.items()]
         with self.store.together():
-            for account, mine in by_account.items():
-                self._observe(account, mine)
+            for look in looks:
+                now = self.store.watched(look.after.account)
+                again = now != look.before  # by an operator, or another worker
+                self._write(self._look(now, look.requests) if again else look)
 
-    def _observe(self, account: str, requests: Sequence[Observation]) -> None:
-        watched = self.store.watched(account) or Watched(account, b"")
-        sketch = Sketch(watched.sketch)
+    def _look(self, before: Watched | None, requests: list[Observation]) -> "_Look":
+        """What requests of one account change; nothing is written."""
+        watched = before or Watched(requests[0].account, b"")
+        sketch, notes = Sketch(watched.sketch), list[_Note]()
         rows, at, wanted = self._questions(requests)
         start = 0
         while start < len(rows):
@@ -88,12 +96,18 @@ class Watch:
             sketch.add(rows.pick(part), bool(wanted[start]), self.reference.benign.spread)
             start = part.stop
             if sketch.room == 0:
-                watched = self._window(watched, sketch, float(at[start - 1]))
+                watched = self._window(watched, sketch, float(at[start - 1]), notes)
                 sketch.close_window()
-        last = requests[-1].at
-        self.store.watch(replace(watched, sketch=sketch.to_bytes(), updated=last))
+        after = replace(watched, sketch=sketch.to_bytes(), updated=requests[-1].at)
+        return _Look(requests, before, after, notes)
+
+    def _write(self, look: "_Look") -> None:
+        account, last = look.after.account, look.after.updated
+        for kind, at, facts in look.notes:
+            self.store.note(account, kind, at, **facts)
+        self.store.watch(look.after)
         images: dict[tuple[str, str], int] = {}
-        for seen in requests:
+        for seen in look.requests:
             for name in seen.indicators.items():
                 images[name] = images.get(name, 0) + len(seen.features)
         for (kind, indicator), count in images.items():
@@ -113,36 +127,59 @@ class Watch:
         at = np.repeat(np.array([seen.at for seen in requests]), counts)
         return rows, at, np.repeat(np.array([seen.wanted for seen in requests]), counts)
 
-    def _window(self, watched: Watched, sketch: Sketch, at: float) -> Watched:
-        """The account after a whole window, with what is logged of it."""
+    def _window(self, watched: Watched, sketch: Sketch, at: float, notes: list["_Note"]) -> Watched:
+        """The account after a whole window; what is to be logged of it is added to the notes."""
         values = statistics(sketch, self.reference.benign)
         e_values = self.reference.e_values(values)
-        evidence = self.reference.after(Evidence(watched.windows, watched.begun), values)
+        before = Evidence(watched.windows, watched.begun)
+        evidence = self.reference.after(before, values, e_values)
         suspicion = self.reference.suspicion(evidence)
-        self.store.note(
-            watched.account, "window", at, number=evidence.windows, suspicion=suspicion,
-            statistics=dict(zip(DETECTORS, map(float, values), strict=True)),
-            e_values=dict(zip(DETECTORS, map(float, e_values), strict=True)),
-        )  # fmt: skip
+        notes.append(("window", at, {
+            "number": evidence.windows, "suspicion": suspicion,
+            "statistics": dict(zip(DETECTORS, map(float, values), strict=True)),
+            "e_values": dict(zip(DETECTORS, map(float, e_values), strict=True)),
+        }))  # fmt: skip
         updated = replace(watched, windows=evidence.windows, begun=evidence.begun,
                           suspicion=suspicion)  # fmt: skip
-        return settle(self.store, self.policy, updated, at, reason_of(e_values, watched.reason))
+        settled, facts = settle(self.policy, updated, at, reason_of(e_values, watched.reason))
+        if facts:
+            notes.append(("level", at, facts))
+        return settled
 
 
-def settle(store: Store, policy: Policy, watched: Watched, at: float, reason: str) -> Watched:
-    """The account with the level that its suspicion leads to; a change is logged.
+_Note = tuple[str, float, dict[str, Any]]
+"""Kind, time and facts of an event."""
+
+
+@dataclass(frozen=True)
+class _Look:
+    """Requests of an account, what was kept of it before and is after, and what is logged."""
+
+    requests: list[Observation]
+    before: Watched | None
+    after: Watched
+    notes: list[_Note]
+
+
+def settle(
+    policy: Policy, watched: Watched, at: float, reason: str
+) -> tuple[Watched, dict[str, Any]]:
+    """The account with the level that its suspicion leads to, and the facts of a change.
 
     A level that the operator set by hand stays.
+
+    Returns:
+        The account, and what an event `level` is to say; empty where nothing changes.
     """
     if watched.held:
-        return replace(watched, reason=watched.reason or reason)
+        return replace(watched, reason=watched.reason or reason), {}
     suspicion = max(watched.suspicion, watched.prior)
     level = policy.decide(watched.level, suspicion)
     if level == watched.level:
-        return replace(watched, reason=reason)
-    store.note(watched.account, "level", at, before=watched.level, level=level, reason=reason,
-               suspicion=suspicion, dry_run=policy.dry_run, by="policy")  # fmt: skip
-    return replace(watched, level=level, since=at, reason=reason)
+        return replace(watched, reason=reason), {}
+    facts = {"before": watched.level, "level": level, "reason": reason, "suspicion": suspicion,
+             "dry_run": policy.dry_run, "by": "policy"}  # fmt: skip
+    return replace(watched, level=level, since=at, reason=reason), facts
 
 
 def reason_of(e_values: NDArray[np.float64], otherwise: str) -> str:

@@ -20,6 +20,7 @@ from fastapi.routing import APIRoute
 from limits.errors import StorageError
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.datastructures import UploadFile
+from starlette.types import Receive, Scope, Send
 
 from dpsd.config import PublicFacts
 from dpsd.defences import answered
@@ -39,6 +40,7 @@ from dpsd.serving.predictor import Ask, Batcher
 from dpsd.serving.settings import ServeSettings
 from dpsd.serving.traffic import Traffic
 
+_PREDICT = "/v1/predict"
 _DECIMALS = 7
 _BODY_SECONDS = 30
 _DECODERS = 2  # requests whose pictures are decoded at once
@@ -141,7 +143,19 @@ def make_app(service: Service, guard: Guard | None = None) -> FastAPI:
         labelled(path, str(status)).inc()
         service.traffic.request(status)
 
-    app.add_middleware(Frame, at_once=settings.limits.requests_at_once, count=counted)
+    async def short(scope: Scope, receive: Receive, send: Send) -> None:
+        """`predict` alone, with the errors that it may raise."""
+        request = Request(scope, receive)
+        try:
+            response = await predict(request)
+        except BadRequest as e:
+            response = await bad(request, e)
+        except (sqlite3.Error, StoreError, StorageError) as e:
+            response = await unwritable(request, e)
+        await response(scope, receive, send)
+
+    app.add_middleware(Frame, short=(_PREDICT, short), at_once=settings.limits.requests_at_once,
+                       count=counted)  # fmt: skip
 
     @app.exception_handler(BadRequest)
     async def bad(request: Request, error: BadRequest) -> Response:
@@ -154,7 +168,7 @@ def make_app(service: Service, guard: Guard | None = None) -> FastAPI:
         text = "charges cannot be written now, so nothing is answered"
         return _error(request, 503, "store_unavailable", text, 5)
 
-    @app.post("/v1/predict", openapi_extra=_BODY)
+    @app.post(_PREDICT, openapi_extra=_BODY)
     async def predict(request: Request) -> Response:
         """Classes, and what the account's tier shows of the probabilities."""
         network = network_of(request, settings.proxies)

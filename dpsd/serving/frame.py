@@ -14,12 +14,20 @@ class Frame:
 
     Args:
         app: the API.
+        short: the application of one path that is asked much, reached without the API's own way
+            through routes and handlers, which costs as much as the rest of an answer.
         at_once: requests that are answered at once; others are told to come again.
         count: is called with path of the route and status, after each response has begun.
     """
 
-    def __init__(self, app: ASGIApp, at_once: int, count: Callable[[str, int], None]) -> None:
-        self._app, self._at_once, self._count = app, at_once, count
+    def __init__(
+        self,
+        app: ASGIApp,
+        short: tuple[str, ASGIApp],
+        at_once: int,
+        count: Callable[[str, int], None],
+    ) -> None:
+        self._app, self._short, self._at_once, self._count = app, short, at_once, count
         self._running = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -27,6 +35,9 @@ class Frame:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        app, path = self._app, ""
+        if scope["method"] == "POST" and scope["path"] == self._short[0]:
+            path, app = self._short
         name = secrets.token_hex(8)
         scope.setdefault("state", {})["id"] = name
 
@@ -34,8 +45,8 @@ class Frame:
             if message["type"] == "http.response.start":
                 added = [(b"x-request-id", name.encode()), (b"cache-control", b"no-store")]
                 message["headers"] = [*message.get("headers", ()), *added]
-                path = getattr(scope.get("route"), "path", "other")
-                self._count(path, int(message["status"]))
+                route = path or str(getattr(scope.get("route"), "path", "other"))
+                self._count(route, int(message["status"]))
             await send(message)
 
         if self._running >= self._at_once:
@@ -45,6 +56,6 @@ class Frame:
             return
         self._running += 1
         try:
-            await self._app(scope, receive, framed)
+            await app(scope, receive, framed)
         finally:
             self._running -= 1

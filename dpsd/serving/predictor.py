@@ -22,6 +22,7 @@ from dpsd.runs.release import load_student
 Ask = Callable[[Tensor], tuple[Tensor, Tensor]]
 """uint8 [B, C, H, W] -> probabilities float32 [B, K] and features float32 [B, F] for the guard."""
 _TRIALS, _TRIAL_IMAGES = 5, 32
+_SHORT = 0.005  # seconds of a batch that others wait for
 _CLOSE = 1e-3  # of probabilities, between the two ways
 
 
@@ -122,9 +123,11 @@ def _rate(ask: Ask, shape: Shape) -> float:
 
 
 class Batcher:
-    """Answers requests together: those that wait while the model computes make the next batch.
+    """Answers requests together: those that wait while others are answered make the next batch.
 
-    A single request is answered at once, so that quiet times pay no delay.
+    A single request is answered at once, so that quiet times pay no delay. A batch that takes less
+    than a handful of milliseconds is computed where it stands, for going to a thread and back costs
+    as much as a small model; a longer one in a thread, so that the service goes on meanwhile.
 
     Args:
         ask: the model.
@@ -137,6 +140,7 @@ class Batcher:
         self._busy = False
         self._pool = ThreadPoolExecutor(1, "dpsd-model")
         self._task: asyncio.Task[None] | None = None
+        self._seconds = float("inf")  # of one image, as the last batch took
         self.batches = 0
 
     async def answer(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -153,10 +157,9 @@ class Batcher:
             while self._waiting:
                 batch = self._next()
                 images = torch.cat([images for images, _ in batch])
-                loop = asyncio.get_running_loop()
                 lengths = [len(images) for images, _ in batch]
                 try:
-                    answers = await loop.run_in_executor(self._pool, self._ask, images)
+                    answers = await self._compute(images)
                     parts = list(zip(*(rows.split(lengths) for rows in answers), strict=True))
                 except Exception as e:
                     for _, future in batch:
@@ -169,6 +172,16 @@ class Batcher:
                         future.set_result(part)
         finally:
             self._busy = False
+
+    async def _compute(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        start = time.perf_counter()
+        if len(images) * self._seconds < _SHORT:
+            answers = self._ask(images)
+        else:
+            loop = asyncio.get_running_loop()
+            answers = await loop.run_in_executor(self._pool, self._ask, images)
+        self._seconds = (time.perf_counter() - start) / len(images)
+        return answers
 
     def _next(self) -> list[tuple[Tensor, "asyncio.Future[tuple[Tensor, Tensor]]"]]:
         """The oldest requests that fit in a batch, at least one."""

@@ -1,5 +1,6 @@
 """Strange questions raise suspicion, honest ones do not; the log reproduces each decision."""
 
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -97,6 +98,38 @@ def test_what_an_operator_does_by_hand_stays_until_it_is_released(watch):
     assert watch.store.watched("a").level == "" and watch.store.watched("a").suspicion == 0
     with pytest.raises(UserError, match="accepted: observe, slow, block"):
         hold(watch.store, POLICY, "a", "jail", by="operator", reason="")
+
+
+def test_what_an_operator_does_between_looking_and_writing_stays(watch, monkeypatch):
+    ask(watch, 64, shift=3.0)
+    before, together = watch.store.watched("a"), watch.store.together
+
+    def meanwhile():
+        monkeypatch.undo()
+        hold(watch.store, POLICY, "a", "slow", by="operator", reason="a call")
+        return together()
+
+    monkeypatch.setattr(watch.store, "together", meanwhile)
+    after = ask(watch, 64, batch=64, shift=3.0, seed=4)
+    assert after.held and after.level == "slow" and after.reason == "a call"
+    assert after.windows == before.windows + 2
+    assert sum(e["kind"] == "window" for e in watch.store.events("a")) == 4
+
+
+def test_charges_do_not_wait_for_detection(watch, monkeypatch):
+    """While windows are computed, the store is open to other writers."""
+    other, charged = SqliteStore(watch.store.path), []
+
+    def slow(*args):
+        charged.append(other.charge("b", 1, 1e9, None))
+        return look(*args)
+
+    look = watch._look
+    monkeypatch.setattr(watch, "_look", slow)
+    start = time.monotonic()
+    ask(watch, 64, batch=64)
+    other.close()
+    assert charged == [1] and time.monotonic() - start < 4  # a locked store is waited for 5 s
 
 
 def test_false_alarms_of_new_honest_accounts(reference):
