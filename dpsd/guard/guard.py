@@ -6,12 +6,11 @@ open; `state` tells both.
 
 import math
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dpsd.defences import Defence, parse_defence
 from dpsd.guard.actions import forget_old
-from dpsd.guard.limits import Limits, Refusal
+from dpsd.guard.limits import Limits, Refusal, Tier
 from dpsd.guard.policy import Level, Policy
 from dpsd.guard.reference import Reference
 from dpsd.guard.sharing import Hashes
@@ -118,9 +117,9 @@ class Guard:
         if key not in self._standings:
             tier = self.limits.tiers.get(account.tier)
             level = self.policy.level(name) if held else self.policy.effective(name)
-            texts = (() if tier is None else tier.defences) + (() if level is None
-                                                               else level.defences)  # fmt: skip
-            self._standings[key] = _standing(level, texts)
+            defences = defences_of(tier, level)
+            hides = any(d.hides_probabilities for d in defences)
+            self._standings[key] = Standing(level, defences, hides)
         return self._standings[key]
 
     def observe(self, seen: Observation) -> None:
@@ -172,8 +171,7 @@ class Guard:
         self.store.close()
 
 
-def _standing(level: Level | None, texts: Sequence[str]) -> Standing:
-    """Defences by name once each: a level's takes the place of the tier's."""
-    by_name = {(d := parse_defence(text)).name: d for text in texts}
-    chosen = tuple(by_name.values())
-    return Standing(level, chosen, any(d.hides_probabilities for d in chosen))
+def defences_of(tier: Tier | None, level: Level | None) -> tuple[Defence, ...]:
+    """What answers go through, each defence once: a level's takes the place of the tier's."""
+    texts = (() if tier is None else tier.defences) + (() if level is None else level.defences)
+    return tuple({(d := parse_defence(text)).name: d for text in texts}.values())

@@ -107,7 +107,7 @@ def split(args: Namespace, count: int, share: float, link: str, seed: int) -> di
     """Accounts noticed as the attack goes on, and clones from what is answered."""
     start, guard, given = time.perf_counter(), reference(args), setting(args.teachers)
     steps = STEPS if count <= STEPS[-1] else tuple(10 * m for m in STEPS)
-    images = _strokes(given, steps[-1] if count <= STEPS[-1] else STEPS[-1], seed)
+    images = strokes(given, steps[-1] if count <= STEPS[-1] else STEPS[-1], seed)
     seen, strange = asked(args.teachers, 1), _seen(guard, given, images)
     bank = _together(guard.benign.rows(seen.features, seen.answers), strange)
     honest = _honest(seen.bank, (_MANY if count > STEPS[-1] else _HONEST) // args.shrink, 7 + seed)
@@ -218,7 +218,8 @@ def _clusters(
     )  # fmt: skip
 
 
-def _strokes(given: Setting, count: int, seed: int) -> torch.Tensor:
+def strokes(given: Setting, count: int, seed: int) -> torch.Tensor:
+    """An attacker's images: procedural ones, uint8 [N, C, H, W]."""
     prior = parse_config({"data": {"name": "mnist"}, "seed": seed,
                           "generator": {"shares": {"strokes": 1}},
                           "privacy": {"mechanism": "none"}})  # fmt: skip
