@@ -9,10 +9,10 @@ import numpy as np
 
 from dpsd.guard.accounts import add_account
 from dpsd.guard.admin_key import make_admin_key
+from dpsd.guard.detection.sketch import Sketch
 from dpsd.guard.policy import Level, Policy
-from dpsd.guard.sketch import Sketch
-from dpsd.guard.sqlite_store import SqliteStore
-from dpsd.guard.store import Watched
+from dpsd.guard.storage.sqlite_store import SqliteStore
+from dpsd.guard.storage.store import Watched
 from dpsd.serving.admin.board import Board, Group
 from dpsd.serving.traffic import Traffic
 

@@ -13,7 +13,7 @@ from dpsd.console import say
 from dpsd.errors import UserError
 
 if TYPE_CHECKING:
-    from dpsd.guard.scan import Report
+    from dpsd.guard.offline.scan import Report
 
 _KEY = "sharing.key"
 
@@ -60,11 +60,11 @@ def _add_scan(actions: Commands) -> None:
 def run_scan(args: argparse.Namespace) -> int:
     """Rank the accounts of access logs."""
     from dpsd.files import write_json
-    from dpsd.guard.reference import read_reference
-    from dpsd.guard.scan import scan
-    from dpsd.guard.scan_text import as_tree, report_text, told
-    from dpsd.guard.sharing import read_sharing_key
-    from dpsd.guard.stix import to_stix
+    from dpsd.guard.detection.reference import read_reference
+    from dpsd.guard.indicators.sharing import read_sharing_key
+    from dpsd.guard.indicators.stix import to_stix
+    from dpsd.guard.offline.scan import scan
+    from dpsd.guard.offline.scan_text import as_tree, report_text, told
 
     if args.sharing_key is not None and args.out is None:
         raise UserError("--sharing-key: needs --out DIR, where the indicators go")
@@ -96,7 +96,7 @@ def _add_clusters(actions: Commands) -> None:
 
 def run_clusters(args: argparse.Namespace) -> int:
     """Find clusters in a guard's store."""
-    from dpsd.guard.hydra import update_clusters
+    from dpsd.guard.clusters.hydra import update_clusters
     from dpsd.serving.service import store_of
     from dpsd.serving.settings import read_settings
 
@@ -139,8 +139,8 @@ def _add_indicators(actions: Commands) -> None:
 
 def run_indicators(args: argparse.Namespace) -> int:
     """Write indicators."""
-    from dpsd.guard.sharing import as_tree, plain_networks, shared_of
-    from dpsd.guard.stix import to_stix
+    from dpsd.guard.indicators.sharing import as_tree, plain_networks, shared_of
+    from dpsd.guard.indicators.stix import to_stix
     from dpsd.serving.service import store_of
 
     key = _key(args.target)
@@ -172,9 +172,9 @@ def _add_import(actions: Commands) -> None:
 
 def run_import(args: argparse.Namespace) -> int:
     """Keep another operator's indicators."""
-    from dpsd.guard.hydra import IMPORTED
-    from dpsd.guard.sharing import from_tree, keep, read_file
-    from dpsd.guard.stix import from_stix
+    from dpsd.guard.clusters.hydra import IMPORTED
+    from dpsd.guard.indicators.sharing import from_tree, keep, read_file
+    from dpsd.guard.indicators.stix import from_stix
     from dpsd.serving.service import store_of
 
     key, tree = _key(args.target), read_file(args.file)
@@ -200,7 +200,7 @@ def _add_key(actions: Commands) -> None:
 
 def run_key(args: argparse.Namespace) -> int:
     """Make or take a sharing key."""
-    from dpsd.guard.sharing import key_name, make_sharing_key, read_sharing_key
+    from dpsd.guard.indicators.sharing import key_name, make_sharing_key, read_sharing_key
 
     path = _guard(args.target) / _KEY
     key: bytes | None = os.urandom(32)
@@ -226,7 +226,7 @@ def _guard(run: Path) -> Path:
 
 
 def _key(run: Path) -> bytes:
-    from dpsd.guard.sharing import read_sharing_key
+    from dpsd.guard.indicators.sharing import read_sharing_key
 
     path = _guard(run) / _KEY
     if (key := read_sharing_key(path)) is None:

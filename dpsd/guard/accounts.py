@@ -13,7 +13,7 @@ from pathlib import Path
 
 from dpsd.errors import UserError
 from dpsd.files import make_once
-from dpsd.guard.store import Account, Store
+from dpsd.guard.storage.store import Account, Store
 
 _PEPPER = 32  # bytes
 _NOBODY = "0" * 64  # compared with where there is no account, so that both take as long

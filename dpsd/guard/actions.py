@@ -10,7 +10,7 @@ from typing import Any
 
 from dpsd.errors import UserError
 from dpsd.guard.policy import Policy
-from dpsd.guard.store import Account, Store, Watched
+from dpsd.guard.storage.store import Account, Store, Watched
 
 _LEVEL = ("level", "since", "held", "reason")
 _EVIDENCE = ("windows", "begun", "suspicion", "prior", *_LEVEL)

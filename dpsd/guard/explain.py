@@ -2,7 +2,7 @@
 
 import time
 
-from dpsd.guard.store import Account, Watched
+from dpsd.guard.storage.store import Account, Watched
 
 
 def sentence(text: str) -> str:

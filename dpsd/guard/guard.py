@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 from dpsd.defences import Defence, parse_defence
 from dpsd.guard.actions import forget_old
+from dpsd.guard.detection.reference import Reference
+from dpsd.guard.detection.watch import Background, Observation, Watch
+from dpsd.guard.indicators.sharing import Hashes
 from dpsd.guard.limits import Limits, Refusal, Tier
 from dpsd.guard.policy import Level, Policy
-from dpsd.guard.reference import Reference
-from dpsd.guard.sharing import Hashes
-from dpsd.guard.store import Account, Store
-from dpsd.guard.toll import Toll
-from dpsd.guard.watch import Background, Observation, Watch
+from dpsd.guard.proof_of_work.toll import Toll
+from dpsd.guard.storage.store import Account, Store
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ class Guard:
 
     def _now_and_then(self) -> None:
         """Forget what is old, and look for clusters."""
-        from dpsd.guard.hydra import update_clusters
+        from dpsd.guard.clusters.hydra import update_clusters
 
         if self._keep < math.inf:
             forget_old(self._beside, time.time() - self._keep)

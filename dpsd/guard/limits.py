@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 from limits.storage import RedisStorage
 
-from dpsd.guard.store import Account, Store
+from dpsd.guard.proof_of_work.work import Puzzle
+from dpsd.guard.storage.store import Account, Store
 from dpsd.guard.windows import Windows
-from dpsd.guard.work import Puzzle
 
 _BACK = 2.0  # seconds that the clock may be set back without notice
 _MINUTE = 60

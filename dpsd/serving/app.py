@@ -25,14 +25,14 @@ from starlette.types import Receive, Scope, Send
 from dpsd.config import PublicFacts
 from dpsd.defences import answered
 from dpsd.guard.accounts import who
+from dpsd.guard.detection.reference import Reference
+from dpsd.guard.detection.watch import Observation
 from dpsd.guard.guard import Guard
 from dpsd.guard.limits import Limits, Refusal
-from dpsd.guard.redis_store import RedisStore
-from dpsd.guard.reference import Reference
-from dpsd.guard.store import Account, Store, StoreError
-from dpsd.guard.toll import Toll
-from dpsd.guard.watch import Observation
-from dpsd.guard.work import HEADER, Spent
+from dpsd.guard.proof_of_work.toll import Toll
+from dpsd.guard.proof_of_work.work import HEADER, Spent
+from dpsd.guard.storage.redis_store import RedisStore
+from dpsd.guard.storage.store import Account, Store, StoreError
 from dpsd.serving.decode import NPY, BadRequest, Sizes, read_json, read_npy, read_pictures
 from dpsd.serving.frame import Frame
 from dpsd.serving.network import network_of

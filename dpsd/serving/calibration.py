@@ -14,9 +14,9 @@ from torchvision.transforms.functional import gaussian_blur, rotate
 from dpsd.config import PublicFacts
 from dpsd.console import Say
 from dpsd.errors import UserError
-from dpsd.guard.logged import logged_accounts
-from dpsd.guard.reference import Reference, calibrate
-from dpsd.guard.traffic import Bank, honest_accounts
+from dpsd.guard.detection.reference import Reference, calibrate
+from dpsd.guard.detection.traffic import Bank, honest_accounts
+from dpsd.guard.offline.logged import logged_accounts
 from dpsd.imports import brief
 from dpsd.models.frozen import Shape
 from dpsd.serving.decode import BadRequest, Sizes, read_pictures
@@ -134,7 +134,7 @@ def calibrate_on_logs(
     """Calibrate on logged accounts that their operator takes for honest.
 
     Args:
-        logs: with features and answers of the served student, see `dpsd.guard.logged`.
+        logs: with features and answers of the served student, see `dpsd.guard.offline.logged`.
         ask: the served student.
         facts: its images and classes.
         alpha: false-alarm rate of an account in a month, or in the time of shorter logs.

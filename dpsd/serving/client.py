@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpsd.errors import UserError
-from dpsd.guard.work import HEADER, Puzzle, solve
+from dpsd.guard.proof_of_work.work import HEADER, Puzzle, solve
 from dpsd.imports import brief
 
 _LARGEST_REPLY = 2**26  # bytes

@@ -13,8 +13,8 @@ from fastapi import FastAPI
 from dpsd.console import Say
 from dpsd.errors import UserError
 from dpsd.guard.admin_key import admin_hash
-from dpsd.guard.redis_store import RedisStore
-from dpsd.guard.stores import shared_address
+from dpsd.guard.storage.redis_store import RedisStore
+from dpsd.guard.storage.stores import shared_address
 from dpsd.serving.admin.server import admin_running, make_board
 from dpsd.serving.app import make_app
 from dpsd.serving.server import is_loopback, listen, server_config

@@ -8,11 +8,11 @@ from dpsd.console import Say
 from dpsd.errors import UserError
 from dpsd.files import read_json
 from dpsd.guard.accounts import read_pepper
-from dpsd.guard.reference import Reference, read_reference
-from dpsd.guard.sharing import read_sharing_key
-from dpsd.guard.sqlite_store import SqliteStore
-from dpsd.guard.store import Store
-from dpsd.guard.stores import open_store, shared_address
+from dpsd.guard.detection.reference import Reference, read_reference
+from dpsd.guard.indicators.sharing import read_sharing_key
+from dpsd.guard.storage.sqlite_store import SqliteStore
+from dpsd.guard.storage.store import Store
+from dpsd.guard.storage.stores import open_store, shared_address
 from dpsd.imports import brief
 from dpsd.randomness import KEY_BYTES
 from dpsd.runs.release import release_folder

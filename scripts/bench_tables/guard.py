@@ -31,8 +31,8 @@ from dpsd.config import parse_config
 from dpsd.data.load import load_data
 from dpsd.data.rows import Images
 from dpsd.errors import UserError
-from dpsd.guard.evidence import Evidence
-from dpsd.guard.reference import (
+from dpsd.guard.detection.evidence import Evidence
+from dpsd.guard.detection.reference import (
     Reference,
     Stream,
     all_windows,
@@ -40,8 +40,8 @@ from dpsd.guard.reference import (
     highest,
     read_reference,
 )
-from dpsd.guard.sketch import WINDOW
-from dpsd.guard.traffic import GROUPS, honest_accounts
+from dpsd.guard.detection.sketch import WINDOW
+from dpsd.guard.detection.traffic import GROUPS, honest_accounts
 from dpsd.serving.calibration import Questions, questions
 from dpsd.serving.predictor import featured
 

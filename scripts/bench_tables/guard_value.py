@@ -28,12 +28,12 @@ from dpsd.attacks.extraction.endpoint import Service
 from dpsd.defences import AccountMarks, Cosine, answered, parse_defence
 from dpsd.defences.account_marks import is_marked, mark_label
 from dpsd.errors import UserError
+from dpsd.guard.detection.reference import Reference
+from dpsd.guard.detection.watch import Observation, Watch
 from dpsd.guard.guard import defences_of
 from dpsd.guard.limits import Tier
 from dpsd.guard.policy import Policy
-from dpsd.guard.reference import Reference
-from dpsd.guard.sqlite_store import SqliteStore
-from dpsd.guard.watch import Observation, Watch
+from dpsd.guard.storage.sqlite_store import SqliteStore
 from dpsd.hardening.statistics import mark_p_value
 from dpsd.hardening.waves import wave_test
 from dpsd.serving.predictor import featured

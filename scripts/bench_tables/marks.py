@@ -23,7 +23,7 @@ from bench_tables.extraction import cells as problems
 from bench_tables.jobs import RESULTS, Job, chosen, digest
 from dpsd.attacks.extraction.clone import Holdings
 from dpsd.attacks.extraction.endpoint import Service
-from dpsd.attacks.extraction.soft import distillation
+from dpsd.attacks.extraction.probabilities.soft import distillation
 from dpsd.attacks.statistics import clopper_pearson
 from dpsd.defences import AccountMarks, Cosine, parse_defence
 from dpsd.defences.account_marks import is_marked, mark_label

@@ -27,7 +27,7 @@ from fastapi.responses import JSONResponse
 from bench_tables.jobs import RESULTS, Job
 from dpsd.config import PublicFacts, load_config
 from dpsd.guard.accounts import add_account
-from dpsd.guard.sqlite_store import SqliteStore
+from dpsd.guard.storage.sqlite_store import SqliteStore
 from dpsd.runs.release import release_folder
 from dpsd.serving.app import Service, make_app
 from dpsd.serving.calibration import calibrate_guard

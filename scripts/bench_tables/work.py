@@ -4,8 +4,8 @@ import statistics
 import time
 from collections.abc import Sequence
 
-from dpsd.guard.price import EXTRACTOR, HONEST
-from dpsd.guard.work import bits_of, make_puzzle, solve
+from dpsd.guard.proof_of_work.price import EXTRACTOR, HONEST
+from dpsd.guard.proof_of_work.work import bits_of, make_puzzle, solve
 
 
 def seconds_of_work(

@@ -17,8 +17,8 @@ import uvicorn
 from fastapi import FastAPI, HTTPException, Request
 
 from dpsd.guard import Asked, GuardMiddleware, Tier, open_guard
-from dpsd.guard.text import embed, flags, near_duplicates
-from dpsd.guard.turns import Turns
+from dpsd.guard.apps.text import embed, flags, near_duplicates
+from dpsd.guard.apps.turns import Turns
 from dpsd.hardening.token_mark import TokenMark, count_tokens
 
 KEYS = {"alice": "Alice's shop", "bob": "Bob's mill"}

@@ -19,7 +19,7 @@ from pydantic import BaseModel, Field
 from sklearn.linear_model import LogisticRegression
 
 from dpsd.guard import Asked, GuardMiddleware, Tier, open_guard
-from dpsd.guard.text import embed, near_duplicates
+from dpsd.guard.apps.text import embed, near_duplicates
 
 KEYS = {"alice": "Alice's shop", "bob": "Bob's mill"}
 TOPICS = ("animals", "weather")

@@ -26,8 +26,8 @@ def guard(folder: Path) -> list[str]:
         "",
         "`scripts/bench guard` replays questions through the detectors of `dpsd serve`. Traffic is "
         "simulated: kinds of honest accounts and the strengths of alterations are those of "
-        "`dpsd/guard/traffic.py` and `dpsd/serving/calibration.py`, the same kinds in calibration "
-        "and test, about disjoint rows.",
+        "`dpsd/guard/detection/traffic.py` and `dpsd/serving/calibration.py`, the same kinds in "
+        "calibration and test, about disjoint rows.",
         "",
     ]
     served = read(folder / "serving.json")

@@ -7,9 +7,9 @@ import pytest
 from products import copy_of, tiny_run
 
 from dpsd.cli import main
-from dpsd.guard.sharing import Hashes, read_sharing_key
-from dpsd.guard.sqlite_store import SqliteStore
-from dpsd.guard.store import Watched
+from dpsd.guard.indicators.sharing import Hashes, read_sharing_key
+from dpsd.guard.storage.sqlite_store import SqliteStore
+from dpsd.guard.storage.store import Watched
 
 
 @pytest.fixture

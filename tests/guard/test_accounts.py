@@ -12,8 +12,8 @@ import pytest
 
 from dpsd.errors import UserError
 from dpsd.guard.accounts import add_account, read_pepper, rotate_key, who
-from dpsd.guard.sqlite_store import SqliteStore
-from dpsd.guard.store import Watched
+from dpsd.guard.storage.sqlite_store import SqliteStore
+from dpsd.guard.storage.store import Watched
 
 PEPPER = bytes(range(32))
 
@@ -101,7 +101,7 @@ def test_a_killed_process_loses_no_charge(tmp_path):
     path = tmp_path / "g" / "guard.sqlite"
     code = (
         "import os, signal; from pathlib import Path\n"
-        "from dpsd.guard.sqlite_store import SqliteStore\n"
+        "from dpsd.guard.storage.sqlite_store import SqliteStore\n"
         f"s = SqliteStore(Path({str(path)!r})); s.charge('a', 7, 0.0, None)\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )

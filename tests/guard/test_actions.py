@@ -15,8 +15,8 @@ from dpsd.guard.actions import (
     undoable,
 )
 from dpsd.guard.policy import Level, Policy
-from dpsd.guard.sqlite_store import SqliteStore
-from dpsd.guard.store import Watched
+from dpsd.guard.storage.sqlite_store import SqliteStore
+from dpsd.guard.storage.store import Watched
 
 POLICY = Policy((Level("slow", 1.0, rate=0.5), Level("less", 1.5)))
 

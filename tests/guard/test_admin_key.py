@@ -2,7 +2,7 @@
 
 from dpsd.guard.accounts import add_account, who
 from dpsd.guard.admin_key import admin_file, is_admin, make_admin_key
-from dpsd.guard.sqlite_store import SqliteStore
+from dpsd.guard.storage.sqlite_store import SqliteStore
 
 PEPPER = bytes(range(32))
 

@@ -7,14 +7,20 @@ import pytest
 
 from dpsd.errors import UserError
 from dpsd.guard.accounts import add_account
-from dpsd.guard.clusters import find_clusters
-from dpsd.guard.hydra import IMPORTED, inherited, population, update_clusters
-from dpsd.guard.links import alike_pairs, components, enriched, shared_pairs, unit_rows
+from dpsd.guard.clusters.find import find_clusters
+from dpsd.guard.clusters.hydra import IMPORTED, inherited, population, update_clusters
+from dpsd.guard.clusters.links import (
+    alike_pairs,
+    components,
+    enriched,
+    shared_pairs,
+    unit_rows,
+)
+from dpsd.guard.detection.sketch import Sketch
+from dpsd.guard.detection.variation import fit_honest, fit_variation
 from dpsd.guard.policy import Level, Policy
-from dpsd.guard.sketch import Sketch
-from dpsd.guard.sqlite_store import SqliteStore
-from dpsd.guard.store import Seen, Watched
-from dpsd.guard.variation import fit_honest, fit_variation
+from dpsd.guard.storage.sqlite_store import SqliteStore
+from dpsd.guard.storage.store import Seen, Watched
 
 D = 64
 SHIFT = np.linspace(-1, 1, D) / 8

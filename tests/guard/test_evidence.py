@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dpsd.errors import UserError
-from dpsd.guard.evidence import Evidence, alarm_level, calibrate, e_value
+from dpsd.guard.detection.evidence import Evidence, alarm_level, calibrate, e_value
 
 
 def test_bounds_on_tails_hold_for_many_calibrations():

@@ -1,7 +1,7 @@
 """What an account's owner may be told."""
 
 from dpsd.guard.explain import explanation, sentence
-from dpsd.guard.store import Account, Watched
+from dpsd.guard.storage.store import Account, Watched
 
 ALICE = Account("a1", "alice", "trial", "active", "", 0.0)
 SLOW = Watched("a1", b"", 9, 5.0, 1.1, 0.0, "slow", 1_795_732_200.0, 0, "it asks like a clock")

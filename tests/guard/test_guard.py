@@ -8,8 +8,8 @@ from dpsd.guard.accounts import add_account
 from dpsd.guard.guard import Guard
 from dpsd.guard.limits import Limits, Tier
 from dpsd.guard.policy import Level, Policy
-from dpsd.guard.sqlite_store import SqliteStore
-from dpsd.guard.store import Watched
+from dpsd.guard.storage.sqlite_store import SqliteStore
+from dpsd.guard.storage.store import Watched
 
 LEVELS = (Level("slow", 1.0, rate=0.5, defences=("labels",)), Level("stop", 1.5, block=True))
 

@@ -4,7 +4,7 @@ import pytest
 
 from dpsd.guard.accounts import add_account
 from dpsd.guard.limits import Limits, Tier
-from dpsd.guard.sqlite_store import SqliteStore
+from dpsd.guard.storage.sqlite_store import SqliteStore
 
 PEPPER = bytes(32)
 

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dpsd.errors import UserError
-from dpsd.guard.logged import logged_accounts
+from dpsd.guard.offline.logged import logged_accounts
 
 START, DAY = 1_700_000_000.0, 86_400.0
 

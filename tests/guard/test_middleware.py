@@ -14,8 +14,8 @@ from starlette.testclient import TestClient, WebSocketDisconnect
 from dpsd.errors import UserError
 from dpsd.guard import Asked, GuardMiddleware, Level, Policy, Tier, open_guard
 from dpsd.guard.actions import hold
-from dpsd.guard.store import Account
-from dpsd.guard.work import Puzzle, solve
+from dpsd.guard.proof_of_work.work import Puzzle, solve
+from dpsd.guard.storage.store import Account
 
 TIERS = {"trial": Tier(per_minute=10, per_day=20)}
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dpsd.errors import UserError
-from dpsd.guard.mmd import FEATURES, fit_kernel, window_statistics
+from dpsd.guard.detection.mmd import FEATURES, fit_kernel, window_statistics
 
 RNG = np.random.default_rng(0)
 BENIGN = RNG.normal(size=(4_000, 8)).astype(np.float32)

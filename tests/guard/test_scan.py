@@ -10,13 +10,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from dpsd.errors import UserError
-from dpsd.guard import scan as scanning
-from dpsd.guard.evidence import Evidence
-from dpsd.guard.reference import Stream, all_windows, calibrate
-from dpsd.guard.scan import rank_p, scan
-from dpsd.guard.scan_text import as_tree, report_text, told
-from dpsd.guard.sharing import hashed
-from dpsd.guard.stix import to_stix
+from dpsd.guard.detection.evidence import Evidence
+from dpsd.guard.detection.reference import Stream, all_windows, calibrate
+from dpsd.guard.indicators.sharing import hashed
+from dpsd.guard.indicators.stix import to_stix
+from dpsd.guard.offline import scan as scanning
+from dpsd.guard.offline.scan import rank_p, scan
+from dpsd.guard.offline.scan_text import as_tree, report_text, told
 
 START, KEY = 1_700_000_000.0, bytes(range(32))
 

@@ -9,7 +9,7 @@ from redis_server import redis_server
 
 from dpsd.guard.accounts import add_account
 from dpsd.guard.limits import Limits, Tier
-from dpsd.guard.redis_store import RedisStore
+from dpsd.guard.storage.redis_store import RedisStore
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,9 @@ from stix2patterns.validator import validate
 
 from dpsd.errors import UserError
 from dpsd.guard.accounts import add_account
-from dpsd.guard.hydra import IMPORTED, update_clusters
-from dpsd.guard.policy import Level, Policy
-from dpsd.guard.sharing import (
+from dpsd.guard.clusters.hydra import IMPORTED, update_clusters
+from dpsd.guard.detection.sketch import Sketch
+from dpsd.guard.indicators.sharing import (
     Hashes,
     as_tree,
     from_tree,
@@ -21,10 +21,10 @@ from dpsd.guard.sharing import (
     read_sharing_key,
     shared_of,
 )
-from dpsd.guard.sketch import Sketch
-from dpsd.guard.sqlite_store import SqliteStore
-from dpsd.guard.stix import from_stix, to_stix
-from dpsd.guard.store import Watched
+from dpsd.guard.indicators.stix import from_stix, to_stix
+from dpsd.guard.policy import Level, Policy
+from dpsd.guard.storage.sqlite_store import SqliteStore
+from dpsd.guard.storage.store import Watched
 
 KEY, OTHER = bytes(range(32)), bytes(32)
 

@@ -7,7 +7,7 @@ import sqlite3
 import pytest
 
 from dpsd.guard.accounts import add_account
-from dpsd.guard.sqlite_store import SqliteStore
+from dpsd.guard.storage.sqlite_store import SqliteStore
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ from redis_server import redis_server
 from dpsd.errors import UserError
 from dpsd.guard.accounts import add_account, rotate_key, who
 from dpsd.guard.actions import forget_old
-from dpsd.guard.redis_store import RedisStore
-from dpsd.guard.sqlite_store import SqliteStore
-from dpsd.guard.store import Account, Seen, StoreError, Watched
-from dpsd.guard.stores import open_store, shared_address
+from dpsd.guard.storage.redis_store import RedisStore
+from dpsd.guard.storage.sqlite_store import SqliteStore
+from dpsd.guard.storage.store import Account, Seen, StoreError, Watched
+from dpsd.guard.storage.stores import open_store, shared_address
 
 PEPPER = bytes(range(32))
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from dpsd.guard.sketch import Sketch
-from dpsd.guard.text import embed, flags, near_duplicates, plain
+from dpsd.guard.apps.text import embed, flags, near_duplicates, plain
+from dpsd.guard.detection.sketch import Sketch
 
 HONEST = [
     "What is the capital of Mongolia?",

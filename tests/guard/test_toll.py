@@ -5,15 +5,15 @@ from dataclasses import replace
 import pytest
 
 from dpsd.guard.accounts import add_account
+from dpsd.guard.detection.sketch import Sketch
 from dpsd.guard.guard import Guard
 from dpsd.guard.limits import Limits, Tier
 from dpsd.guard.policy import Level, Policy
-from dpsd.guard.price import Information
-from dpsd.guard.sketch import Sketch
-from dpsd.guard.sqlite_store import SqliteStore
-from dpsd.guard.store import Watched
-from dpsd.guard.toll import Toll
-from dpsd.guard.work import solve
+from dpsd.guard.proof_of_work.price import Information
+from dpsd.guard.proof_of_work.toll import Toll
+from dpsd.guard.proof_of_work.work import solve
+from dpsd.guard.storage.sqlite_store import SqliteStore
+from dpsd.guard.storage.store import Watched
 
 SECRET = bytes(range(32))
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from dpsd.guard.turns import Turns
+from dpsd.guard.apps.turns import Turns
 
 
 def others(turns, rng, models, questions=2_000, accounts=50):
@@ -38,7 +38,7 @@ def test_accounts_that_use_both_models_and_new_accounts_are_left_alone():
 
 
 def test_memory_is_bounded(monkeypatch):
-    monkeypatch.setattr("dpsd.guard.turns._ACCOUNTS", 10)
+    monkeypatch.setattr("dpsd.guard.apps.turns._ACCOUNTS", 10)
     turns = Turns()
     for k in range(300):
         turns.asked(f"u{k}", "a")

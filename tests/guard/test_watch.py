@@ -10,16 +10,16 @@ from watching import honest_reference, questions
 from dpsd.errors import UserError
 from dpsd.guard.accounts import add_account
 from dpsd.guard.actions import clear, hold, release
-from dpsd.guard.detectors import DETECTORS, WEIGHTS
-from dpsd.guard.evidence import Evidence
+from dpsd.guard.detection.detectors import DETECTORS, WEIGHTS
+from dpsd.guard.detection.evidence import Evidence
+from dpsd.guard.detection.reference import calibrate, highest, read_reference, windows
+from dpsd.guard.detection.sketch import WINDOW, Sketch
+from dpsd.guard.detection.traffic import GROUPS, Bank, honest_accounts
+from dpsd.guard.detection.watch import Background, Observation, Watch
 from dpsd.guard.guard import Guard
 from dpsd.guard.limits import Limits, Tier
 from dpsd.guard.policy import Level, Policy, replayed
-from dpsd.guard.reference import calibrate, highest, read_reference, windows
-from dpsd.guard.sketch import WINDOW, Sketch
-from dpsd.guard.sqlite_store import SqliteStore
-from dpsd.guard.traffic import GROUPS, Bank, honest_accounts
-from dpsd.guard.watch import Background, Observation, Watch
+from dpsd.guard.storage.sqlite_store import SqliteStore
 
 POLICY = Policy(
     (Level("observe", 0.4), Level("slow", 0.7, rate=0.5), Level("block", 1.0, block=True)),

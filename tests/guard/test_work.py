@@ -7,7 +7,16 @@ from dataclasses import replace
 import pytest
 
 from dpsd.errors import UserError
-from dpsd.guard.work import LEAST_BITS, PARTS, Puzzle, Spent, bits_of, make_puzzle, refused, solve
+from dpsd.guard.proof_of_work.work import (
+    LEAST_BITS,
+    PARTS,
+    Puzzle,
+    Spent,
+    bits_of,
+    make_puzzle,
+    refused,
+    solve,
+)
 
 SECRET = bytes(range(32))
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dpsd.errors import UserError
-from dpsd.guard.price import Information, honest_information, multiplier
+from dpsd.guard.proof_of_work.price import Information, honest_information, multiplier
 
 
 def accounts(n, questions, rng, mean=0.2, between=0.03):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
-from dpsd.guard.sqlite_store import SqliteStore
+from dpsd.guard.storage.sqlite_store import SqliteStore
 
 FOLDER = Path(__file__).parents[2] / "scripts" / "examples"
 

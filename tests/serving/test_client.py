@@ -14,8 +14,8 @@ import uvicorn
 from dpsd.errors import UserError
 from dpsd.guard.accounts import add_account
 from dpsd.guard.actions import hold
-from dpsd.guard.sqlite_store import SqliteStore
-from dpsd.guard.work import Spent, make_puzzle, refused
+from dpsd.guard.proof_of_work.work import Spent, make_puzzle, refused
+from dpsd.guard.storage.sqlite_store import SqliteStore
 from dpsd.serving import Client, Refused
 from dpsd.serving.server import server_config
 

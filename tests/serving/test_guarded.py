@@ -10,7 +10,7 @@ from fastapi.testclient import TestClient
 
 from dpsd.config import PublicFacts
 from dpsd.guard.accounts import add_account
-from dpsd.guard.sqlite_store import SqliteStore
+from dpsd.guard.storage.sqlite_store import SqliteStore
 from dpsd.serving.app import Service, make_app
 from dpsd.serving.calibration import calibrate_guard
 from dpsd.serving.settings import (

@@ -18,7 +18,7 @@ from schemathesis.checks import not_a_server_error
 from tiny_service import FACTS, PEPPER, SECRET, SETTINGS, model
 
 from dpsd.guard.accounts import add_account
-from dpsd.guard.sqlite_store import SqliteStore
+from dpsd.guard.storage.sqlite_store import SqliteStore
 from dpsd.serving.app import Service, make_app
 from dpsd.serving.decode import read_pictures
 

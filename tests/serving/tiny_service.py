@@ -10,7 +10,7 @@ import uvicorn
 
 from dpsd.config import PublicFacts
 from dpsd.guard.accounts import add_account
-from dpsd.guard.sqlite_store import SqliteStore
+from dpsd.guard.storage.sqlite_store import SqliteStore
 from dpsd.serving.app import Service, make_app
 from dpsd.serving.server import server_config
 from dpsd.serving.settings import LimitSettings, ServeSettings, TierSettings

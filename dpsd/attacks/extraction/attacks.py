@@ -2,25 +2,25 @@
 
 from dataclasses import dataclass
 
-from dpsd.attacks.extraction.active import (
+from dpsd.attacks.extraction.adaptive.domain import adapted
+from dpsd.attacks.extraction.adaptive.recovery import recovery
+from dpsd.attacks.extraction.adaptive.repeated import accounts, neighbours
+from dpsd.attacks.extraction.clone import Attack
+from dpsd.attacks.extraction.labels.active import (
     active,
     active_centres,
     active_entropy,
     active_margin,
 )
-from dpsd.attacks.extraction.boundary import boundary
-from dpsd.attacks.extraction.clone import Attack
-from dpsd.attacks.extraction.dfme import dfme
-from dpsd.attacks.extraction.domain import adapted
-from dpsd.attacks.extraction.equations import SOLVED, equations
-from dpsd.attacks.extraction.hard import augmented, basic, mixup, top1
-from dpsd.attacks.extraction.marich import marich
-from dpsd.attacks.extraction.recovery import recovery
-from dpsd.attacks.extraction.relu import relu
-from dpsd.attacks.extraction.repeated import accounts, neighbours
-from dpsd.attacks.extraction.soft import distillation, random_erasing
-from dpsd.attacks.extraction.spsg import spsg
-from dpsd.attacks.extraction.synthetic import synthetic
+from dpsd.attacks.extraction.labels.boundary import boundary
+from dpsd.attacks.extraction.labels.hard import augmented, basic, mixup, top1
+from dpsd.attacks.extraction.probabilities.marich import marich
+from dpsd.attacks.extraction.probabilities.soft import distillation, random_erasing
+from dpsd.attacks.extraction.probabilities.spsg import spsg
+from dpsd.attacks.extraction.weights.equations import SOLVED, equations
+from dpsd.attacks.extraction.weights.relu import relu
+from dpsd.attacks.extraction.without_data.dfme import dfme
+from dpsd.attacks.extraction.without_data.synthetic import synthetic
 
 
 @dataclass(frozen=True)

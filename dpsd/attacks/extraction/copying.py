@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from dpsd.attacks.extraction.clone import Holdings
 from dpsd.attacks.extraction.endpoint import Ask, Service
-from dpsd.attacks.extraction.soft import distillation
+from dpsd.attacks.extraction.probabilities.soft import distillation
 from dpsd.config import PublicFacts
 from dpsd.errors import UserError
 

@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse
 from dpsd.errors import UserError
 from dpsd.guard.accounts import add_account, rotate_key
 from dpsd.guard.actions import change_tier, check_tier
-from dpsd.guard.store import Account
+from dpsd.guard.storage.store import Account
 from dpsd.serving.admin import acts
 from dpsd.serving.admin.board import Board
 from dpsd.serving.admin.forms import Refused, read_object

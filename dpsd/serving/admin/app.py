@@ -12,7 +12,7 @@ from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
 from dpsd.errors import UserError
-from dpsd.guard.store import StoreError
+from dpsd.guard.storage.store import StoreError
 from dpsd.serving.admin.api import api_routes
 from dpsd.serving.admin.board import LOOPBACK, Board
 from dpsd.serving.admin.forms import Refused

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpsd.guard.policy import Policy
-from dpsd.guard.store import Store
+from dpsd.guard.storage.store import Store
 from dpsd.serving.traffic import Traffic
 
 Points = NDArray[np.float32]

@@ -1,8 +1,8 @@
-"""Clusters as the guard last logged them (`dpsd.guard.hydra`), for the dashboard."""
+"""Clusters as the guard last logged them (`dpsd.guard.clusters.hydra`), for the dashboard."""
 
 from typing import Any
 
-from dpsd.guard.store import Store
+from dpsd.guard.storage.store import Store
 from dpsd.serving.admin.board import Group
 
 _READ = 2_000  # of the latest events; older ones are asked for only where these hold none

@@ -13,7 +13,7 @@ from dpsd.errors import UserError
 from dpsd.guard.accounts import rotate_key
 from dpsd.guard.actions import change_tier
 from dpsd.guard.explain import explanation, sentence
-from dpsd.guard.store import Account
+from dpsd.guard.storage.store import Account
 from dpsd.serving.admin import acts, views
 from dpsd.serving.admin.api import forget_account, new_account
 from dpsd.serving.admin.board import Board

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import uvicorn
 
+from dpsd.guard.detection.sketch import Sketch
 from dpsd.guard.guard import Guard
-from dpsd.guard.sketch import Sketch
 from dpsd.serving.admin.app import make_admin
 from dpsd.serving.admin.board import Board, Points
 from dpsd.serving.admin.groups import logged_groups

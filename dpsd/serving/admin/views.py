@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from dpsd.guard.actions import undoable
 from dpsd.guard.explain import sentence
-from dpsd.guard.store import Account, Watched
+from dpsd.guard.storage.store import Account, Watched
 from dpsd.serving.admin.board import Board, Group
 from dpsd.serving.admin.drawing import bars, cloud, course, graph, meter
 

@@ -4,13 +4,13 @@ import pytest
 import torch
 from extraction_digits import FACTS, agreement, clones, holdings, pool, victim
 
+from dpsd.attacks.extraction.adaptive.fusion import Fused
+from dpsd.attacks.extraction.adaptive.recovery import Restorer, recovery, train_restorer
+from dpsd.attacks.extraction.adaptive.repeated import accounts, neighbours
 from dpsd.attacks.extraction.clone import Attack
 from dpsd.attacks.extraction.endpoint import BudgetSpent, Service
-from dpsd.attacks.extraction.fusion import Fused
-from dpsd.attacks.extraction.hard import basic, top1
-from dpsd.attacks.extraction.recovery import Restorer, recovery, train_restorer
-from dpsd.attacks.extraction.repeated import accounts, neighbours
-from dpsd.attacks.extraction.soft import distillation
+from dpsd.attacks.extraction.labels.hard import basic, top1
+from dpsd.attacks.extraction.probabilities.soft import distillation
 from dpsd.defences import (
     AccountMarks,
     Defence,

@@ -6,8 +6,8 @@ import torch
 from extraction_digits import agreement, clones, digits, holdings, victim
 
 from dpsd.attacks.extraction.clone import predict
-from dpsd.attacks.extraction.equations import SOLVED, equations, known_features, solved
-from dpsd.attacks.extraction.linear import Solution, from_likelihood, from_logits
+from dpsd.attacks.extraction.weights.equations import SOLVED, equations, known_features, solved
+from dpsd.attacks.extraction.weights.linear import Solution, from_likelihood, from_logits
 from dpsd.defences import Labels, Rounding
 from dpsd.errors import UserError
 

@@ -8,19 +8,19 @@ import torch
 from extraction_digits import FACTS, clones, holdings, pool, victim
 from torch import Tensor
 
-from dpsd.attacks.extraction.active import active_centres, active_margin, far_apart
-from dpsd.attacks.extraction.boundary import boundary
+from dpsd.attacks.extraction.adaptive.domain import set_statistics
 from dpsd.attacks.extraction.clone import Attack
-from dpsd.attacks.extraction.dfme import dfme
-from dpsd.attacks.extraction.domain import set_statistics
 from dpsd.attacks.extraction.endpoint import Service
-from dpsd.attacks.extraction.hard import augmented, basic, interpolated, mixed, mixup
-from dpsd.attacks.extraction.marich import marich
+from dpsd.attacks.extraction.labels.active import active_centres, active_margin, far_apart
+from dpsd.attacks.extraction.labels.boundary import boundary
+from dpsd.attacks.extraction.labels.hard import augmented, basic, interpolated, mixed, mixup
+from dpsd.attacks.extraction.probabilities.marich import marich
+from dpsd.attacks.extraction.probabilities.soft import erased
+from dpsd.attacks.extraction.probabilities.spsg import spsg
+from dpsd.attacks.extraction.probabilities.superpixels import superpixels
 from dpsd.attacks.extraction.rounds import Candidates
-from dpsd.attacks.extraction.soft import erased
-from dpsd.attacks.extraction.spsg import spsg
-from dpsd.attacks.extraction.superpixels import superpixels
-from dpsd.attacks.extraction.synthetic import synthetic
+from dpsd.attacks.extraction.without_data.dfme import dfme
+from dpsd.attacks.extraction.without_data.synthetic import synthetic
 from dpsd.defences import Rounding
 from dpsd.models.networks import build_model
 

@@ -6,8 +6,8 @@ from extraction_digits import agreement, clones, digits, holdings, pool
 from torch import Tensor, nn
 
 from dpsd.attacks.extraction.clone import predict
-from dpsd.attacks.extraction.kinks import Stretch, gradient, line, stretches, unit_between
-from dpsd.attacks.extraction.relu import relu
+from dpsd.attacks.extraction.weights.kinks import Stretch, gradient, line, stretches, unit_between
+from dpsd.attacks.extraction.weights.relu import relu
 
 
 def network(units: int) -> nn.Module:

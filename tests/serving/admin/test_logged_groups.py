@@ -1,8 +1,8 @@
 """Clusters come from the log, the latest ones."""
 
-from dpsd.guard.clusters import Cluster
-from dpsd.guard.hydra import _facts
-from dpsd.guard.sqlite_store import SqliteStore
+from dpsd.guard.clusters.find import Cluster
+from dpsd.guard.clusters.hydra import _facts
+from dpsd.guard.storage.sqlite_store import SqliteStore
 from dpsd.serving.admin.groups import logged_groups
 
 

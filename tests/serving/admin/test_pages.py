@@ -9,7 +9,7 @@ from fastapi.testclient import TestClient
 
 from dpsd.guard.admin_key import make_admin_key
 from dpsd.guard.policy import Policy
-from dpsd.guard.store import StoreError
+from dpsd.guard.storage.store import StoreError
 from dpsd.serving.admin import sessions as sessions_module
 from dpsd.serving.admin import views
 from dpsd.serving.admin.app import make_admin

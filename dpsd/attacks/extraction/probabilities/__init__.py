@@ -1,0 +1,1 @@
+"""Attacks that learn from whole answers."""

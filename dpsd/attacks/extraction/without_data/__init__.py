@@ -1,0 +1,1 @@
+"""Attacks without any data of the problem."""

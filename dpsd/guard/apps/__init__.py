@@ -1,0 +1,1 @@
+"""The guard before applications and models that dpsd did not make, text models included."""

@@ -1,0 +1,1 @@
+"""What operators tell each other."""

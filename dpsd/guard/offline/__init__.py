@@ -1,0 +1,1 @@
+"""Access logs: the detectors afterwards, and honest traffic to calibrate on."""

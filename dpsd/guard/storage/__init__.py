@@ -1,0 +1,1 @@
+"""The guard's memory: one protocol, SQLite and Redis."""
