@@ -137,7 +137,7 @@ def false_alarms(args: Namespace) -> dict[str, Any]:
 
 def rate(alarms: list[bool]) -> dict[str, float]:
     """Alarms, accounts, rate and Clopper and Pearson's upper bound at 97.5 %."""
-    k, n = sum(alarms), len(alarms)
+    k, n = int(sum(alarms)), len(alarms)
     upper = 1.0 if k == n else float(beta.ppf(0.975, k + 1, n - k))
     return {"alarms": k, "accounts": n, "rate": k / n, "upper": upper}
 
