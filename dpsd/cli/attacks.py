@@ -46,8 +46,8 @@ def add_audit(commands: Any) -> argparse.ArgumentParser:
     return added
 
 
-_OF_EXTRACTION = ("targets", "attacks", "defences", "ladder", "pool", "model", "weights", "url",
-                  "key")  # fmt: skip
+_OF_EXTRACTION = ("targets", "attacks", "defences", "ladder", "pool", "rows", "model", "weights",
+                  "url", "key")  # fmt: skip
 
 
 def _extraction(group: Any) -> None:
@@ -64,6 +64,9 @@ def _extraction(group: Any) -> None:
     group.add_argument("--pool", metavar="NAME",
                        help="what may be asked: same (rows of the same problem), synthetic, "
                        "another data set, or a folder of images")  # fmt: skip
+    group.add_argument("--rows", type=Path, metavar="PATH",
+                       help="labelled pictures to ask about and measure on, in place of the "
+                       "run's data")  # fmt: skip
     group.add_argument("--model", metavar="NAME", help="copy this model, as teacher.model names it")
     group.add_argument("--weights", type=Path, metavar="FILE", help="of --model")
     group.add_argument("--url", metavar="URL", help="ask the served student at this address")

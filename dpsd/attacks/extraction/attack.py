@@ -90,6 +90,8 @@ class Choice:
         ladder: images asked, rising.
         pool: as `dpsd.attacks.extraction.pools.load_pool` takes it; default: rows of the same
             problem, or synthetic images where there are no data.
+        rows: labelled pictures of the same problem, in place of the run's data; see
+            `read_labelled`.
         model, weights: a model of one's own in place of the targets, by the teacher keys.
         url, key: the address of the served student on this machine, and an account's key.
     """
@@ -99,6 +101,7 @@ class Choice:
     defences: tuple[str, ...] = ()
     ladder: tuple[int, ...] = ()
     pool: str | None = None
+    rows: Path | None = None
     model: str | None = None
     weights: Path | None = None
     url: str | None = None
@@ -141,7 +144,7 @@ def score(context: Attack, choice: Choice, folder: Path) -> tuple[Arrays, dict[s
     attacks = choice.attacks or spend.attacks or tuple(ATTACKS)
     defences = _defences(choice, spend)
     victims = [_served(v, context, choice) for v in _victims(context, choice)]
-    rows = ground(config, spend.rows)
+    rows = ground(config, spend.rows, choice.rows)
     pool = load_pool(
         choice.pool or (MADE if rows.pool is None else SAME), config, rows.pool,
         max(spend.made, max(ladder)), context.seed,
@@ -158,7 +161,7 @@ def score(context: Attack, choice: Choice, folder: Path) -> tuple[Arrays, dict[s
     _refuse(cells, victims, choice)
     identity = json.dumps([
         context.run.id, str(choice.weights), choice.model, asdict(spend), ladder, model,
-        choice.pool, str(context.data), context.seed,
+        choice.pool, str(context.data), str(choice.rows), context.seed,
     ])  # fmt: skip
     arrays = {"labels": labels} | run_cells(
         cells, victims, holdings, images, folder=folder, identity=identity, say=context.say

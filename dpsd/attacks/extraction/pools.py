@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from dpsd.config import Config, parse_config
 from dpsd.config.sections import DataConfig
+from dpsd.data.labelled import read_labelled
 from dpsd.data.load import Split, join_splits, load_data, load_public_images
 from dpsd.errors import UserError
 from dpsd.generator.synthesizer import Synthesizer, Undecided
@@ -39,7 +40,7 @@ class Ground:
     measured: Split | None
 
 
-def ground(config: Config, most: int) -> Ground:
+def ground(config: Config, most: int, given: Path | None = None) -> Ground:
     """Holdout rows and every second test row are the pool; the other test rows measure.
 
     Without test rows every second holdout row measures.
@@ -47,14 +48,22 @@ def ground(config: Config, most: int) -> Ground:
     Args:
         config: of the run, with the data where they lie.
         most: rows to measure on, at most.
+        given: labelled pictures of the same problem, in place of the run's data; every second is
+            for the pool.
+
+    Raises:
+        UserError: pictures that cannot be read.
     """
-    if config.data.name == "none":
+    if given is not None:
+        rows, holdout = read_labelled(given, config.facts), None
+    elif config.data.name == "none":
         return Ground(None, None)
-    data = load_data(config.data)
-    rows = data.holdout if data.test is None else data.test
+    else:
+        data = load_data(config.data)
+        rows, holdout = (data.holdout, None) if data.test is None else (data.test, data.holdout)
     second = torch.arange(len(rows)) % 2 == 1
     own, others = rows.pick(second), rows.pick(~second)
-    pool = own if data.test is None else join_splits(data.holdout, own)
+    pool = own if holdout is None else join_splits(holdout, own)
     measured = others.pick(torch.arange(min(most, len(others))))
     return Ground(Split(pool.images[:], pool.labels), Split(measured.images[:], measured.labels))
 
@@ -76,7 +85,7 @@ def load_pool(name: str, config: Config, own: Split | None, count: int, seed: in
     if name == SAME:
         if own is None:
             raise UserError(f"pool: same with data.name none; accepted: {MADE}, or a folder")
-        return Pool(own.images[:], "holdout rows and every second test row of the same problem")
+        return Pool(own.images[:], "rows of the same problem on which nothing is measured")
     if name == MADE:
         return Pool(made(config, count, seed), f"{count:,} images that dpsd's synthesizer made")
     shape = config.facts.shape

@@ -13,10 +13,11 @@ from dpsd.attacks.extraction import attack as module
 from dpsd.attacks.extraction.attack import Choice, ExtractionBudget
 from dpsd.attacks.extraction.clone import Holdings
 from dpsd.attacks.extraction.matrix import Cell, run_cell
-from dpsd.attacks.extraction.pools import load_pool, reshaped
+from dpsd.attacks.extraction.pools import Ground, ground, load_pool, reshaped
 from dpsd.attacks.extraction.victim import Victim
 from dpsd.cli import main
 from dpsd.config import PublicFacts
+from dpsd.config.sections import DataConfig
 from dpsd.errors import UserError
 from dpsd.hardening.make import make_mark
 from dpsd.models.networks import build_model
@@ -69,6 +70,23 @@ def test_the_command_on_other_pools_and_a_model_of_ones_own(run, tmp_path, capsy
     assert "own model: agreement of clones after 30 asked images" in out
     assert "30 images asked" in out and "80 images that dpsd's synthesizer made" in out
     assert "## Extraction" in (run.release / "README.md").read_text()
+
+
+def test_given_rows_are_asked_about_and_measured_on_where_there_are_no_data(run, tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "rows.npz", images=rng.integers(0, 256, (60, 28, 28), dtype=np.uint8),
+             labels=np.arange(60) % 10)  # fmt: skip
+    none = run.config.model_copy(update={"data": DataConfig(name="none", shape=(1, 28, 28),
+                                                            classes=10)})  # fmt: skip
+    assert ground(none, 100) == Ground(None, None)
+    words = ["attack", "extraction", str(run.path), "--fast", "--budget", "30", "--attack", "basic"]
+    assert main([*words, "--rows", str(tmp_path / "rows.npz")]) == 0
+    report = json.loads((run.private / "attacks" / "extraction" / "report.json").read_text())
+    assert report["rows"] == 30 and report["labelled"] and "same problem" in report["pool"]
+    found = ground(none, 20, tmp_path / "rows.npz")
+    assert len(found.pool) == 30 and len(found.measured) == 20
+    assert main([*words, "--rows", str(tmp_path / "lost.npz")]) == 2
+    assert "lost.npz: no such file" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
