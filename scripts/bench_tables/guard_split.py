@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bench_tables.guard import GUARD, MEDIAN, Setting, asked, rate, reference, setting
+from bench_tables.guard import GUARD, HELD_OUT, MEDIAN, Setting, asked, rate, reference, setting
 from bench_tables.jobs import Job
 from dpsd.attacks.extraction.attacks import ATTACKS
 from dpsd.attacks.extraction.clone import Holdings, predict
@@ -82,25 +82,32 @@ def _asked_for(args: Namespace, name: str) -> bool:
 
 
 def honest_clusters(args: Namespace) -> dict[str, Any]:
-    """Held-out honest accounts behind networks, over a month: who is at the alarm, and by what."""
+    """Clusters among the honest accounts of the cell `honest`, behind networks, after a month."""
     start, guard = time.perf_counter(), reference(args)
     seen = asked(args.teachers, 1)
     bank = guard.benign.rows(seen.features, seen.answers)
-    people = _honest(seen.bank, _MANY // args.shrink, 5)
-    alone = np.array([_alarm(guard, bank, a) is not None for a in people])
+    people = _honest(seen.bank, HELD_OUT // args.shrink, 3)
+    began = time.perf_counter()
     clusters = _clusters(guard, bank, people, np.array([len(a.stream.rows) for a in people]))
-    joined = np.zeros(len(people), bool)
-    for cluster in clusters:
-        if cluster.linked and cluster.suspicion >= 1:
-            joined[list(cluster.members)] = True
+    seconds = time.perf_counter() - began
+    linked, alike = (_members(clusters, len(people), kind) for kind in (True, False))
     large = np.bincount([a.indicators[0] for a in people])
     shared = np.array([large[a.indicators[0]] >= 20 for a in people])
     return {
         "networks": _NETWORKS, "largest_network": int(large.max()), "clusters": len(clusters),
-        "all": rate(list(alone | joined)), "own_evidence": rate(list(alone)),
-        "by_clusters": rate(list(joined)), "behind_one_network_with_20": rate(list(joined[shared])),
-        "seconds": time.perf_counter() - start,
+        "by_clusters": rate(list(linked)), "by_likeness": rate(list(alike)),
+        "behind_one_network_with_20": rate(list(linked[shared])),
+        "seconds_of_clusters": seconds, "seconds": time.perf_counter() - start,
     }  # fmt: skip
+
+
+def _members(clusters: list[Cluster], count: int, linked: bool) -> NDArray[np.bool_]:
+    """Who is in a cluster at the alarm, linked or alike alone."""
+    found = np.zeros(count, bool)
+    for cluster in clusters:
+        if cluster.suspicion >= 1 and cluster.linked == linked:
+            found[list(cluster.members)] = True
+    return found
 
 
 def split(args: Namespace, count: int, share: float, link: str, seed: int) -> dict[str, Any]:
@@ -125,17 +132,17 @@ def split(args: Namespace, count: int, share: float, link: str, seed: int) -> di
         own = np.array([x is not None and x <= n for x, n in zip(alarms, part, strict=True)])
         counts = np.concatenate([[len(a.stream.rows) for a in honest], part])
         clusters = _clusters(guard, bank, everybody, counts)
-        at_alarm = {i for c in clusters if c.linked and c.suspicion >= 1 for i in c.members}
-        watched = {i for c in clusters if c.suspicion >= 1 for i in c.members}
-        joined = np.array([len(honest) + i in at_alarm for i in range(count)])
+        linked, alike = (_members(clusters, len(everybody), kind) for kind in (True, False))
+        joined = linked[len(honest) :]
         for i in np.flatnonzero(joined & ~caught):
             free[i] = min(free[i], mine[i].attack[: part[i]].sum())
         caught |= own | joined
         looked.append({
             "asked": m, "own_evidence": float(own.mean()), "by_clusters": float(joined.mean()),
             "noticed": float(caught.mean()),
-            "ask_alike": float(np.mean([len(honest) + i in watched for i in range(count)])),
-            "honest_by_clusters": sum(i < len(honest) for i in at_alarm),
+            "ask_alike": float((linked | alike)[len(honest) :].mean()),
+            "honest_by_clusters": int(linked[: len(honest)].sum()),
+            "honest_alike": int((linked | alike)[: len(honest)].sum()),
         })  # fmt: skip
     answered, found = int(free.sum()), {}
     for name, n in (("guard off", min(steps[-1], len(images))), ("guard on", answered)):
@@ -145,6 +152,7 @@ def split(args: Namespace, count: int, share: float, link: str, seed: int) -> di
 
 
 def _honest(bank: Any, count: int, seed: int) -> list[Account]:
+    """Honest accounts with indicators."""
     rng = np.random.default_rng([seed, 1])
     networks, agents = _popular(rng, _NETWORKS, count), _popular(rng, _AGENTS, count)
     streams = honest_accounts(bank, count, median=MEDIAN, seed=seed)

@@ -21,8 +21,10 @@ def split(folder: Path) -> list[str]:
         return lines
     rows = [
         (f"{f['accounts']:,}", f"{100 * f['honest_share']:.0f}", f["link"], _first(f),
+         _first(f, "ask_alike"),
          *(_accuracy(f["clones"][name]) for name in ("guard off", "guard on")),
-         f"{max(s['honest_by_clusters'] for s in f['steps']):,} of {f['honest_accounts']:,}")
+         f"{max(s['honest_by_clusters'] for s in f['steps']):,}, "
+         f"{max(s['honest_alike'] for s in f['steps']):,} of {f['honest_accounts']:,}")
         for f in found
     ]  # fmt: skip
     return [
@@ -31,11 +33,15 @@ def split(folder: Path) -> list[str]:
         "(`scripts/bench guard-split`, one seed). `shared`: a tenth as many networks as accounts, "
         "begun within an hour; `alone`: a network each, begun within a day. Noticed: at the alarm "
         "by its own evidence or as a member of a linked cluster, at any look until then. Answered: "
-        "what an account asked before it was noticed; the clone learns from that by distillation.",
+        "what an account asked before it was noticed; the clone learns from that by distillation. "
+        "A strange cluster that only asks alike is no alarm: its accounts are slowed and shown "
+        "less by the levels below that.",
         "",
         *table(("accounts", "honest questions, %", "link",
                 "attack's questions until 90 % are noticed (most noticed)",
-                "clone, guard off: answers, accuracy", "clone, guard on", "honest in its clusters"),
+                "until 90 % are in strange clusters, linked or not",
+                "clone, guard off: answers, accuracy", "clone, guard on",
+                "honest in these clusters: linked, all"),
                rows),
         "",
     ]  # fmt: skip
@@ -43,31 +49,31 @@ def split(folder: Path) -> list[str]:
 
 def _honest(found: dict) -> list[str]:
     parts = (
-        ("all", "all", "own evidence or a linked cluster"),
-        ("own_evidence", "all", "own evidence"), ("by_clusters", "all", "a linked cluster"),
+        ("by_clusters", "all", "in a linked cluster at the alarm"),
         ("behind_one_network_with_20", "behind a network with 20 accounts or more",
-         "a linked cluster"),
+         "in a linked cluster at the alarm"),
+        ("by_likeness", "all", "in a strange cluster that asks alike alone: slowed, no alarm"),
     )  # fmt: skip
     rows = [
-        (who, why, f"{r['accounts']:,}", f"{r['alarms']:,}", f"{100 * r['rate']:.3f}",
+        (who, what, f"{r['accounts']:,}", f"{r['alarms']:,}", f"{100 * r['rate']:.3f}",
          f"{100 * r['upper']:.3f}")
-        for key, who, why in parts if (r := found[key])
+        for key, who, what in parts if (r := found[key])
     ]  # fmt: skip
     return [
-        f"The same with clusters on: held-out honest accounts behind {found['networks']:,} "
-        f"networks, the largest with {found['largest_network']:,} accounts; "
-        f"{found['clusters']} clusters were found.",
+        f"The same accounts behind {found['networks']:,} networks, the largest with "
+        f"{found['largest_network']:,} of them, with clusters on (`scripts/bench guard-split`): "
+        f"{found['clusters']} clusters, found in {found['seconds_of_clusters']:.0f} seconds.",
         "",
-        *table(("honest accounts", "alarm by", "accounts", "alarms", "% of accounts",
+        *table(("honest accounts", "which are", "accounts", "such", "% of accounts",
                 "upper bound, % (Clopper-Pearson, 97.5 %)"), rows),
         "",
     ]  # fmt: skip
 
 
-def _first(found: dict) -> str:
+def _first(found: dict, key: str = "noticed") -> str:
     """When nine tenths of the accounts were noticed."""
-    most = 100 * max(s["noticed"] for s in found["steps"])
-    first = next((s["asked"] for s in found["steps"] if s["noticed"] >= 0.9), None)
+    most = 100 * max(s[key] for s in found["steps"])
+    first = next((s["asked"] for s in found["steps"] if s[key] >= 0.9), None)
     return f"not ({most:.0f} %)" if first is None else f"{first:,} ({most:.0f} %)"
 
 
