@@ -36,6 +36,7 @@ def add_guard(commands: Commands) -> None:
 def run_calibrate(args: argparse.Namespace) -> int:
     """Write `guard/reference.npz` of a run."""
     from dpsd.config import load_config
+    from dpsd.guard.detection.reference_file import save_reference
     from dpsd.runs.release import load_student, release_folder
     from dpsd.serving.calibration import calibrate_guard, calibrate_on_logs, read_images
     from dpsd.serving.predictor import featured
@@ -53,7 +54,7 @@ def run_calibrate(args: argparse.Namespace) -> int:
         reference = calibrate_guard(ask, images, alpha=args.alpha, accounts=args.accounts, say=note)
         as_who = "in a month as the simulated ones do about such images"
     path = guard_folder(args.target) / "reference.npz"
-    reference.save(path)
+    save_reference(reference, path)
     say(f"reference in {path}: an alarm in {reference.alpha:g} of honest accounts, if they ask "
         f"{as_who}")  # fmt: skip
     return 0

@@ -60,7 +60,7 @@ def _add_scan(actions: Commands) -> None:
 def run_scan(args: argparse.Namespace) -> int:
     """Rank the accounts of access logs."""
     from dpsd.files import write_json
-    from dpsd.guard.detection.reference import read_reference
+    from dpsd.guard.detection.reference_file import read_reference
     from dpsd.guard.indicators.sharing import read_sharing_key
     from dpsd.guard.indicators.stix import to_stix
     from dpsd.guard.offline.scan import scan

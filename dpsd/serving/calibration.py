@@ -14,7 +14,8 @@ from torchvision.transforms.functional import gaussian_blur, rotate
 from dpsd.config import PublicFacts
 from dpsd.console import Say
 from dpsd.errors import UserError
-from dpsd.guard.detection.reference import Reference, calibrate
+from dpsd.guard.detection.calibrate import calibrate
+from dpsd.guard.detection.reference import Reference
 from dpsd.guard.detection.traffic import Bank, honest_accounts
 from dpsd.guard.offline.logged import logged_accounts
 from dpsd.imports import brief

@@ -8,7 +8,8 @@ from dpsd.console import Say
 from dpsd.errors import UserError
 from dpsd.files import read_json
 from dpsd.guard.accounts import read_pepper
-from dpsd.guard.detection.reference import Reference, read_reference
+from dpsd.guard.detection.reference import Reference
+from dpsd.guard.detection.reference_file import read_reference
 from dpsd.guard.indicators.sharing import read_sharing_key
 from dpsd.guard.storage.sqlite_store import SqliteStore
 from dpsd.guard.storage.store import Store

@@ -31,15 +31,10 @@ from dpsd.config import parse_config
 from dpsd.data.load import load_data
 from dpsd.data.rows import Images
 from dpsd.errors import UserError
+from dpsd.guard.detection.calibrate import Stream, all_windows, calibrate, highest
 from dpsd.guard.detection.evidence import Evidence
-from dpsd.guard.detection.reference import (
-    Reference,
-    Stream,
-    all_windows,
-    calibrate,
-    highest,
-    read_reference,
-)
+from dpsd.guard.detection.reference import Reference
+from dpsd.guard.detection.reference_file import read_reference, save_reference
 from dpsd.guard.detection.sketch import WINDOW
 from dpsd.guard.detection.traffic import GROUPS, honest_accounts
 from dpsd.serving.calibration import Questions, questions
@@ -110,8 +105,9 @@ def reference(args: Namespace) -> Reference:
     if not path.exists():
         seen = asked(args.teachers, 0)
         streams = honest_accounts(seen.bank, CALIBRATION // args.shrink, median=MEDIAN, seed=1)
-        calibrate(seen.features, seen.answers, None, [s for _, s in streams],
-                  alpha=ALPHA * args.shrink, seed=2).save(path)  # fmt: skip
+        found = calibrate(seen.features, seen.answers, None, [s for _, s in streams],
+                          alpha=ALPHA * args.shrink, seed=2)  # fmt: skip
+        save_reference(found, path)
     return read_reference(path)
 
 

@@ -29,8 +29,9 @@ from dpsd.attacks.extraction.matrix import KEY
 from dpsd.attacks.extraction.pools import made
 from dpsd.config import parse_config
 from dpsd.guard.clusters.find import Cluster, find_clusters
+from dpsd.guard.detection.calibrate import Stream, all_windows
 from dpsd.guard.detection.evidence import Evidence
-from dpsd.guard.detection.reference import Reference, Stream, all_windows
+from dpsd.guard.detection.reference import Reference
 from dpsd.guard.detection.sketch import WINDOW, Rows
 from dpsd.guard.detection.traffic import honest_accounts
 from dpsd.serving.predictor import featured

@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from dpsd.errors import UserError
+from dpsd.guard.detection.calibrate import Stream, all_windows, calibrate
 from dpsd.guard.detection.evidence import Evidence
-from dpsd.guard.detection.reference import Stream, all_windows, calibrate
 from dpsd.guard.indicators.sharing import hashed
 from dpsd.guard.indicators.stix import to_stix
 from dpsd.guard.offline import scan as scanning

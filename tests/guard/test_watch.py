@@ -10,9 +10,10 @@ from watching import honest_reference, questions
 from dpsd.errors import UserError
 from dpsd.guard.accounts import add_account
 from dpsd.guard.actions import clear, hold, release
+from dpsd.guard.detection.calibrate import calibrate, highest, windows
 from dpsd.guard.detection.detectors import DETECTORS, WEIGHTS
 from dpsd.guard.detection.evidence import Evidence
-from dpsd.guard.detection.reference import calibrate, highest, read_reference, windows
+from dpsd.guard.detection.reference_file import read_reference, save_reference
 from dpsd.guard.detection.sketch import WINDOW, Sketch
 from dpsd.guard.detection.traffic import GROUPS, Bank, honest_accounts
 from dpsd.guard.detection.watch import Background, Observation, Watch
@@ -165,7 +166,7 @@ def test_what_no_honest_account_ever_showed_is_evidence_by_itself(reference):
 
 def test_a_reference_is_written_and_read(tmp_path, reference):
     path = tmp_path / "guard" / "reference.npz"
-    reference.save(path)
+    save_reference(reference, path)
     read = read_reference(path)
     values = np.full(len(DETECTORS), 0.3)
     assert np.array_equal(read.e_values(values), reference.e_values(values))

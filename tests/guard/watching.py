@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from dpsd.guard.detection.reference import calibrate
+from dpsd.guard.detection.calibrate import calibrate
 from dpsd.guard.detection.traffic import Bank, honest_accounts
 
 CENTRES = np.random.default_rng(5).normal(size=(3, 8)) * 3

@@ -26,7 +26,7 @@ from starlette.datastructures import Headers
 
 from dpsd.cli import main
 from dpsd.errors import UserError
-from dpsd.guard.detection.reference import read_reference
+from dpsd.guard.detection.reference_file import read_reference
 from dpsd.runs.release import load_student, release_folder
 from dpsd.serving.network import network_of
 from dpsd.serving.predictor import Batcher, featured

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from dpsd.guard.accounts import read_pepper
-from dpsd.guard.detection.reference import read_reference
+from dpsd.guard.detection.reference_file import read_reference
 from dpsd.guard.guard import Guard
 from dpsd.guard.limits import Limits, Tier
 from dpsd.guard.policy import Policy

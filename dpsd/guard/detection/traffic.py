@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dpsd.guard.detection.reference import Stream
+from dpsd.guard.detection.calibrate import Stream
 
 MONTH = 30
 """Days."""

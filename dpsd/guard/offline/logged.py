@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpsd.errors import UserError
-from dpsd.guard.detection.reference import Stream
+from dpsd.guard.detection.calibrate import Stream
 from dpsd.guard.offline.logs import lists, open_logs
 
 _MONTH = 30 * 86_400.0
