@@ -140,7 +140,7 @@ class Batcher:
         self._busy = False
         self._pool = ThreadPoolExecutor(1, "dpsd-model")
         self._task: asyncio.Task[None] | None = None
-        self._seconds = float("inf")  # of one image, as the last batch took
+        self._seconds = float("inf")  # of one image in the best of the latest batches
         self.batches = 0
 
     async def answer(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -180,7 +180,8 @@ class Batcher:
         else:
             loop = asyncio.get_running_loop()
             answers = await loop.run_in_executor(self._pool, self._ask, images)
-        self._seconds = (time.perf_counter() - start) / len(images)
+        took = (time.perf_counter() - start) / len(images)
+        self._seconds = min(took, 1.1 * self._seconds)  # larger batches take less for each
         return answers
 
     def _next(self) -> list[tuple[Tensor, "asyncio.Future[tuple[Tensor, Tensor]]"]]:
