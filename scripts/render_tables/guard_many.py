@@ -120,3 +120,19 @@ def value(folder: Path) -> list[str]:
 
 def _p(p: float | None) -> str:
     return "-" if p is None else f"{p:.1g}"
+
+
+def memory(folder: Path) -> list[str]:
+    """From guard/store.json."""
+    f = read(folder / "store.json")
+    if not f:
+        return []
+    lost = "no charge" if not f["charges_lost"] else f"{f['charges_lost']:,} charges"
+    return [
+        f"The guard's memory in SQLite with {f['accounts']:,} accounts (`scripts/bench "
+        f"guard-store`): a sketch has {f['sketch_bytes']:,} bytes, the file "
+        f"{f['file_bytes_an_account']:,.0f} bytes an account. After `kill -9` it opened in "
+        f"{1000 * f['seconds_to_open']:.0f} ms with {f['found']:,} accounts, and {lost} was lost. "
+        f"Key, sketch and charge of a question take {f['milliseconds_a_question']:.2f} ms.",
+        "",
+    ]  # fmt: skip
