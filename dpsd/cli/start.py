@@ -128,7 +128,8 @@ def _look(args: argparse.Namespace) -> None:
         return
     if (seen := glance(Path(args.data))) is None:
         return
-    rows = round(seen.rows, 1 - len(str(seen.rows)))  # one digit: the number becomes public
+    step = 10 ** max(0, len(str(seen.rows)) - 2)
+    rows = seen.rows // step * step  # two digits: the number becomes public
     for flag, value in (("shape", seen.shape), ("classes", seen.classes), ("rows", rows)):
         if getattr(args, flag) is None and value:
             setattr(args, flag, value)

@@ -181,12 +181,12 @@ def test_what_can_be_seen_is_not_asked(tmp_path, monkeypatch, kind):
     assert (config.facts.shape, config.facts.classes) == ((3, 40, 48), 3)
 
 
-def test_rows_become_public_in_one_digit(tmp_path, capsys):
+def test_rows_become_public_in_two_digits(tmp_path, capsys):
     np.savez(tmp_path / "a.npz", x=np.zeros((1234, 8, 9), np.uint8), y=np.arange(1234) % 5)
     command = ["init", str(tmp_path / "my.yaml"), "--data", str(tmp_path / "a.npz")]
     assert main(command) == 0
     out = capsys.readouterr().out
-    assert "--rows 1000:" in out and "--shape 1,8,9:" in out and "--classes 5:" in out
+    assert "--rows 1200:" in out and "--shape 1,8,9:" in out and "--classes 5:" in out
 
 
 def test_pictures_of_several_sizes_need_a_shape(tmp_path, capsys):
