@@ -129,12 +129,16 @@ def _look(args: argparse.Namespace) -> None:
     if (seen := glance(Path(args.data))) is None:
         return
     step = 10 ** max(0, len(str(seen.rows)) - 2)
-    rows = seen.rows // step * step  # two digits: the number becomes public
+    rows = seen.rows // step * step  # two digits, as it may become public
+    told = []
     for flag, value in (("shape", seen.shape), ("classes", seen.classes), ("rows", rows)):
         if getattr(args, flag) is None and value:
             setattr(args, flag, value)
-            shown = ",".join(map(str, value)) if isinstance(value, tuple) else value
-            say(f"--{flag} {shown}: seen in {args.data}; it becomes public")
+            told.append(
+                f"--{flag} {','.join(map(str, value)) if isinstance(value, tuple) else value}"
+            )
+    if told:
+        say(f"seen in {args.data}: {' '.join(told)}; what the configuration says of it is public")
 
 
 def _missing(args: argparse.Namespace) -> None:

@@ -175,7 +175,7 @@ def test_what_can_be_seen_is_not_asked(tmp_path, monkeypatch, kind):
     assert main(["init", str(tmp_path / "my.yaml")]) == 0
     monkeypatch.undo()
     text = shown.getvalue()
-    assert "--shape 3,40,48: seen in" in text and "--rows 300: seen in" in text
+    assert f"seen in {place}: --shape 3,40,48 --classes 3 --rows 300;" in text
     assert "--weights: lost.pt is not there yet" in text
     config = load_config(tmp_path / "my.yaml")
     assert (config.facts.shape, config.facts.classes) == ((3, 40, 48), 3)
@@ -186,7 +186,7 @@ def test_rows_become_public_in_two_digits(tmp_path, capsys):
     command = ["init", str(tmp_path / "my.yaml"), "--data", str(tmp_path / "a.npz")]
     assert main(command) == 0
     out = capsys.readouterr().out
-    assert "--rows 1200:" in out and "--shape 1,8,9:" in out and "--classes 5:" in out
+    assert "--shape 1,8,9 --classes 5 --rows 1200;" in out
 
 
 def test_pictures_of_several_sizes_need_a_shape(tmp_path, capsys):
