@@ -47,7 +47,7 @@ class Budget:
 BUDGETS = {
     "fast": Budget(
         ("total_variation", "gmi", "released"), seeds=2, images=20, draws=8, steps=60,
-        gan_steps=150, pool=2_000, noise_free_answers=10_000, judge_steps=200, knowledge_steps=40,
+        gan_steps=120, pool=2_000, noise_free_answers=6_000, judge_steps=200, knowledge_steps=40,
     ),
     "standard": Budget(
         ("gmi", "released"), seeds=3, images=80, draws=16, steps=300, gan_steps=3_000,

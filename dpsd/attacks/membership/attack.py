@@ -68,7 +68,7 @@ class MembershipBudget:
 
 
 BUDGETS = {
-    "fast": MembershipBudget("cnn-tiny", 500, 8, 4, 4, 6_000),
+    "fast": MembershipBudget("cnn-tiny", 500, 8, 4, 4, 5_000),
     "standard": MembershipBudget("cnn-small", 1500, 32, 4, 8, 50_000),
     "full": MembershipBudget("cnn-small", 2500, 32, 4, 32, None),
 }
