@@ -203,13 +203,18 @@ def _pool(name: str, given: Setting, seed: int) -> Tensor:
     """An attacker's images, in an order of the seed."""
     shape = given.victim.facts.shape
     if name == "strokes":
-        prior = parse_config({"data": {"name": "mnist"}, "seed": seed,
-                              "generator": {"shares": {"strokes": 1}},
-                              "privacy": {"mechanism": "none"}})  # fmt: skip
-        return made(prior, max(LADDER), seed)
+        return strokes(max(LADDER), seed)
     images = given.pool[2 * _ROWS :]
     if name == "fashion":
         other = parse_config({"data": {"name": "fashion_mnist"}, "privacy": {"mechanism": "none"}})
         images = reshaped(load_data(other.data).train.images[:10_000], shape)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
     return images[order[: 2 * max(LADDER)]]
+
+
+def strokes(count: int, seed: int) -> Tensor:
+    """An attacker's images: procedural ones, uint8 [count, C, H, W]."""
+    prior = parse_config({"data": {"name": "mnist"}, "seed": seed,
+                          "generator": {"shares": {"strokes": 1}},
+                          "privacy": {"mechanism": "none"}})  # fmt: skip
+    return made(prior, count, seed)

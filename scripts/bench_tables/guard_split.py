@@ -20,14 +20,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bench_tables.guard import GUARD, HELD_OUT, MEDIAN, Setting, asked, rate, reference, setting
+from bench_tables.guard import (
+    GUARD,
+    HELD_OUT,
+    MEDIAN,
+    Setting,
+    asked,
+    rate,
+    reference,
+    setting,
+    strokes,
+)
 from bench_tables.jobs import Job
 from dpsd.attacks.extraction.attacks import ATTACKS
 from dpsd.attacks.extraction.clone import Holdings, predict
 from dpsd.attacks.extraction.endpoint import Service
 from dpsd.attacks.extraction.matrix import KEY
-from dpsd.attacks.extraction.pools import made
-from dpsd.config import parse_config
 from dpsd.guard.clusters.find import Cluster, find_clusters
 from dpsd.guard.detection.calibrate import Stream, all_windows
 from dpsd.guard.detection.evidence import Evidence
@@ -115,7 +123,7 @@ def split(args: Namespace, count: int, share: float, link: str, seed: int) -> di
     """Accounts noticed as the attack goes on, and clones from what is answered."""
     start, guard, given = time.perf_counter(), reference(args), setting(args.teachers)
     steps = STEPS if count <= STEPS[-1] else tuple(10 * m for m in STEPS)
-    images = strokes(given, steps[-1] if count <= STEPS[-1] else STEPS[-1], seed)
+    images = strokes(steps[-1] if count <= STEPS[-1] else STEPS[-1], seed)
     seen, strange = asked(args.teachers, 1), _seen(guard, given, images)
     bank = _together(guard.benign.rows(seen.features, seen.answers), strange)
     honest = _honest(seen.bank, (_MANY if count > STEPS[-1] else _HONEST) // args.shrink, 7 + seed)
@@ -225,14 +233,6 @@ def _clusters(
         np.array([i for i, _ in pairs]), np.array([numbers[n] for _, n in pairs]), means,
         counts.astype(np.int64), honest=guard.honest,
     )  # fmt: skip
-
-
-def strokes(given: Setting, count: int, seed: int) -> torch.Tensor:
-    """An attacker's images: procedural ones, uint8 [N, C, H, W]."""
-    prior = parse_config({"data": {"name": "mnist"}, "seed": seed,
-                          "generator": {"shares": {"strokes": 1}},
-                          "privacy": {"mechanism": "none"}})  # fmt: skip
-    return made(prior, count, seed)
 
 
 def _seen(guard: Reference, given: Setting, images: torch.Tensor) -> Rows:

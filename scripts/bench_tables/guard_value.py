@@ -19,8 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench_tables.guard import GUARD, Setting, reference, setting
-from bench_tables.guard_split import strokes
+from bench_tables.guard import GUARD, Setting, reference, setting, strokes
 from bench_tables.jobs import ROOT, Job
 from dpsd.attacks.extraction.attacks import ATTACKS
 from dpsd.attacks.extraction.clone import Holdings, predict
@@ -66,7 +65,7 @@ def jobs(args: Namespace) -> Iterator[Job]:
 def measure(args: Namespace, config: str | None, tier: str, marked: bool) -> dict[str, Any]:
     """Each attack against one configuration."""
     guard, given = reference(args), setting(args.teachers)
-    images = strokes(given, 2 * ASKED // args.shrink, 0)
+    images = strokes(2 * ASKED // args.shrink, 0)
     victim = float((predict(given.model, given.test.images[:]).argmax(1)
                     == given.test.labels).double().mean())  # fmt: skip
     name = "serve.yaml" if config is None else f"serve-{config}.yaml"
