@@ -35,8 +35,8 @@ def split(folder: Path) -> list[str]:
         "by its own evidence or as a member of a linked cluster, at any look until then. Answered: "
         "what an account asked before it was noticed; the clone learns from that by distillation. "
         "A strange cluster that only asks alike is no alarm: its accounts are slowed and shown "
-        "less by the levels below that. With 20,000 accounts the attack asks 100,000 questions, about "
-        "10,000 images ten times each, among 20,000 honest accounts.",
+        "less by the levels below that. With 20,000 accounts the attack asks 100,000 questions, "
+        "about 10,000 images ten times each, among 20,000 honest accounts.",
         "",
         *table(("accounts", "honest questions, %", "link",
                 "attack's questions until 90 % are noticed (most noticed)",
