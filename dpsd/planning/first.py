@@ -272,8 +272,7 @@ def _privacy(has: Holdings, route: str, unit: str) -> Iterator[Line]:
         if epsilon <= 2:
             yield Line("ask", "group", "yes or no: is the class in this half?")
             yield Line("explore", 0)
-        faster = "fewer are faster: `dpsd plan` estimates the time"
-        yield Line("answers", 100_000 if epsilon > 2 else 400_000, faster)
+        yield Line("answers", 100_000, "more teach more: `dpsd plan` estimates the time")
         return
     yield Line("mechanism", "noisy_votes")
     yield Line("epsilon", has.epsilon or 3.0, f"for one {unit}, all answers together")

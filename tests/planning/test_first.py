@@ -70,7 +70,7 @@ def test_what_a_flag_said_is_written():
     first = first_config(has, "f")
     assert first.config.data.dataset == "clinic"
     (line,) = [x for x in first.text.splitlines() if "answers:" in x]
-    assert "400000" in line and "# fewer are faster: `dpsd plan` estimates the time" in line
+    assert "100000" in line and "# more teach more: `dpsd plan` estimates the time" in line
 
 
 def test_small_epsilon_asks_yes_or_no():
