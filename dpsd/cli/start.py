@@ -134,9 +134,8 @@ def _look(args: argparse.Namespace) -> None:
     for flag, value in (("shape", seen.shape), ("classes", seen.classes), ("rows", rows)):
         if getattr(args, flag) is None and value:
             setattr(args, flag, value)
-            told.append(
-                f"--{flag} {','.join(map(str, value)) if isinstance(value, tuple) else value}"
-            )
+            shown = ",".join(map(str, value)) if isinstance(value, tuple) else value
+            told.append(f"--{flag} {shown}")
     if told:
         say(f"seen in {args.data}: {' '.join(told)}; what the configuration says of it is public")
 
