@@ -14,8 +14,8 @@ class Frame:
 
     Args:
         app: the API.
-        short: the application of one path that is asked much, reached without the API's own way
-            through routes and handlers, which costs as much as the rest of an answer.
+        short: a path, and the application that answers POST there. It is reached without the API's
+            layers of routes and handlers.
         at_once: requests that are answered at once; others are told to come again.
         count: is called with path of the route and status, after each response has begun.
     """

@@ -125,9 +125,9 @@ def _rate(ask: Ask, shape: Shape) -> float:
 class Batcher:
     """Answers requests together: those that wait while others are answered make the next batch.
 
-    A single request is answered at once, so that quiet times pay no delay. A batch that takes less
-    than a handful of milliseconds is computed where it stands, for going to a thread and back costs
-    as much as a small model; a longer one in a thread, so that the service goes on meanwhile.
+    A single request is answered at once, so that quiet times pay no delay. A batch that should
+    take less than five milliseconds is computed in the event loop: going to a thread and back would
+    take as long as a small model. A longer one is computed in a thread, and the service goes on.
 
     Args:
         ask: the model.
