@@ -15,16 +15,18 @@ from dpsd.config import PublicFacts
 from dpsd.console import Say
 from dpsd.errors import UserError
 from dpsd.guard.detection.calibrate import calibrate
+from dpsd.guard.detection.outliers import Outliers
 from dpsd.guard.detection.reference import Reference
 from dpsd.guard.detection.traffic import Bank, honest_accounts
 from dpsd.guard.offline.logged import logged_accounts
 from dpsd.imports import brief
 from dpsd.models.frozen import Shape
 from dpsd.serving.decode import BadRequest, Sizes, read_pictures
+from dpsd.serving.exposure import expose, seen
 from dpsd.serving.predictor import Ask
 
-_BATCH = 256
 _LEAST = 500  # images
+_TEACH = 10  # logged accounts, one of which teaches what honest questions look like
 _SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
@@ -93,15 +95,10 @@ def altered(images: Tensor, seed: int = 0) -> Iterator[Tensor]:
 
 def questions(ask: Ask, images: Tensor) -> Questions:
     """What the guard sees of images and of altered versions of them."""
-    answers, features = [], []
-    for version in altered(images):
-        for part in version.split(_BATCH):
-            said, seen = ask(part)
-            answers.append(said.numpy())
-            features.append(seen.numpy())
-    whole = np.concatenate(answers)
-    classes = whole[: len(images)].argmax(1)
-    return Questions(np.concatenate(features), whole, Bank(classes, len(whole) // len(images)))
+    features, answers = map(np.concatenate, zip(*(seen(ask, x) for x in altered(images)),
+                                                strict=True))  # fmt: skip
+    classes = answers[: len(images)].argmax(1)
+    return Questions(features, answers, Bank(classes, len(answers) // len(images)))
 
 
 def calibrate_guard(
@@ -122,11 +119,32 @@ def calibrate_guard(
     """
     _enough(accounts, alpha, "--accounts")
     seed = secrets.randbits(63) if seed is None else seed
-    seen = questions(ask, images)
-    streams = [stream for _, stream in honest_accounts(seen.bank, accounts, seed=seed)]
+    bank, outliers = bank_and_outliers(ask, images, seed)
+    streams = [stream for _, stream in honest_accounts(bank.bank, accounts, seed=seed)]
     say(f"{accounts:,} simulated honest accounts, {sum(len(s.rows) for s in streams):,} questions "
         f"about {len(images):,} images")  # fmt: skip
-    return calibrate(seen.features, seen.answers, None, streams, alpha=alpha, seed=seed)
+    return calibrate(bank.features, bank.answers, None, streams, alpha=alpha, seed=seed,
+                     outliers=outliers)  # fmt: skip
+
+
+def bank_and_outliers(ask: Ask, images: Tensor, seed: int) -> tuple[Questions, Outliers]:
+    """What two thirds of the images can be asked as, and a detector taught on the last third.
+
+    Args:
+        ask: the served student.
+        images: uint8 [N, C, H, W], like honest questions.
+        seed: of the split, and of all that the detector is taught with.
+    """
+    order = torch.from_numpy(np.random.default_rng(seed).permutation(len(images)))
+    third = len(images) // 3
+    taught = questions(ask, images[order[:third]])
+    outliers = expose(ask, (taught.features, taught.answers), _shape(images), seed)
+    return questions(ask, images[order[third:]]), outliers
+
+
+def _shape(images: Tensor) -> Shape:
+    channels, height, width = images.shape[1:]
+    return channels, height, width
 
 
 def calibrate_on_logs(
@@ -145,20 +163,25 @@ def calibrate_on_logs(
         UserError: logs of another model, or too few accounts or questions for the rate.
     """
     _, one = ask(torch.zeros(1, *facts.shape, dtype=torch.uint8))
-    seen = logged_accounts(logs, one.shape[1], facts.classes)
-    part = f"; {seen.left_out:.0%} of the accounts were left out" if seen.left_out else ""
-    say(f"{len(seen.streams):,} logged accounts over {seen.days:.1f} days, {len(seen.features):,} "
-        f"questions{part}")  # fmt: skip
-    _enough(len(seen.streams), alpha, "--logs")
-    return calibrate(seen.features, seen.answers, None, seen.streams, alpha=alpha,
-                     seed=secrets.randbits(63))  # fmt: skip
+    found = logged_accounts(logs, one.shape[1], facts.classes)
+    part = f"; {found.left_out:.0%} of the accounts were left out" if found.left_out else ""
+    say(f"{len(found.streams):,} logged accounts over {found.days:.1f} days, "
+        f"{len(found.features):,} questions{part}")  # fmt: skip
+    _enough(len(found.streams), alpha, "--logs", 1 - 1 / _TEACH)
+    seed, some = secrets.randbits(63), len(found.streams) // _TEACH
+    order = np.random.default_rng(seed).permutation(len(found.streams))
+    teachers, streams = ([found.streams[i] for i in part] for part in (order[:some], order[some:]))
+    which = np.concatenate([stream.rows for stream in teachers])
+    outliers = expose(ask, (found.features[which], found.answers[which]), facts.shape, seed)
+    return calibrate(found.features, found.answers, None, streams, alpha=alpha, seed=seed,
+                     outliers=outliers)  # fmt: skip
 
 
-def _enough(accounts: int, alpha: float, field: str) -> None:
-    """Three fifths of the accounts set the level."""
+def _enough(accounts: int, alpha: float, field: str, share: float = 1.0) -> None:
+    """Three fifths of this share of the accounts set the level."""
     if not 0 < alpha < 1:
         raise UserError(f"--alpha: {alpha}; accepted: above 0, below 1")
-    needed = int(np.ceil((1 / alpha - 1) * 5 / 3 - 1e-9)) + 1
+    needed = int(np.ceil(((1 / alpha - 1) * 5 / 3 + 1) / share - 1e-9))
     if accounts < needed:
         raise UserError(f"{field}: {accounts:,} accounts; a false-alarm rate of {alpha:g} an "
                         f"account needs at least {needed:,}")  # fmt: skip

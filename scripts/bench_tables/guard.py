@@ -37,7 +37,7 @@ from dpsd.guard.detection.reference import Reference
 from dpsd.guard.detection.reference_file import read_reference, save_reference
 from dpsd.guard.detection.sketch import WINDOW
 from dpsd.guard.detection.traffic import GROUPS, honest_accounts
-from dpsd.serving.calibration import Questions, questions
+from dpsd.serving.calibration import Questions, bank_and_outliers, questions
 from dpsd.serving.predictor import featured
 
 GUARD = RESULTS / "guard"
@@ -103,10 +103,11 @@ def reference(args: Namespace) -> Reference:
     """The calibrated guard; kept in the folder of the runs."""
     path = args.runs / f"reference-{CALIBRATION // args.shrink}.npz"
     if not path.exists():
-        seen = asked(args.teachers, 0)
+        given = setting(args.teachers)
+        seen, outliers = bank_and_outliers(featured(given.model), given.pool[:_ROWS], 2)
         streams = honest_accounts(seen.bank, CALIBRATION // args.shrink, median=MEDIAN, seed=1)
         found = calibrate(seen.features, seen.answers, None, [s for _, s in streams],
-                          alpha=ALPHA * args.shrink, seed=2)  # fmt: skip
+                          alpha=ALPHA * args.shrink, seed=2, outliers=outliers)  # fmt: skip
         save_reference(found, path)
     return read_reference(path)
 

@@ -15,6 +15,7 @@ from dpsd.guard.detection.detectors import DETECTORS, WEIGHTS, statistics
 from dpsd.guard.detection.evidence import Evidence, alarm_level
 from dpsd.guard.detection.evidence import calibrate as tail_of
 from dpsd.guard.detection.mmd import Kernel, fit_kernel
+from dpsd.guard.detection.outliers import Outliers
 from dpsd.guard.detection.reference import Benign, Floats, Reference, spread_of
 from dpsd.guard.detection.sketch import BITS, SMALL, WINDOW, Rows, Sketch
 from dpsd.guard.detection.variation import LEAST, Honest, fit_honest
@@ -82,6 +83,7 @@ def calibrate(
     *,
     alpha: float,
     seed: int,
+    outliers: Outliers | None = None,
 ) -> Reference:
     """Calibrate a guard on honest accounts, which are split into three parts at random.
 
@@ -92,6 +94,7 @@ def calibrate(
         accounts: who asked which of them when.
         alpha: false-alarm rate of an account over the time of its stream.
         seed: part of the guard's secret.
+        outliers: fitted to other honest questions than these; None: that detector is silent.
 
     Raises:
         UserError: too few questions, windows or accounts for the rate; says how many are needed.
@@ -102,7 +105,7 @@ def calibrate(
     first, second, third = order[:fifth], order[fifth : 2 * fifth], order[2 * fifth :]
     which = np.concatenate([s.rows for s in first])
     at = np.concatenate([s.at for s in first])
-    benign = fit_benign(features[which], answers[which], at, seed)
+    benign = replace(fit_benign(features[which], answers[which], at, seed), outliers=outliers)
     bank = benign.rows(features, answers, hashes)
     found = [values for s in second if (values := all_windows(benign, bank, s)) is not None]
     if not found:

@@ -55,6 +55,11 @@ def _coverage(sketch: Sketch, benign: "Benign") -> float:
     return float(np.unpackbits(sketch["buckets"]).sum())
 
 
+def _outliers(sketch: Sketch, benign: "Benign") -> float:
+    """Likelihood ratio of honest questions with a tenth of an attacker's, geometric mean."""
+    return float(np.exp(sketch["outlier"] / WINDOW))
+
+
 def _entropy(sketch: Sketch, benign: "Benign") -> float:
     return abs(float(sketch["entropy"]) / WINDOW - benign.entropy)
 
@@ -85,7 +90,8 @@ def _asks(sketch: Sketch, benign: "Benign") -> float:
 
 
 DETECTORS: dict[str, Detector] = {
-    "mmd": Detector(0.45, _mmd, "its questions do not come from where honest ones come from"),
+    "mmd": Detector(0.25, _mmd, "its questions do not come from where honest ones come from"),
+    "outliers": Detector(0.20, _outliers, "some of its questions look made, like an attacker's"),
     "prada": Detector(0.05, _prada, "the distances between its questions look made"),
     "coverage": Detector(0.10, _coverage, "its questions spread over more of the model than usual"),
     "entropy": Detector(0.10, _entropy, "the model is unusually sure or unsure of its questions"),

@@ -12,6 +12,7 @@ from dpsd.errors import UserError
 from dpsd.guard.detection.detectors import DETECTORS, WEIGHTS
 from dpsd.guard.detection.evidence import Evidence, Tail, e_value
 from dpsd.guard.detection.mmd import Kernel
+from dpsd.guard.detection.outliers import Outliers
 from dpsd.guard.detection.sketch import BITS, Rows
 from dpsd.guard.detection.variation import Honest
 from dpsd.guard.proof_of_work.price import Information
@@ -38,6 +39,7 @@ class Benign:
         spread: median distance of a question to the nearest earlier one of its class.
         entropy, margin: means over honest questions.
         hours: share of honest questions by hour (UTC) times 24, float64 [24].
+        outliers: tells honest questions from an attacker's; None: nobody showed it any.
     """
 
     kernel: Kernel
@@ -53,6 +55,7 @@ class Benign:
     entropy: float
     margin: float
     hours: NDArray[np.float64]
+    outliers: Outliers | None = None
 
     @property
     def width(self) -> int:
@@ -87,6 +90,8 @@ class Benign:
             entropy, margin,
             classes, features @ self.small, hashes,
             np.asarray((features - self.centre) @ self.axes, np.float32),
+            np.zeros(len(features)) if self.outliers is None
+            else self.outliers.score(features, answers),
         )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from dpsd.files import whole_file
 from dpsd.guard.detection.detectors import DETECTORS
 from dpsd.guard.detection.evidence import Tail
 from dpsd.guard.detection.mmd import Kernel
+from dpsd.guard.detection.outliers import Outliers
 from dpsd.guard.detection.reference import Benign, Reference
 from dpsd.guard.detection.sketch import WINDOW
 from dpsd.guard.detection.variation import Honest, Variation
@@ -25,8 +26,12 @@ _SCALARS = ("benign.spread", "benign.entropy", "benign.margin")
 def save_reference(reference: Reference, path: Path) -> None:
     """Write it: numbers alone, readable by the owner (its seed must not be known)."""
     b = reference.benign
-    arrays: dict[str, Any] = {f"benign.{k}": v for k, v in vars(b).items() if k != "kernel"}
+    arrays: dict[str, Any] = {
+        f"benign.{k}": v for k, v in vars(b).items() if k not in ("kernel", "outliers")
+    }
     arrays |= {f"kernel.{k}": v for k, v in vars(b.kernel).items()}
+    if b.outliers is not None:
+        arrays |= {f"outliers.{k}": v for k, v in vars(b.outliers).items()}
     if reference.honest is not None:
         h = reference.honest
         arrays |= {
@@ -64,12 +69,13 @@ def read_reference(path: Path) -> Reference:
         information = Information(*facts.pop("information"))
         facts["highest"] = np.array(facts["highest"], np.float64)
         parts: dict[str, dict[str, Any]] = {
-            "benign": {}, "kernel": {}, "tail": {}, "honest": {}}  # fmt: skip
+            "benign": {}, "kernel": {}, "tail": {}, "honest": {}, "outliers": {}}  # fmt: skip
         for name, array in arrays.items():
             part, _, field = name.partition(".")
             parts[part][field] = float(array) if f"{part}.{field}" in _SCALARS else array
         tails = {name: Tail(*parts["tail"][name]) for name in DETECTORS}
-        benign = Benign(Kernel(**parts["kernel"]), **parts["benign"])
+        outliers = Outliers(**parts["outliers"]) if parts["outliers"] else None
+        benign = Benign(Kernel(**parts["kernel"]), **parts["benign"], outliers=outliers)
         honest = _honest_from(**parts["honest"]) if parts["honest"] else None
         return Reference(benign, tails, information=information, honest=honest, **facts)
     except Exception as e:

@@ -25,15 +25,15 @@ _NEAR = 4  # bits of 64 in which near-duplicates differ, at most
 _FIELDS = np.dtype([
     ("asked", "i8"), ("entropy_all", "f8"), ("whole", "f4", FEATURES),
     ("count", "i4"), ("cosines", "f4", FEATURES), ("buckets", "u1", 2**BITS // 8),
-    ("entropy", "f8"), ("margin", "f8"), ("wanted", "i4"), ("repeats", "i4"),
+    ("entropy", "f8"), ("margin", "f8"), ("outlier", "f8"), ("wanted", "i4"), ("repeats", "i4"),
     ("nearest", "f4", WINDOW), ("found", "i4"),
     ("gaps", "i4"), ("gap_mean", "f8"), ("gap_m2", "f8"),
     ("hashes", "u8", _HASHES), ("hashed", "i8"),
     ("kept", "f2", (_KEPT, SMALL)), ("kept_class", "i2", _KEPT), ("keeps", "i8"),
     ("first", "f8"), ("last", "f8"), ("points", "f2", (_POINTS, 2)), ("pointed", "i8"),
 ])  # fmt: skip
-_OF_WINDOW = ("count", "cosines", "buckets", "entropy", "margin", "wanted", "repeats", "nearest",
-              "found", "gaps", "gap_mean", "gap_m2")  # fmt: skip
+_OF_WINDOW = ("count", "cosines", "buckets", "entropy", "margin", "outlier", "wanted", "repeats",
+              "nearest", "found", "gaps", "gap_mean", "gap_m2")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,7 @@ class Rows:
         small: random projections of the features, float32 [B, 16].
         hashes: uint64 [B]; near-duplicates differ in few bits.
         points: for pictures, float32 [B, 2].
+        outlier: how much they look like an attacker's, from 0 on, float64 [B].
     """
 
     cosines: NDArray[np.float32]
@@ -59,6 +60,7 @@ class Rows:
     small: NDArray[np.float32]
     hashes: NDArray[np.uint64]
     points: NDArray[np.float32]
+    outlier: NDArray[np.float64]
 
     def __len__(self) -> int:
         return len(self.buckets)
@@ -141,6 +143,7 @@ class Sketch:
         f["entropy_all"] += rows.entropy.sum()
         f["entropy"] += rows.entropy.sum()
         f["margin"] += rows.margin.sum()
+        f["outlier"] += rows.outlier.sum()
         f["wanted"] += n * wanted
         np.bitwise_or.at(f["buckets"], rows.buckets >> 3,
                          (1 << (rows.buckets & 7)).astype(np.uint8))  # fmt: skip

@@ -1,0 +1,98 @@
+"""The detector that was shown an attacker's questions, and hidden ones among honest ones."""
+
+import numpy as np
+import pytest
+from watching import questions
+
+from dpsd.guard.detection.calibrate import Stream, all_windows, calibrate, highest
+from dpsd.guard.detection.evidence import Evidence
+from dpsd.guard.detection.outliers import fit_outliers
+from dpsd.guard.detection.reference_file import read_reference, save_reference
+from dpsd.guard.detection.traffic import Bank, honest_accounts
+
+STRANGE = {"shift": 1.5, "spread": 0.7}
+
+
+def taught(seed=0):
+    """A detector that has seen honest and strange questions."""
+    rng = np.random.default_rng(seed)
+    return fit_outliers(*questions(rng, 1_500), questions(rng, 800, **STRANGE), seed)
+
+
+@pytest.fixture(scope="module")
+def references():
+    """Calibrated on the same honest accounts, without and with the detector."""
+    rng = np.random.default_rng(7)
+    features, answers = questions(rng, 2_000)
+    bank = Bank(answers.argmax(1))
+    streams = [s for _, s in honest_accounts(bank, 1_800, median=100, seed=7)]
+    return [calibrate(features, answers, None, streams, alpha=0.02, seed=7, outliers=outliers)
+            for outliers in (None, taught())]  # fmt: skip
+
+
+def test_scores_are_low_for_honest_and_high_for_strange_questions():
+    """Of questions that it never saw; one by one as in a batch, and never below 0."""
+    rng, outliers = np.random.default_rng(1), taught()
+    honest, strange = questions(rng, 1_000), questions(rng, 1_000, **STRANGE)
+    low, high = outliers.score(*honest), outliers.score(*strange)
+    assert low.min() >= 0
+    assert (high[:, None] > low[None]).mean() > 0.9
+    alone = [outliers.score(honest[0][i : i + 1], honest[1][i : i + 1])[0] for i in range(5)]
+    np.testing.assert_allclose(alone, low[:5], rtol=1e-4, atol=1e-6)
+
+
+def test_the_score_is_the_log_ratio_of_a_mixture():
+    """Its mean over questions of the mixture is above that over honest ones by about its gain."""
+    rng, outliers = np.random.default_rng(2), taught()
+    low, high = (outliers.score(*questions(rng, 4_000, **kind)).mean() for kind in ({}, STRANGE))
+    assert low + np.log(0.9) < 0 < 0.9 * low + 0.1 * high + np.log(0.9)
+
+
+def test_classes_that_are_rare_among_outliers_do_not_matter():
+    """Few outliers and many honest questions, or the other way round: odds stay a ratio."""
+    rng = np.random.default_rng(3)
+    few = fit_outliers(*questions(rng, 3_000), questions(rng, 150, **STRANGE), 0)
+    scores = few.score(*questions(rng, 2_000))
+    assert scores.mean() < 0.4
+
+
+def test_an_attack_among_nine_honest_questions_each_is_noticed(references):
+    """By the guard that was shown such questions, in most accounts; by the other in few."""
+    rng, count = np.random.default_rng(4), 40
+    caught = []
+    for reference in references:
+        found = 0
+        for _ in range(count):
+            honest, strange = questions(rng, 900), questions(rng, 100, **STRANGE)
+            order = rng.permutation(1_000)
+            features, answers = (np.concatenate(pair)[order]
+                                 for pair in zip(honest, strange, strict=True))  # fmt: skip
+            rows = reference.benign.rows(features, answers)
+            at = np.cumsum(rng.exponential(60, 1_000))
+            values = all_windows(reference.benign, rows, Stream(np.arange(1_000), at))
+            found += highest(reference, values) >= reference.level
+        caught.append(found / count)
+    assert caught[1] > 0.9 > caught[0] + 0.3
+
+
+def test_honest_accounts_stay_below_the_level(references):
+    """Accounts about questions that no calibration saw, at a rate of 2 %."""
+    rng = np.random.default_rng(5)
+    features, answers = questions(rng, 2_000)
+    streams = [s for _, s in honest_accounts(Bank(answers.argmax(1)), 600, median=100, seed=5)]
+    rows = references[1].benign.rows(features, answers)
+    alarms = [highest(references[1], all_windows(references[1].benign, rows, s))
+              >= references[1].level for s in streams]  # fmt: skip
+    assert np.mean(alarms) <= 0.02 + 3 * np.sqrt(0.02 * 0.98 / 600)
+
+
+def test_a_reference_in_a_file_scores_the_same(references, tmp_path):
+    """With the detector, and without it."""
+    questions_ = questions(np.random.default_rng(6), 50)
+    for reference in references:
+        save_reference(reference, tmp_path / "reference.npz")
+        again = read_reference(tmp_path / "reference.npz")
+        np.testing.assert_array_equal(again.benign.rows(*questions_).outlier,
+                                      reference.benign.rows(*questions_).outlier)  # fmt: skip
+        values = np.ones(len(again.highest))
+        assert again.after(Evidence(), values).value == reference.after(Evidence(), values).value
