@@ -26,7 +26,6 @@ from dpsd.serving.exposure import expose, seen
 from dpsd.serving.predictor import Ask
 
 _LEAST = 500  # images
-_TEACH = 10  # logged accounts, one of which teaches what honest questions look like
 _SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
@@ -167,21 +166,19 @@ def calibrate_on_logs(
     part = f"; {found.left_out:.0%} of the accounts were left out" if found.left_out else ""
     say(f"{len(found.streams):,} logged accounts over {found.days:.1f} days, "
         f"{len(found.features):,} questions{part}")  # fmt: skip
-    _enough(len(found.streams), alpha, "--logs", 1 - 1 / _TEACH)
-    seed, some = secrets.randbits(63), len(found.streams) // _TEACH
-    order = np.random.default_rng(seed).permutation(len(found.streams))
-    teachers, streams = ([found.streams[i] for i in part] for part in (order[:some], order[some:]))
-    which = np.concatenate([stream.rows for stream in teachers])
-    outliers = expose(ask, (found.features[which], found.answers[which]), facts.shape, seed)
-    return calibrate(found.features, found.answers, None, streams, alpha=alpha, seed=seed,
-                     outliers=outliers)  # fmt: skip
+    _enough(len(found.streams), alpha, "--logs")
+    seed = secrets.randbits(63)
+    return calibrate(
+        found.features, found.answers, None, found.streams, alpha=alpha, seed=seed,
+        outliers=lambda features, answers: expose(ask, (features, answers), facts.shape, seed),
+    )  # fmt: skip
 
 
-def _enough(accounts: int, alpha: float, field: str, share: float = 1.0) -> None:
-    """Three fifths of this share of the accounts set the level."""
+def _enough(accounts: int, alpha: float, field: str) -> None:
+    """Three fifths of the accounts set the level."""
     if not 0 < alpha < 1:
         raise UserError(f"--alpha: {alpha}; accepted: above 0, below 1")
-    needed = int(np.ceil(((1 / alpha - 1) * 5 / 3 + 1) / share - 1e-9))
+    needed = int(np.ceil((1 / alpha - 1) * 5 / 3 - 1e-9)) + 1
     if accounts < needed:
         raise UserError(f"{field}: {accounts:,} accounts; a false-alarm rate of {alpha:g} an "
                         f"account needs at least {needed:,}")  # fmt: skip

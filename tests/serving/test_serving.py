@@ -288,10 +288,10 @@ def test_calibrate_on_logs_from_the_command_line(run, tmp_path, capsys):
     """Logged accounts make a reference; too few for the rate, or of another model, are one line."""
     images = torch.randint(0, 256, (600, *run.config.facts.shape), dtype=torch.uint8)
     said, seen = featured(load_student(release_folder(run.path)))(images)
-    rows = np.random.default_rng(0).integers(0, 600, (100, 384))
+    rows = np.random.default_rng(0).integers(0, 600, (100, 352))
     columns = {
-        "account": np.repeat(np.arange(100), 384),
-        "at": np.tile(np.arange(384) * 360.0, 100) + np.repeat(np.arange(100), 384),
+        "account": np.repeat(np.arange(100), 352),
+        "at": np.tile(np.arange(352) * 360.0, 100) + np.repeat(np.arange(100), 352),
         "features": list(seen.numpy()[rows.ravel()]), "answers": list(said.numpy()[rows.ravel()]),
     }  # fmt: skip
     path = tmp_path / "honest.parquet"
@@ -299,9 +299,9 @@ def test_calibrate_on_logs_from_the_command_line(run, tmp_path, capsys):
     command = ["guard", "calibrate", str(run.path), "--logs", str(path)]
     assert main([*command, "--alpha", "0.05"]) == 0
     out, err = capsys.readouterr()
-    assert "100 logged accounts over 1.6 days, 38,400 questions" in out + err
+    assert "100 logged accounts over 1.5 days, 35,200 questions" in out + err
     assert "who are taken for honest, in as long a time" in out
-    assert read_reference(guard_folder(run.path) / "reference.npz").accounts == 54
+    assert read_reference(guard_folder(run.path) / "reference.npz").accounts == 60
     assert main([*command, "--alpha", "0.001"]) == 2
     assert "--logs: 100 accounts; a false-alarm rate of 0.001" in capsys.readouterr().err
     columns["features"] = list(seen.numpy()[rows.ravel(), :3])

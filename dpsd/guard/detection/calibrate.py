@@ -4,7 +4,7 @@ What questions are like, how often windows reach each value of a detector, and w
 accounts reach.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,6 +20,9 @@ from dpsd.guard.detection.reference import Benign, Floats, Reference, spread_of
 from dpsd.guard.detection.sketch import BITS, SMALL, WINDOW, Rows, Sketch
 from dpsd.guard.detection.variation import LEAST, Honest, fit_honest
 from dpsd.guard.proof_of_work.price import honest_information
+
+Teach = Callable[[Floats, Floats], Outliers]
+"""From features and answers of honest questions."""
 
 _PICTURE = 500  # honest points in pictures
 _FIT = 20_000  # questions from which directions and means are taken
@@ -83,7 +86,7 @@ def calibrate(
     *,
     alpha: float,
     seed: int,
-    outliers: Outliers | None = None,
+    outliers: Outliers | Teach | None = None,
 ) -> Reference:
     """Calibrate a guard on honest accounts, which are split into three parts at random.
 
@@ -94,7 +97,8 @@ def calibrate(
         accounts: who asked which of them when.
         alpha: false-alarm rate of an account over the time of its stream.
         seed: part of the guard's secret.
-        outliers: fitted to other honest questions than these; None: that detector is silent.
+        outliers: fitted to other honest questions than these, or fits to those of the first part,
+            where accounts share no question; None: that detector is silent.
 
     Raises:
         UserError: too few questions, windows or accounts for the rate; says how many are needed.
@@ -105,7 +109,8 @@ def calibrate(
     first, second, third = order[:fifth], order[fifth : 2 * fifth], order[2 * fifth :]
     which = np.concatenate([s.rows for s in first])
     at = np.concatenate([s.at for s in first])
-    benign = replace(fit_benign(features[which], answers[which], at, seed), outliers=outliers)
+    taught = outliers(features[which], answers[which]) if callable(outliers) else outliers
+    benign = replace(fit_benign(features[which], answers[which], at, seed), outliers=taught)
     bank = benign.rows(features, answers, hashes)
     found = [values for s in second if (values := all_windows(benign, bank, s)) is not None]
     if not found:
