@@ -22,7 +22,7 @@ from dpsd.guard.offline.logged import logged_accounts
 from dpsd.imports import brief
 from dpsd.models.frozen import Shape
 from dpsd.serving.decode import BadRequest, Sizes, read_pictures
-from dpsd.serving.exposure import expose, seen
+from dpsd.serving.exposure import SOURCES, expose, seen
 from dpsd.serving.predictor import Ask
 
 _LEAST = 500  # images
@@ -126,18 +126,21 @@ def calibrate_guard(
                      outliers=outliers)  # fmt: skip
 
 
-def bank_and_outliers(ask: Ask, images: Tensor, seed: int) -> tuple[Questions, Outliers]:
+def bank_and_outliers(
+    ask: Ask, images: Tensor, seed: int, sources: Sequence[str] = SOURCES
+) -> tuple[Questions, Outliers]:
     """What two thirds of the images can be asked as, and a detector taught on the last third.
 
     Args:
         ask: the served student.
         images: uint8 [N, C, H, W], like honest questions.
         seed: of the split, and of all that the detector is taught with.
+        sources: of the synthesizer, whose images it is shown.
     """
     order = torch.from_numpy(np.random.default_rng(seed).permutation(len(images)))
     third = len(images) // 3
     taught = questions(ask, images[order[:third]])
-    outliers = expose(ask, (taught.features, taught.answers), _shape(images), seed)
+    outliers = expose(ask, (taught.features, taught.answers), _shape(images), seed, sources)
     return questions(ask, images[order[third:]]), outliers
 
 

@@ -1,5 +1,7 @@
 """Show a guard what an attacker without data asks about: images of dpsd's own synthesizer."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -20,7 +22,7 @@ def seen(ask: Ask, images: Tensor) -> tuple[Floats, Floats]:
     return features, answers
 
 
-def made(shape: Shape, classes: int, seed: int, sources: tuple[str, ...] = SOURCES) -> Tensor:
+def made(shape: Shape, classes: int, seed: int, sources: Sequence[str] = SOURCES) -> Tensor:
     """A thousand images of each source, uint8 [N, C, H, W], from public facts alone."""
     config = _config(shape, classes, seed, sources)
     maker = Synthesizer(config, config.facts, torch.device("cpu"))
@@ -29,7 +31,7 @@ def made(shape: Shape, classes: int, seed: int, sources: tuple[str, ...] = SOURC
 
 def expose(
     ask: Ask, honest: tuple[Floats, Floats], shape: Shape, seed: int,
-    sources: tuple[str, ...] = SOURCES,
+    sources: Sequence[str] = SOURCES,
 ) -> Outliers:  # fmt: skip
     """Teach a detector to tell honest questions from the synthesizer's images.
 
@@ -44,7 +46,7 @@ def expose(
     return fit_outliers(*honest, seen(ask, images), seed)
 
 
-def _config(shape: Shape, classes: int, seed: int, sources: tuple[str, ...]) -> Config:
+def _config(shape: Shape, classes: int, seed: int, sources: Sequence[str]) -> Config:
     channels, height, width = shape
     return parse_config({
         "data": {"name": "none", "shape": [channels, height, width], "classes": classes},

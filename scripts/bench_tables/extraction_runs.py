@@ -17,6 +17,8 @@ from bench_tables.jobs import RESULTS, ROOT, Job, chosen, digest
 from dpsd.attacks.command import extraction, inversion, membership
 from dpsd.attacks.extraction.attack import Choice
 from dpsd.config import Config, load_config
+from dpsd.hardening.make import make_mark
+from dpsd.hardening.marks import marked_folder
 from dpsd.runs.folder import Run, open_run
 from dpsd.teachers.teacher import ensure_teacher
 from dpsd.transcription.transcribe import transcribe
@@ -35,7 +37,9 @@ CELLS: dict[str, dict[str, Any]] = {
         "teacher.dp.delta=1e-4", "teacher.dp.batch_size=256", "teacher.dp.epochs=30",
         "teacher.dp.lr=2",
     ]},
+    "digits-hardened": {"set": [], "hardened": ["nasty", "robust"]},
 }  # fmt: skip
+"""`hardened`: changed students of the run, copied beside it; nothing else is attacked then."""
 
 
 def configuration(cell: dict[str, Any], seed: int, teachers: Path) -> Config:
@@ -46,7 +50,8 @@ def configuration(cell: dict[str, Any], seed: int, teachers: Path) -> Config:
 
 def current_hash(cell: dict[str, Any], seed: int) -> str:
     """The hash of all that the cell's figures depend on."""
-    return digest(json.dumps([config_hash(configuration(cell, seed, Path("teachers"))), QUESTIONS]))
+    own = config_hash(configuration(cell, seed, Path("teachers")))
+    return digest(json.dumps([own, QUESTIONS, *cell.get("hardened", [])]))
 
 
 def jobs(args: Namespace) -> Iterator[Job]:
@@ -61,6 +66,12 @@ def measure(cell: dict[str, Any], seed: int, args: Namespace, folder: Path) -> d
     """Transcribe, or take the finished run, and attack."""
     run = _transcribed(configuration(cell, seed, args.teachers), folder)
     how: dict[str, Any] = {"budget": "fast", "seed": seed, "say": partial(print, flush=True)}
+    if "hardened" in cell:
+        for kind in cell["hardened"]:
+            if not marked_folder(run, kind).exists():
+                make_mark(run, kind, seed=seed)
+        copied = extraction(run, choice=Choice(targets=("student", *cell["hardened"])), **how)
+        return {"title": title(run.config), "ladder": copied["ladder"], "copies": _copies(copied)}
     copied = extraction(run, choice=Choice(targets=("teacher", "student")), **how)
     members = membership(run, clones=QUESTIONS, **how)
     inverted = inversion(run, clones=QUESTIONS, **how)

@@ -38,6 +38,7 @@ from dpsd.guard.detection.reference_file import read_reference, save_reference
 from dpsd.guard.detection.sketch import WINDOW
 from dpsd.guard.detection.traffic import GROUPS, honest_accounts
 from dpsd.serving.calibration import Questions, bank_and_outliers, questions
+from dpsd.serving.exposure import SOURCES
 from dpsd.serving.predictor import featured
 
 GUARD = RESULTS / "guard"
@@ -52,7 +53,8 @@ POOLS: dict[str, tuple[str, ...]] = {
     "honest": ("basic", "distillation", "active", "augmented", "mixup"),
 }  # fmt: skip
 """Where an attacker's questions come from -> attacks. `honest`: rows like those of honest users."""
-SEEDS = tuple(range(1, 18))
+SEEDS = (1, *range(3, 19))
+"""With seed 2 the attacker's strokes would be those that the calibration was shown."""
 REACHING = {
     "strokes": ("active", "marich", "distillation", "random_erasing", "neighbours", "synthetic"),
 }
@@ -99,12 +101,14 @@ def asked(teachers: Path, part: int) -> Questions:
     return questions(featured(given.model), given.pool[part * _ROWS : (part + 1) * _ROWS])
 
 
-def reference(args: Namespace) -> Reference:
-    """The calibrated guard; kept in the folder of the runs."""
-    path = args.runs / f"reference-{CALIBRATION // args.shrink}.npz"
+def reference(args: Namespace, unseen: str = "") -> Reference:
+    """The calibrated guard, which was not shown images of `unseen`; kept with the runs."""
+    name = f"reference-{CALIBRATION // args.shrink}{unseen and '-without-'}{unseen}"
+    path = args.runs / f"{name}.npz"
     if not path.exists():
         given = setting(args.teachers)
-        seen, outliers = bank_and_outliers(featured(given.model), given.pool[:_ROWS], 2)
+        shown = [source for source in SOURCES if source != unseen]
+        seen, outliers = bank_and_outliers(featured(given.model), given.pool[:_ROWS], 2, shown)
         streams = honest_accounts(seen.bank, CALIBRATION // args.shrink, median=MEDIAN, seed=1)
         found = calibrate(seen.features, seen.answers, None, [s for _, s in streams],
                           alpha=ALPHA * args.shrink, seed=2, outliers=outliers)  # fmt: skip

@@ -47,6 +47,9 @@ from dpsd.serving.predictor import featured
 SPLITS = (1, 10, 100, 1000, 20_000)
 SHARES = (0.5, 0.9)
 LINKS = ("shared", "alone")
+UNSEEN = ((1, 0.5, "shared", "strokes"), (1, 0.9, "shared", "strokes"),
+          (100, 0.5, "alone", "strokes"), (100, 0.9, "alone", "strokes"))  # fmt: skip
+"""Splits that a guard meets which was never shown images of the attacker's kind."""
 STEPS = (200, 400, 600, 800, 1200, 1600, 3200, 6400, 10_000)
 _HONEST, _MANY = 2_000, 20_000
 _BORN, _HOUR, _DAY = 600.0, 3_600.0, 86_400.0
@@ -70,20 +73,20 @@ class Account:
 
 
 def jobs(args: Namespace) -> Iterator[Job]:
-    """False alarms with clusters on, then each split."""
+    """False alarms with clusters on, each split, and one by a guard that was shown no strokes."""
     if _asked_for(args, "clusters-honest"):
         yield Job(GUARD / "clusters-honest.json", {"cell": "clusters-honest"},
                   partial(honest_clusters, args))  # fmt: skip
-    for count in SPLITS:
-        for share in SHARES:
-            for link in LINKS if count > 1 else LINKS[:1]:
-                name = f"split-{count}-{round(100 * share)}-{link}"
-                for seed in args.seed or (0,):
-                    if _asked_for(args, name):
-                        facts = {"cell": name, "accounts": count, "honest_share": share,
-                                 "link": link, "seed": seed}  # fmt: skip
-                        yield Job(GUARD / f"{name}-seed{seed}.json", facts,
-                                  partial(split, args, count, share, link, seed))  # fmt: skip
+    splits = [(count, share, link, "") for count in SPLITS for share in SHARES
+              for link in (LINKS if count > 1 else LINKS[:1])]  # fmt: skip
+    for count, share, link, unseen in [*splits, *UNSEEN]:
+        name = f"split-{count}-{round(100 * share)}-{link}{unseen and '-without-'}{unseen}"
+        for seed in args.seed or (0,):
+            if _asked_for(args, name):
+                facts = {"cell": name, "accounts": count, "honest_share": share, "link": link,
+                         "seed": seed} | ({"unseen": unseen} if unseen else {})  # fmt: skip
+                yield Job(GUARD / f"{name}-seed{seed}.json", facts,
+                          partial(split, args, count, share, link, unseen, seed))  # fmt: skip
 
 
 def _asked_for(args: Namespace, name: str) -> bool:
@@ -119,9 +122,11 @@ def _members(clusters: list[Cluster], count: int, linked: bool) -> NDArray[np.bo
     return found
 
 
-def split(args: Namespace, count: int, share: float, link: str, seed: int) -> dict[str, Any]:
+def split(
+    args: Namespace, count: int, share: float, link: str, unseen: str, seed: int
+) -> dict[str, Any]:
     """Accounts noticed as the attack goes on, and clones from what is answered."""
-    start, guard, given = time.perf_counter(), reference(args), setting(args.teachers)
+    start, guard, given = time.perf_counter(), reference(args, unseen), setting(args.teachers)
     steps = STEPS if count <= STEPS[-1] else tuple(10 * m for m in STEPS)
     images = strokes(steps[-1] if count <= STEPS[-1] else STEPS[-1], seed)
     seen, strange = asked(args.teachers, 1), _seen(guard, given, images)

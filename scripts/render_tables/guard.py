@@ -7,7 +7,7 @@ from pathlib import Path
 from scipy.stats import beta
 
 from render_tables.common import read, table
-from render_tables.guard_many import memory, split, value
+from render_tables.guard_many import memory, scans, split, value
 
 _POOLS = {
     "fashion": "Fashion-MNIST", "strokes": "dpsd's strokes",
@@ -33,7 +33,8 @@ def guard(folder: Path) -> list[str]:
     served = read(folder / "serving.json")
     return [
         *lines, *(_honest(honest) if honest else []), *(_attacks(found) if found else []),
-        *split(folder), *value(folder), *memory(folder), *(_serving(served) if served else []),
+        *split(folder), *value(folder), *memory(folder), *scans(folder),
+        *(_serving(served) if served else []),
     ]  # fmt: skip
 
 
