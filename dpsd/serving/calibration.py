@@ -15,10 +15,10 @@ from dpsd.config import PublicFacts
 from dpsd.console import Say
 from dpsd.errors import UserError
 from dpsd.guard.detection.calibrate import calibrate
-from dpsd.guard.detection.outliers import Outliers
+from dpsd.guard.detection.outliers import Floats, Outliers
 from dpsd.guard.detection.reference import Reference
 from dpsd.guard.detection.traffic import Bank, honest_accounts
-from dpsd.guard.offline.logged import logged_accounts
+from dpsd.guard.offline.calibration import calibrate_on_logs, enough_accounts
 from dpsd.imports import brief
 from dpsd.models.frozen import Shape
 from dpsd.serving.decode import BadRequest, Sizes, read_pictures
@@ -44,7 +44,7 @@ class Questions:
     bank: Bank
 
 
-def read_images(path: Path, shape: Shape) -> Tensor:
+def read_images(path: Path, shape: Shape, option: str = "--images") -> Tensor:
     """uint8 [N, C, H, W] of an npz file with `images`, or of a folder of PNG and JPEG files.
 
     Raises:
@@ -57,19 +57,19 @@ def read_images(path: Path, shape: Shape) -> Tensor:
             images = torch.cat([read_pictures([p.read_bytes()], sizes) for p in files]
                                or [torch.zeros(0, *shape, dtype=torch.uint8)])  # fmt: skip
         except BadRequest as e:
-            raise UserError(f"--images: {path}: {e}") from e
+            raise UserError(f"{option}: {path}: {e}") from e
     else:
         try:
             with np.load(path, allow_pickle=False) as file:
                 images = torch.from_numpy(file["images"])
         except Exception as e:
-            raise UserError(f"--images: {path}: {brief(e)}; accepted: a folder of PNG and JPEG "
+            raise UserError(f"{option}: {path}: {brief(e)}; accepted: a folder of PNG and JPEG "
                             "files, or an npz file with images") from e  # fmt: skip
     if images.dtype != torch.uint8 or tuple(images.shape[1:]) != shape:
-        raise UserError(f"--images: {path}: {images.dtype} {list(images.shape)}; accepted: uint8 "
+        raise UserError(f"{option}: {path}: {images.dtype} {list(images.shape)}; accepted: uint8 "
                         f"[N, {', '.join(map(str, shape))}]")  # fmt: skip
     if len(images) < _LEAST:
-        raise UserError(f"--images: {path}: {len(images)} images; accepted: at least {_LEAST}")
+        raise UserError(f"{option}: {path}: {len(images)} images; accepted: at least {_LEAST}")
     return images
 
 
@@ -101,8 +101,9 @@ def questions(ask: Ask, images: Tensor) -> Questions:
 
 
 def calibrate_guard(
-    ask: Ask, images: Tensor, *, alpha: float, accounts: int, say: Say, seed: int | None = None
-) -> Reference:
+    ask: Ask, images: Tensor, *, alpha: float, accounts: int, say: Say, seed: int | None = None,
+    outliers: Tensor | None = None,
+) -> Reference:  # fmt: skip
     """Calibrate on simulated honest accounts that ask about the images for a month.
 
     Args:
@@ -112,23 +113,25 @@ def calibrate_guard(
         accounts: that are simulated; three fifths of them set the alarm level.
         say: receives a line.
         seed: of all that is drawn; None: secret, as a service's must be.
+        outliers: images that an attacker may ask about, beside those of the synthesizer.
 
     Raises:
         UserError: too few accounts for the rate.
     """
-    _enough(accounts, alpha, "--accounts")
+    enough_accounts(accounts, alpha, "--accounts")
     seed = secrets.randbits(63) if seed is None else seed
-    bank, outliers = bank_and_outliers(ask, images, seed)
+    bank, taught = bank_and_outliers(ask, images, seed, more=outliers)
     streams = [stream for _, stream in honest_accounts(bank.bank, accounts, seed=seed)]
     say(f"{accounts:,} simulated honest accounts, {sum(len(s.rows) for s in streams):,} questions "
         f"about {len(images):,} images")  # fmt: skip
     return calibrate(bank.features, bank.answers, None, streams, alpha=alpha, seed=seed,
-                     outliers=outliers)  # fmt: skip
+                     outliers=taught)  # fmt: skip
 
 
 def bank_and_outliers(
-    ask: Ask, images: Tensor, seed: int, sources: Sequence[str] = SOURCES
-) -> tuple[Questions, Outliers]:
+    ask: Ask, images: Tensor, seed: int, sources: Sequence[str] = SOURCES,
+    more: Tensor | None = None,
+) -> tuple[Questions, Outliers]:  # fmt: skip
     """What two thirds of the images can be asked as, and a detector taught on the last third.
 
     Args:
@@ -136,11 +139,12 @@ def bank_and_outliers(
         images: uint8 [N, C, H, W], like honest questions.
         seed: of the split, and of all that the detector is taught with.
         sources: of the synthesizer, whose images it is shown.
+        more: images that it is shown beside these, uint8 [M, C, H, W].
     """
     order = torch.from_numpy(np.random.default_rng(seed).permutation(len(images)))
     third = len(images) // 3
     taught = questions(ask, images[order[:third]])
-    outliers = expose(ask, (taught.features, taught.answers), _shape(images), seed, sources)
+    outliers = expose(ask, (taught.features, taught.answers), _shape(images), seed, sources, more)
     return questions(ask, images[order[third:]]), outliers
 
 
@@ -149,10 +153,11 @@ def _shape(images: Tensor) -> Shape:
     return channels, height, width
 
 
-def calibrate_on_logs(
-    logs: Sequence[Path], ask: Ask, facts: PublicFacts, *, alpha: float, say: Say
-) -> Reference:
-    """Calibrate on logged accounts that their operator takes for honest.
+def calibrate_on_traffic(
+    logs: Sequence[Path], ask: Ask, facts: PublicFacts, *, alpha: float, say: Say,
+    outliers: Tensor | None = None,
+) -> Reference:  # fmt: skip
+    """Calibrate on logged accounts of the served student; see `calibrate_on_logs`.
 
     Args:
         logs: with features and answers of the served student, see `dpsd.guard.offline.logged`.
@@ -160,28 +165,16 @@ def calibrate_on_logs(
         facts: its images and classes.
         alpha: false-alarm rate of an account in a month, or in the time of shorter logs.
         say: receives a line.
+        outliers: images that an attacker may ask about, beside those of the synthesizer.
 
     Raises:
         UserError: logs of another model, or too few accounts or questions for the rate.
     """
     _, one = ask(torch.zeros(1, *facts.shape, dtype=torch.uint8))
-    found = logged_accounts(logs, one.shape[1], facts.classes)
-    part = f"; {found.left_out:.0%} of the accounts were left out" if found.left_out else ""
-    say(f"{len(found.streams):,} logged accounts over {found.days:.1f} days, "
-        f"{len(found.features):,} questions{part}")  # fmt: skip
-    _enough(len(found.streams), alpha, "--logs")
     seed = secrets.randbits(63)
-    return calibrate(
-        found.features, found.answers, None, found.streams, alpha=alpha, seed=seed,
-        outliers=lambda features, answers: expose(ask, (features, answers), facts.shape, seed),
-    )  # fmt: skip
 
+    def teach(features: Floats, answers: Floats) -> Outliers:
+        return expose(ask, (features, answers), facts.shape, seed, more=outliers)
 
-def _enough(accounts: int, alpha: float, field: str) -> None:
-    """Three fifths of the accounts set the level."""
-    if not 0 < alpha < 1:
-        raise UserError(f"--alpha: {alpha}; accepted: above 0, below 1")
-    needed = int(np.ceil((1 / alpha - 1) * 5 / 3 - 1e-9)) + 1
-    if accounts < needed:
-        raise UserError(f"{field}: {accounts:,} accounts; a false-alarm rate of {alpha:g} an "
-                        f"account needs at least {needed:,}")  # fmt: skip
+    return calibrate_on_logs(logs, alpha=alpha, say=say, width=one.shape[1], classes=facts.classes,
+                             teach=teach)  # fmt: skip

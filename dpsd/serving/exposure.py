@@ -31,7 +31,7 @@ def made(shape: Shape, classes: int, seed: int, sources: Sequence[str] = SOURCES
 
 def expose(
     ask: Ask, honest: tuple[Floats, Floats], shape: Shape, seed: int,
-    sources: Sequence[str] = SOURCES,
+    sources: Sequence[str] = SOURCES, more: Tensor | None = None,
 ) -> Outliers:  # fmt: skip
     """Teach a detector to tell honest questions from the synthesizer's images.
 
@@ -41,8 +41,11 @@ def expose(
         shape: C, H, W.
         seed: of all that is drawn.
         sources: of the synthesizer.
+        more: images that an attacker may ask about too, uint8 [M, C, H, W].
     """
     images = made(shape, honest[1].shape[1], seed % 2**31, sources)
+    if more is not None:
+        images = torch.cat([images, more])
     return fit_outliers(*honest, seen(ask, images), seed)
 
 

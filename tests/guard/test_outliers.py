@@ -1,9 +1,12 @@
 """The detector that was shown an attacker's questions, and hidden ones among honest ones."""
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from watching import questions
 
+from dpsd.cli import main
 from dpsd.guard.detection.calibrate import Stream, all_windows, calibrate, highest
 from dpsd.guard.detection.evidence import Evidence
 from dpsd.guard.detection.outliers import fit_outliers
@@ -96,3 +99,49 @@ def test_a_reference_in_a_file_scores_the_same(references, tmp_path):
                                       reference.benign.rows(*questions_).outlier)  # fmt: skip
         values = np.ones(len(again.highest))
         assert again.after(Evidence(), values).value == reference.after(Evidence(), values).value
+
+
+def logged(path, features, accounts):
+    """Features of questions as logs, so many accounts in turn, one question every six minutes."""
+    n = len(features) // accounts * accounts
+    pq.write_table(pa.table({
+        "account": np.repeat(np.arange(accounts), n // accounts),
+        "at": np.tile(np.arange(n // accounts) * 360.0, accounts), "features": list(features[:n]),
+    }), path)  # fmt: skip
+    return str(path)
+
+
+def test_a_guard_of_another_application_is_calibrated_on_logs_alone(tmp_path, capsys):
+    """Without a run and without answers; shown outliers, it knows them."""
+    rng = np.random.default_rng(8)
+    honest = logged(tmp_path / "honest.parquet", questions(rng, 110 * 330)[0], 110)
+    strange = questions(rng, 600, **STRANGE)[0]
+    outliers = logged(tmp_path / "strange.parquet", strange, 2)
+    out = tmp_path / "guard" / "reference.npz"
+    command = ["guard", "calibrate", "--logs", honest, "--alpha", "0.05"]
+    assert main([*command, "--out", str(out), "--outliers", outliers]) == 0
+    assert "110 logged accounts" in "".join(capsys.readouterr())
+    guard = read_reference(out)
+    none = np.ones((600, 1), np.float32)
+    high = guard.benign.rows(strange, none).outlier
+    low = guard.benign.rows(questions(rng, 600)[0], none).outlier
+    assert high.mean() > 3 * low.mean()
+    assert main([*command, "--out", str(out)]) == 0
+    assert read_reference(out).benign.outliers is None
+
+
+@pytest.mark.parametrize(("options", "says"), [
+    ([], "calibrate: no RUN; accepted without one: --logs and --out"),
+    (["--out", "x.npz", "--outliers", "narrow"], "--outliers: features of 3 numbers; accepted: 8"),
+    (["--out", "x.npz", "--alpha", "0.0001"], "--logs: 60 accounts"),
+])  # fmt: skip
+def test_what_cannot_be_calibrated_is_one_line(options, says, tmp_path, capsys, monkeypatch):
+    """And nothing is written."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(9)
+    honest = logged(tmp_path / "honest.parquet", questions(rng, 60 * 200)[0], 60)
+    narrow = logged(tmp_path / "narrow.parquet", questions(rng, 200)[0][:, :3], 2)
+    options = [narrow if option == "narrow" else option for option in options]
+    assert main(["guard", "calibrate", "--logs", honest, "--alpha", "0.1", *options]) == 2
+    assert says in capsys.readouterr().err
+    assert not (tmp_path / "x.npz").exists()

@@ -36,7 +36,9 @@ class Logged:
     left_out: float = 0.0
 
 
-def logged_accounts(logs: Sequence[Path], features: int, classes: int, most: int = _MOST) -> Logged:
+def logged_accounts(
+    logs: Sequence[Path], features: int | None, classes: int | None, most: int = _MOST
+) -> Logged:
     """Accounts of logs that hold features and answers, one question a row.
 
     Logs of more than 30 days are cut into months, and what is left over is not used: an account
@@ -44,28 +46,36 @@ def logged_accounts(logs: Sequence[Path], features: int, classes: int, most: int
 
     Args:
         logs: JSON lines or Parquet, see `dpsd.guard.offline.logs`.
-        features: that the served model has.
-        classes: that it knows.
+        features: that the served model has; None: as many as the first row.
+        classes: that it knows; None: as many as the first row, or 1 where there are no answers.
         most: numbers to hold; beyond that some accounts, drawn by a hash, stand for all.
 
     Raises:
         UserError: unreadable logs, no features or answers, or those of another model.
     """
     with open_logs(logs) as (con, columns):
-        missing = [name for name in ("features", "answers") if name not in columns]
+        needed = ("features",) if classes is None else ("features", "answers")
+        missing = [name for name in needed if name not in columns]
         if missing:
             raise UserError(f"{logs[0]}: no column {missing[0]!r}, and a guard is calibrated on "
-                            "features and answers of honest questions")  # fmt: skip
+                            f"{' and '.join(needed)} of honest questions")  # fmt: skip
+        answers = "answers" if "answers" in columns else "[1.0::FLOAT] AS answers"
         found: Any = con.execute("SELECT count(*), min(seconds), max(seconds) FROM logs")
         count, first, last = found.fetchall()[0]
         if not count:
             raise UserError(f"{logs[0]}: no questions")
+        found = con.execute(
+            f"SELECT len(features), len(a) FROM "
+            f"(SELECT features, {answers.split(' AS')[0]} AS a FROM logs LIMIT 1)"
+        )
+        own = found.fetchall()[0]
+        features, classes = features or own[0] or 1, classes or own[1] or 1
         months = int((last - first) // _MONTH)
         end = first + months * _MONTH if months else last + 1
         every = -(-count * (features + classes) // most)
         found = con.sql(
             f"SELECT account, floor((seconds - {first}) / {_MONTH}) AS month, seconds, features, "
-            f"answers FROM logs WHERE seconds < {end} AND hash(account) % {every} = 0 "
+            f"{answers} FROM logs WHERE seconds < {end} AND hash(account) % {every} = 0 "
             "ORDER BY account, seconds"
         )
         parts = [_part(batch, features, classes) for batch in found.to_arrow_reader(_BATCH)]
