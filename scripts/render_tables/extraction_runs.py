@@ -8,7 +8,16 @@ from bench_tables.extraction_runs import CELLS, QUESTIONS, current_hash
 
 from render_tables.common import not_shown, percent, sift, table
 
-_MODELS = ("teacher", "student", "clone of teacher", "clone of student")
+_MODELS = (
+    ("teacher", "run teacher, ordinary", "teacher"),
+    ("student", "run student, ordinary", "student"),
+    ("copy of the teacher", "clone of run teacher, ordinary", "clone of teacher"),
+    ("copy of the student", "clone of run student, ordinary", "clone of student"),
+    ("overfit teacher, mislabelled rows", "profile teacher, canaries", ""),
+    ("its student, mislabelled rows", "profile student, canaries", ""),
+    ("its copy, mislabelled rows", "clone of profile teacher, canaries", ""),
+)
+"""Title, name among the targets of membership, and name among those of inversion."""
 
 
 def extraction_runs(folder: Path) -> list[str]:
@@ -17,17 +26,17 @@ def extraction_runs(folder: Path) -> list[str]:
     if not results:
         return []
     runs = {name: results[name] for name in CELLS if name in results}
-    copies = [(found[0]["title"], victim, *_copied(found, victim))
+    copies = [(_short(found), victim, *_copied(found, victim))
               for found in runs.values() for victim in found[0]["copies"]]  # fmt: skip
-    leaks = [(found[0]["title"], model, *_leaks(found, model))
+    leaks = [(_short(found), title, *_leaks(found, member, inverted))
              for found in runs.values() if "membership" in found[0]
-             for model in _MODELS]  # fmt: skip
+             for title, member, inverted in _MODELS]  # fmt: skip
     seeds = max(len(found) for found in runs.values())
     asked = next(iter(runs.values()))[0]["ladder"][-1]
     return [
         "### Teacher or student as the victim, and what copies leak (digits 5 to 9)",
         "",
-        f"`scripts/bench extraction-runs`, at most {seeds} seeds, budget fast: {asked} questions "
+        f"`scripts/bench extraction-runs`, {'one seed' if seeds == 1 else f'{seeds} seeds'}, budget fast: {asked} questions "
         "about other rows of the same problem, without a defence; 101 test rows. The best attack "
         "is the one with the highest mean agreement. An epsilon is the claim of the run.",
         "",
@@ -36,14 +45,19 @@ def extraction_runs(folder: Path) -> list[str]:
         "",
         f"Membership and inversion on the models and on copies of them by {QUESTIONS:,} questions, "
         "none of them about a private row. Membership: AUC of the strongest attack on ordinary "
-        "rows (50 is chance, unit one record; the strongest of several is above it by chance). "
-        "Inversion: share of reconstructions that two judges take for the private class, the "
+        "rows (50 is chance, unit one record; the strongest of several is above it by chance), and "
+        "on mislabelled rows that were planted in a teacher which was trained for long. Inversion: share of reconstructions that two judges take for the private class, the "
         "strongest attack; floor: images that were drawn without the model.",
         "",
         *table(("run", "model", "membership, AUC in %", "inversion, %", "floor, %"), leaks),
         "",
         *not_shown(stale),
     ]  # fmt: skip
+
+
+def _short(found: Sequence[dict]) -> str:
+    """The route and what it claims."""
+    return str(found[0]["title"]).partition("), ")[2]
 
 
 def _copied(found: Sequence[dict], victim: str) -> tuple[str, str, str, str]:
@@ -57,12 +71,12 @@ def _copied(found: Sequence[dict], victim: str) -> tuple[str, str, str, str]:
     )  # fmt: skip
 
 
-def _leaks(found: Sequence[dict], model: str) -> tuple[str, str, str]:
+def _leaks(found: Sequence[dict], member: str, inverted: str) -> tuple[str, str, str]:
     """AUC of membership, the strongest inversion, and its floor."""
-    known = f"run {model}, ordinary", f"{model}, ordinary"
-    auc = [f["membership"][key]["auc"] for f in found for key in known if key in f["membership"]]
+    auc = percent([f["membership"][member]["auc"] for f in found if member in f["membership"]])
+    if not inverted:
+        return auc, "-", "-"
     attacks = {name: [f["inversion"][name] for f in found] for name in found[0]["inversion"]}
-    rates = {name: [o[model]["rate"] for o in own] for name, own in attacks.items()
-             if all(model in o for o in own)}  # fmt: skip
+    rates = {name: [o[inverted]["rate"] for o in own] for name, own in attacks.items()}
     best = max(rates, key=lambda name: statistics.fmean(rates[name]))
-    return percent(auc), percent(rates[best]), percent([o["floor"]["rate"] for o in attacks[best]])
+    return auc, percent(rates[best]), percent([o["floor"]["rate"] for o in attacks[best]])
