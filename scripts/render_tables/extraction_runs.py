@@ -36,8 +36,8 @@ def extraction_runs(folder: Path) -> list[str]:
     return [
         "### Teacher or student as the victim, and what copies leak (digits 5 to 9)",
         "",
-        f"`scripts/bench extraction-runs`, {'one seed' if seeds == 1 else f'{seeds} seeds'}, budget fast: {asked} questions "
-        "about other rows of the same problem, without a defence; 101 test rows. The best attack "
+        f"`scripts/bench extraction-runs`, {'one seed' if seeds == 1 else f'{seeds} seeds'}, "
+        f"budget fast: {asked} questions about other rows of the same problem, without a defence; 101 test rows. The best attack "
         "is the one with the highest mean agreement. An epsilon is the claim of the run.",
         "",
         *table(("run", "victim", "its accuracy, %", "best attack", "agreement, %",
@@ -46,7 +46,8 @@ def extraction_runs(folder: Path) -> list[str]:
         f"Membership and inversion on the models and on copies of them by {QUESTIONS:,} questions, "
         "none of them about a private row. Membership: AUC of the strongest attack on ordinary "
         "rows (50 is chance, unit one record; the strongest of several is above it by chance), and "
-        "on mislabelled rows that were planted in a teacher which was trained for long. Inversion: share of reconstructions that two judges take for the private class, the "
+        "on mislabelled rows that were planted in a teacher which was trained for long. "
+        "Inversion: share of reconstructions that two judges take for the private class, the "
         "strongest attack; floor: images that were drawn without the model.",
         "",
         *table(("run", "model", "membership, AUC in %", "inversion, %", "floor, %"), leaks),
