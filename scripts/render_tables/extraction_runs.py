@@ -37,8 +37,9 @@ def extraction_runs(folder: Path) -> list[str]:
         "### Teacher or student as the victim, and what copies leak (digits 5 to 9)",
         "",
         f"`scripts/bench extraction-runs`, {'one seed' if seeds == 1 else f'{seeds} seeds'}, "
-        f"budget fast: {asked} questions about other rows of the same problem, without a defence; 101 test rows. The best attack "
-        "is the one with the highest mean agreement. An epsilon is the claim of the run.",
+        f"budget fast: {asked} questions about other rows of the same problem, without a defence; "
+        "101 test rows. The best attack is the one with the highest mean agreement. An epsilon is "
+        "the claim of the run.",
         "",
         *table(("run", "victim", "its accuracy, %", "best attack", "agreement, %",
                 "accuracy of the copy, %"), copies),

@@ -141,6 +141,11 @@ def test_events_are_in_order_and_have_their_facts(store):
     newest = store.recent_events(3)
     assert [e["number"] for e in newest] == [11, 10, 9] and newest[0]["account"] == "a"
     assert len(store.recent_events(100)) == 14 and store.recent_events(0) == []
+    assert [e["kind"] for e in store.recent_actions(9)] == ["earlier", "level"]
+    assert [e["kind"] for e in store.recent_actions(1)] == ["earlier"]
+    assert store.recent_actions(0) == []
+    store.forget_traces("b")
+    assert [e["account"] for e in store.recent_actions(9)] == ["a"]
 
 
 def test_watched_accounts_come_back_as_they_were(store):

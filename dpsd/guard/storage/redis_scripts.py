@@ -31,6 +31,7 @@ local place = string.format('%016d', redis.call('INCR', KEYS[1]))
 redis.call('HSET', KEYS[2], place, ARGV[2])
 redis.call('ZADD', KEYS[3], ARGV[1], place)
 redis.call('ZADD', KEYS[4], ARGV[1], place)
+if KEYS[5] then redis.call('ZADD', KEYS[5], ARGV[1], place) end
 return 1
 """
 
@@ -63,6 +64,7 @@ redis.call('HDEL', KEYS[1], id)
 for _, place in ipairs(redis.call('ZRANGE', KEYS[5], 0, -1)) do
   redis.call('HDEL', KEYS[3], place)
   redis.call('ZREM', KEYS[4], place)
+  redis.call('ZREM', KEYS[11], place)
 end
 redis.call('DEL', KEYS[5], KEYS[6], KEYS[10])
 redis.call('HDEL', KEYS[7], id)
@@ -75,6 +77,7 @@ FORGET_TRACES = """
 for _, place in ipairs(redis.call('ZRANGE', KEYS[3], 0, -1)) do
   redis.call('HDEL', KEYS[1], place)
   redis.call('ZREM', KEYS[2], place)
+  redis.call('ZREM', KEYS[8], place)
 end
 redis.call('DEL', KEYS[3], KEYS[7])
 redis.call('HDEL', KEYS[4], ARGV[1])

@@ -23,7 +23,7 @@ from dpsd.guard.storage.redis_scripts import (
     SAW,
     WATCH,
 )
-from dpsd.guard.storage.store import Account, Seen, StoreError, Watched
+from dpsd.guard.storage.store import SILENT, Account, Seen, StoreError, Watched
 from dpsd.imports import brief
 
 _DAY = 86_400
@@ -146,13 +146,14 @@ class RedisStore:
     def forget(self, account: str) -> None:
         """Delete all that is kept about an account."""
         names = ("accounts", "names", "events", "happened", f"happened:{account}",
-                 f"spent:{account}", "watched", "suspicion", "seen", f"seen:{account}")  # fmt: skip
+                 f"spent:{account}", "watched", "suspicion", "seen", f"seen:{account}",
+                 "actions")  # fmt: skip
         self._script(FORGET, names, account)
 
     def forget_traces(self, account: str) -> None:
         """Delete what was seen of an account; the account and its charges stay."""
         names = ("events", "happened", f"happened:{account}", "watched", "suspicion", "seen",
-                 f"seen:{account}")  # fmt: skip
+                 f"seen:{account}", "actions")  # fmt: skip
         self._script(FORGET_TRACES, names, account)
 
     def charge(self, account: str, images: int, at: float, most: int | None) -> int | None:
@@ -178,7 +179,8 @@ class RedisStore:
     def note(self, account: str, kind: str, at: float, **facts: Any) -> None:
         """Write down what was done to an account, and why."""
         text = json.dumps({"account": account, "at": at, "kind": kind} | facts)
-        self._script(NOTE, ("event", "events", "happened", f"happened:{account}"), repr(at), text)
+        names = ("event", "events", "happened", f"happened:{account}")
+        self._script(NOTE, names if kind in SILENT else (*names, "actions"), repr(at), text)
 
     def events(self, account: str) -> list[dict[str, Any]]:
         """What was done to an account, oldest first: `at`, `kind` and the facts."""
@@ -187,9 +189,14 @@ class RedisStore:
 
     def recent_events(self, most: int) -> list[dict[str, Any]]:
         """What was done to all accounts, newest first: `account`, `at`, `kind` and the facts."""
-        if most < 1:
-            return []
-        return self._events(self._call("zrevrange", "happened", 0, most - 1))
+        return self._recent("happened", most)
+
+    def recent_actions(self, most: int) -> list[dict[str, Any]]:
+        """As `recent_events`, without the kinds of `SILENT`, however many of these came since."""
+        return self._recent("actions", most)
+
+    def _recent(self, name: str, most: int) -> list[dict[str, Any]]:
+        return self._events(self._call("zrevrange", name, 0, most - 1)) if most > 0 else []
 
     def watched(self, account: str) -> Watched | None:
         """What the detectors hold of an account, if it asked anything."""

@@ -17,10 +17,10 @@ from threading import RLock
 from typing import Any, TypeVar, cast
 
 from dpsd.errors import UserError
-from dpsd.guard.storage.store import Account, Seen, Watched
+from dpsd.guard.storage.store import SILENT, Account, Seen, Watched
 from dpsd.imports import brief
 
-_SCHEMA = """
+_SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS accounts(
   id TEXT PRIMARY KEY, name TEXT UNIQUE NOT NULL, tier TEXT NOT NULL, state TEXT NOT NULL,
   key_hash TEXT NOT NULL, made REAL NOT NULL, expires REAL, reference TEXT NOT NULL);
@@ -29,6 +29,7 @@ CREATE TABLE IF NOT EXISTS spent(
 CREATE TABLE IF NOT EXISTS events(
   at REAL NOT NULL, account TEXT NOT NULL, kind TEXT NOT NULL, facts TEXT NOT NULL);
 CREATE INDEX IF NOT EXISTS events_of ON events(account, at);
+CREATE INDEX IF NOT EXISTS actions ON events(at) WHERE kind NOT IN {SILENT};
 CREATE TABLE IF NOT EXISTS watched(
   account TEXT PRIMARY KEY, sketch BLOB NOT NULL, windows INTEGER NOT NULL, begun REAL NOT NULL,
   suspicion REAL NOT NULL, prior REAL NOT NULL, level TEXT NOT NULL, since REAL NOT NULL,
@@ -158,9 +159,17 @@ class SqliteStore:
 
     def recent_events(self, most: int) -> list[dict[str, Any]]:
         """What was done to all accounts, newest first: `account`, `at`, `kind` and the facts."""
+        return self._recent("", most)
+
+    def recent_actions(self, most: int) -> list[dict[str, Any]]:
+        """As `recent_events`, without the kinds of `SILENT`, however many of these came since."""
+        return self._recent(f"WHERE kind NOT IN {SILENT}", most)
+
+    def _recent(self, where: str, most: int) -> list[dict[str, Any]]:
+        query = (f"SELECT account, at, kind, facts FROM events {where} "
+                 "ORDER BY at DESC, rowid DESC LIMIT ?")  # fmt: skip
         with self._lock:
-            rows = self._db.execute("SELECT account, at, kind, facts FROM events ORDER BY at DESC, "
-                                    "rowid DESC LIMIT ?", (most,)).fetchall()  # fmt: skip
+            rows = self._db.execute(query, (most,)).fetchall()
         return [{"account": a, "at": at, "kind": kind} | json.loads(facts)
                 for a, at, kind, facts in rows]  # fmt: skip
 

@@ -14,6 +14,10 @@ class StoreError(Exception):
     """The store cannot be reached or written now; nothing may be answered without it."""
 
 
+SILENT = ("window", "clusters")
+"""Kinds of events that the guard writes all the time."""
+
+
 @dataclass(frozen=True)
 class Account:
     """Somebody who may ask.
@@ -137,6 +141,9 @@ class Store(Protocol):
 
     def recent_events(self, most: int) -> list[dict[str, Any]]:
         """What was done to all accounts, newest first: `account`, `at`, `kind` and the facts."""
+
+    def recent_actions(self, most: int) -> list[dict[str, Any]]:
+        """As `recent_events`, without the kinds of `SILENT`, however many of these came since."""
 
     def watched(self, account: str) -> Watched | None:
         """What the detectors hold of an account, if it asked anything."""

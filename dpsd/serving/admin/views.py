@@ -10,17 +10,15 @@ from markupsafe import Markup
 
 from dpsd.guard.actions import undoable
 from dpsd.guard.explain import sentence
-from dpsd.guard.storage.store import Account, Watched
+from dpsd.guard.storage.store import SILENT, Account, Watched
 from dpsd.serving.admin.board import Board, Group
 from dpsd.serving.admin.drawing import bars, cloud, course, graph, meter
 
 NEAR = 0.5  # of the alarm: from there an account is listed
 CARDS, ROWS = 24, 50  # on a page
 _WINDOWS = 600  # of an account that are drawn
-_READ = 5_000  # events that are looked through for those of the policy and of operators
 _NOTHING = np.zeros((0, 2), np.float32)
 _WINDOW = "window"
-_SILENT = (_WINDOW, "clusters")  # kinds of events that the guard writes all the time
 
 
 @dataclass(frozen=True)
@@ -121,7 +119,7 @@ class Line:
 
 def log(board: Board, most: int) -> list[Line]:
     """What the policy and operators did, newest first; windows are left out."""
-    found = [e for e in board.store.recent_events(_READ) if e["kind"] not in _SILENT][:most]
+    found = board.store.recent_actions(most)
     names = {}
     for id in {e["account"] for e in found}:
         account = board.store.by_id(id) if id else None
@@ -150,7 +148,7 @@ def past(board: Board, account: Account) -> Past:
     """What happened to an account."""
     events = board.store.events(account.id)
     values = [float(e["suspicion"]) for e in events if e["kind"] == _WINDOW and "suspicion" in e]
-    lines = [_line(e, account.id, account.name) for e in events if e["kind"] not in _SILENT]
+    lines = [_line(e, account.id, account.name) for e in events if e["kind"] not in SILENT]
     step = undoable(events)
     drawn = course(values[-_WINDOWS:], account.name)
     return Past(lines[::-1][:ROWS], drawn, len(values), step["kind"] if step else "")
