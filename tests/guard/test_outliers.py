@@ -28,7 +28,7 @@ def references():
     rng = np.random.default_rng(7)
     features, answers = questions(rng, 2_000)
     bank = Bank(answers.argmax(1))
-    streams = [s for _, s in honest_accounts(bank, 1_800, median=100, seed=7)]
+    streams = [s for _, s in honest_accounts(bank, 800, median=100, seed=7)]
     return [calibrate(features, answers, None, streams, alpha=0.02, seed=7, outliers=outliers)
             for outliers in (None, taught())]  # fmt: skip
 
