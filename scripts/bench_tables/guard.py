@@ -159,7 +159,7 @@ def attacked(args: Namespace, pool: str, attacks: tuple[str, ...], seed: int) ->
 def _curves(path: Path) -> dict[str, list[dict[str, Any]]]:
     """Attack -> its undefended clone at each rung, of an earlier measurement with the same seed.
 
-    No guard changes it. So where the alarm comes within the first rung, the others are not repeated.
+    No guard changes it. Where the alarm comes within the first rung, the others are not repeated.
     """
     found = json.loads(path.read_text()) if path.exists() else {}
     same = found.get("ladder") == list(LADDER)

@@ -158,8 +158,8 @@ def scans(folder: Path) -> list[str]:
     ]  # fmt: skip
     return [
         "`dpsd guard scan` on access logs of a month with account and time (`scripts/bench "
-        "guard-scan`; two threads of DuckDB on one core, at most 2,000 MB for it). One account "
-        "asks every 20 seconds round the clock; place: where the report has it.",
+        "guard-scan`; two threads of DuckDB, which may hold 2,000 MB; the process holds more). One "
+        "account asks every 20 seconds round the clock; place: where the report has it.",
         "",
         *table(("rows", "file", "beside", "accounts", "GiB of log", "seconds", "processor seconds",
                 "peak memory, GiB", "place"), rows),

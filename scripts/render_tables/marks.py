@@ -24,8 +24,9 @@ def marks(results: Path) -> list[str]:
     return [
         "## Marks in copies", "",
         f"A model is claimed below p = {ALPHA:g}. `at least` is the lower 95 % Clopper-Pearson "
-        "bound of the rate. Each line of a copy is a change on top of the line before. Independent "
-        "models learned from other rows with their own labels, and every claim of one is false.",
+        "bound of the rate. Each line of a copy is a change on top of the line before, but for a "
+        "second copy of the untouched first one. Independent models learned from other rows with "
+        "their own labels, and every claim of one is false.",
         "", *marks_table(blocks), "",
     ]  # fmt: skip
 

@@ -7,7 +7,10 @@ import pytest
 from watching import questions
 
 from dpsd.cli import main
+from dpsd.errors import UserError
+from dpsd.guard.detection import calibrate as calibrate_module
 from dpsd.guard.detection.calibrate import Stream, all_windows, calibrate, highest
+from dpsd.guard.detection.detectors import DETECTORS, weights
 from dpsd.guard.detection.evidence import Evidence
 from dpsd.guard.detection.outliers import fit_outliers
 from dpsd.guard.detection.reference_file import read_reference, save_reference
@@ -133,6 +136,7 @@ def test_a_guard_of_another_application_is_calibrated_on_logs_alone(tmp_path, ca
 @pytest.mark.parametrize(("options", "says"), [
     ([], "calibrate: no RUN; accepted without one: --logs and --out"),
     (["--out", "x.npz", "--outliers", "narrow"], "--outliers: features of 3 numbers; accepted: 8"),
+    (["--out", "x.npz", "--outliers", "few"], "--outliers: 40 questions; accepted: at least 500"),
     (["--out", "x.npz", "--alpha", "0.0001"], "--logs: 60 accounts"),
 ])  # fmt: skip
 def test_what_cannot_be_calibrated_is_one_line(options, says, tmp_path, capsys, monkeypatch):
@@ -140,8 +144,53 @@ def test_what_cannot_be_calibrated_is_one_line(options, says, tmp_path, capsys, 
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(9)
     honest = logged(tmp_path / "honest.parquet", questions(rng, 60 * 200)[0], 60)
-    narrow = logged(tmp_path / "narrow.parquet", questions(rng, 200)[0][:, :3], 2)
-    options = [narrow if option == "narrow" else option for option in options]
+    logs = {"narrow": logged(tmp_path / "narrow.parquet", questions(rng, 600)[0][:, :3], 2),
+            "few": logged(tmp_path / "few.parquet", questions(rng, 40)[0], 2)}  # fmt: skip
+    options = [logs.get(option, option) for option in options]
     assert main(["guard", "calibrate", "--logs", honest, "--alpha", "0.1", *options]) == 2
     assert says in capsys.readouterr().err
     assert not (tmp_path / "x.npz").exists()
+
+
+def test_where_answers_are_missing_on_one_side_they_say_nothing():
+    """Answers that calibration never saw, or the other way round; other classes do not fit."""
+    rng = np.random.default_rng(10)
+    (honest, said), (strange, strange_said) = questions(rng, 800), questions(rng, 800, **STRANGE)
+    one = np.ones((800, 1), np.float32)
+    with_answers, without = taught(), fit_outliers(honest, one, (strange, one), 0)
+    assert without.score(strange, strange_said) == pytest.approx(without.score(strange, one))
+    for outliers, high, low in ((with_answers, one, one), (without, strange_said, said)):
+        assert outliers.score(strange, high).mean() > 2 * outliers.score(honest, low).mean()
+    with pytest.raises(UserError, match="answers: 2 classes; accepted: 3, as calibrated"):
+        with_answers.score(honest, said[:, :2])
+
+
+def test_without_outliers_no_weight_is_lost(references):
+    """The part of the detector that knows nothing goes to the one of means."""
+    plain, shown = (weights(reference.benign) for reference in references)
+    assert plain.sum() == pytest.approx(1) and shown.sum() == pytest.approx(1)
+    assert plain[list(DETECTORS).index("outliers")] == 0 and (shown > 0).all()
+
+
+def test_all_that_one_owner_asked_is_in_one_part():
+    """An account with several months teaches, or sets tails, or sets the level."""
+    streams = [Stream(np.arange(2), np.zeros(2), owner=f"o{i % 7}") for i in range(50)]
+    parts = list(calibrate_module._parts(streams, np.random.default_rng(0)))
+    owners = [{s.owner for s in part} for part in parts]
+    assert sum(map(len, parts)) == 50 and sum(map(len, owners)) == 7
+    assert set.union(*owners) == {f"o{i}" for i in range(7)}
+
+
+def test_hashes_of_an_embedder_are_read_where_the_calibration_had_them(tmp_path):
+    """Else near-duplicates would be judged by what other hashes say."""
+    rng = np.random.default_rng(11)
+    features, answers = questions(rng, 2_000)
+    hashes = rng.integers(0, 2**63, 2_000).astype(np.uint64)
+    streams = [s for _, s in honest_accounts(Bank(answers.argmax(1)), 300, median=100, seed=1)]
+    given, own = (calibrate(features, answers, h, streams, alpha=0.1, seed=1).benign
+                  for h in (hashes, None))  # fmt: skip
+    assert (given.rows(features[:5], answers[:5], hashes[:5]).hashes == hashes[:5]).all()
+    with pytest.raises(UserError, match="hashes: none; accepted: the embedder's, as calibrated"):
+        given.rows(features[:5], answers[:5])
+    assert (own.rows(features[:5], answers[:5], hashes[:5]).hashes
+            == own.rows(features[:5], answers[:5]).hashes).all()  # fmt: skip

@@ -11,7 +11,7 @@ from dpsd.errors import UserError
 from dpsd.guard.accounts import add_account
 from dpsd.guard.actions import clear, hold, release
 from dpsd.guard.detection.calibrate import calibrate, highest, windows
-from dpsd.guard.detection.detectors import DETECTORS, WEIGHTS
+from dpsd.guard.detection.detectors import DETECTORS, WEIGHTS, weights
 from dpsd.guard.detection.evidence import Evidence
 from dpsd.guard.detection.reference_file import read_reference, save_reference
 from dpsd.guard.detection.sketch import WINDOW, Sketch
@@ -159,7 +159,7 @@ def test_what_no_honest_account_ever_showed_is_evidence_by_itself(reference):
     values = usual.copy()
     values[i] = 3 * reference.highest[i]
     before, after = Evidence(), reference.after(Evidence(), values)
-    plain = reference.discount * float(reference.e_values(values) @ WEIGHTS)
+    plain = reference.discount * float(reference.e_values(values) @ weights(reference.benign))
     assert after.value == pytest.approx(plain * 3**8 / 2 + 1 / 2)
     assert reference.suspicion(before) == 0 and reference.suspicion(after) > 1
 

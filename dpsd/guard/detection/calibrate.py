@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpsd.errors import UserError
-from dpsd.guard.detection.detectors import DETECTORS, WEIGHTS, statistics
+from dpsd.guard.detection.detectors import DETECTORS, statistics, weights
 from dpsd.guard.detection.evidence import Evidence, alarm_level
 from dpsd.guard.detection.evidence import calibrate as tail_of
 from dpsd.guard.detection.mmd import Kernel, fit_kernel
@@ -40,11 +40,14 @@ class Stream:
         rows: int64 [N], places in a bank of questions.
         at: of each, seconds since 1970, float64 [N].
         wanted: whether it asked for probabilities.
+        owner: whose it is, where an account has several, as one for each month; empty: nobody
+            else's.
     """
 
     rows: NDArray[np.int64]
     at: NDArray[np.float64]
     wanted: bool = True
+    owner: str = ""
 
 
 def fit_benign(features: Floats, answers: Floats, at: NDArray[np.float64], seed: int) -> Benign:
@@ -104,13 +107,12 @@ def calibrate(
         UserError: too few questions, windows or accounts for the rate; says how many are needed.
     """
     rng = np.random.default_rng(seed)
-    order = [accounts[i] for i in rng.permutation(len(accounts))]
-    fifth = max(1, len(order) // 5)
-    first, second, third = order[:fifth], order[fifth : 2 * fifth], order[2 * fifth :]
+    first, second, third = _parts(accounts, rng)
     which = np.concatenate([s.rows for s in first])
     at = np.concatenate([s.at for s in first])
     taught = outliers(features[which], answers[which]) if callable(outliers) else outliers
-    benign = replace(fit_benign(features[which], answers[which], at, seed), outliers=taught)
+    benign = replace(fit_benign(features[which], answers[which], at, seed), outliers=taught,
+                     given_hashes=hashes is not None)  # fmt: skip
     bank = benign.rows(features, answers, hashes)
     found = [values for s in second if (values := all_windows(benign, bank, s)) is not None]
     if not found:
@@ -121,12 +123,24 @@ def calibrate(
     information = honest_information([bank.entropy[s.rows] for s in second])
     top = np.concatenate(found).max(0)
     plain = Reference(benign, tails, 1.0, top, 2.0, alpha, len(third), information)
-    means = [float((plain.e_values(v) @ WEIGHTS).mean()) for v in found if len(v) >= _FOR_A_MEAN]
+    shares = weights(benign)
+    means = [float((plain.e_values(v) @ shares).mean()) for v in found if len(v) >= _FOR_A_MEAN]
     discount = min(1.0, 1 / float(np.quantile(means, _USUAL))) if means else 1.0
     plain = replace(plain, discount=discount)
     plain = replace(plain, honest=_honest(bank, third))
     maxima = [highest(plain, all_windows(benign, bank, stream)) for stream in third]
     return replace(plain, level=alarm_level(alpha, maxima))
+
+
+def _parts(accounts: Sequence[Stream], rng: np.random.Generator) -> Iterator[list[Stream]]:
+    """A fifth, another one, and the rest of the owners, at random, with all that is theirs."""
+    owned: dict[object, list[Stream]] = {}
+    for i, stream in enumerate(accounts):
+        owned.setdefault(stream.owner or i, []).append(stream)
+    owners = list(owned.values())
+    order, fifth = rng.permutation(len(owners)), max(1, len(owners) // 5)
+    for part in (order[:fifth], order[fifth : 2 * fifth], order[2 * fifth :]):
+        yield [stream for i in part for stream in owners[i]]
 
 
 def windows(benign: Benign, bank: Rows, stream: Stream) -> Iterator[NDArray[np.float64]]:

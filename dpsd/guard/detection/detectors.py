@@ -105,6 +105,16 @@ DETECTORS: dict[str, Detector] = {
 WEIGHTS = np.array([d.weight for d in DETECTORS.values()])
 
 
+def weights(benign: "Benign") -> np.ndarray:
+    """The detectors' weights, float64 [D]; where no outliers were shown, `mmd` has their part."""
+    if benign.outliers is not None:
+        return WEIGHTS
+    found, names = WEIGHTS.copy(), list(DETECTORS)
+    found[names.index("mmd")] += found[names.index("outliers")]
+    found[names.index("outliers")] = 0
+    return found
+
+
 def statistics(sketch: Sketch, benign: "Benign") -> np.ndarray:
     """All detectors on a whole window: float64 [D], in the order of `DETECTORS`."""
     return np.array([d.statistic(sketch, benign) for d in DETECTORS.values()])

@@ -11,11 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from dpsd.errors import UserError
+
 Floats = NDArray[np.float32]
 
 _SHARE = 0.1  # of outliers in the mixture
 _MOST = 7.0  # of the log ratio: a classifier is never surer
 _HIDDEN, _PASSES = 64, 20
+_ENOUGH = 50_000  # questions of each kind that it learns from
 
 
 @dataclass(frozen=True)
@@ -43,9 +46,21 @@ class Outliers:
 
         Args:
             features: float32 [B, F].
-            answers: probabilities before any defence, float32 [B, K].
+            answers: probabilities before any defence, float32 [B, K]; where one side of the two,
+                these or what it was taught, has no answers (K is 1), they say nothing.
+
+        Raises:
+            UserError: other classes than it was taught.
         """
-        x = (_inputs(features, answers) - self.centre) / self.scale
+        width = features.shape[1]
+        known, given = len(self.centre) - width, answers.shape[1]
+        if known != given and 1 not in (known, given):
+            raise UserError(f"answers: {given} classes; accepted: {known}, as calibrated")
+        if known == given:
+            x = (_inputs(features, answers) - self.centre) / self.scale
+        else:
+            x = np.zeros((len(features), len(self.centre)), np.float32)
+            x[:, :width] = (features - self.centre[:width]) / self.scale[:width]
         ratio = np.maximum(x @ self.inner + self.inner_bias, 0) @ self.outer + self.outer_bias
         sure = np.exp(np.minimum(ratio.astype(np.float64), _MOST))
         return np.asarray(np.log1p(_SHARE / (1 - _SHARE) * sure))
@@ -66,7 +81,8 @@ def fit_outliers(
     from sklearn.neural_network import MLPClassifier  # takes a second to import
 
     rng = np.random.default_rng(seed)
-    x, strange = _inputs(features, answers), _inputs(*outliers)
+    x, strange = (_inputs(f[some], a[some]) for f, a in ((features, answers), outliers)
+                  for some in [rng.permutation(len(f))[:_ENOUGH]])  # fmt: skip
     count = max(len(x), len(strange))  # as many of each, so that odds are a likelihood ratio
     parts = [part[rng.permutation(np.resize(np.arange(len(part)), count))] for part in (x, strange)]
     both, is_outlier = np.concatenate(parts), np.arange(2 * count) >= count

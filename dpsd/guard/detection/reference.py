@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpsd.errors import UserError
-from dpsd.guard.detection.detectors import DETECTORS, WEIGHTS
+from dpsd.guard.detection.detectors import DETECTORS, weights
 from dpsd.guard.detection.evidence import Evidence, Tail, e_value
 from dpsd.guard.detection.mmd import Kernel
 from dpsd.guard.detection.outliers import Outliers
@@ -40,6 +40,7 @@ class Benign:
         entropy, margin: means over honest questions.
         hours: share of honest questions by hour (UTC) times 24, float64 [24].
         outliers: tells honest questions from an attacker's; None: nobody showed it any.
+        given_hashes: whether near-duplicates are those of an embedder; else of the features.
     """
 
     kernel: Kernel
@@ -56,6 +57,7 @@ class Benign:
     margin: float
     hours: NDArray[np.float64]
     outliers: Outliers | None = None
+    given_hashes: bool = False
 
     @property
     def width(self) -> int:
@@ -70,16 +72,18 @@ class Benign:
         Args:
             features: float32 [B, F].
             answers: probabilities before any defence, float32 [B, K]; K may be 1: no answers.
-            hashes: uint64 [B] of the embedder; None: from the features.
+            hashes: uint64 [B] of the embedder; not read where the calibration had none.
 
         Raises:
-            UserError: features of another length.
+            UserError: features of another length, or no hashes where the calibration had them.
         """
         if features.ndim != 2 or features.shape[1] != self.width:
             got = "x".join(map(str, features.shape[1:]))
             raise UserError(f"features: of length {got}; accepted: {self.width}, as calibrated")
         signs = features @ self.planes > self.offsets
-        if hashes is None:
+        if hashes is None and self.given_hashes:
+            raise UserError("hashes: none; accepted: the embedder's, as calibrated")
+        if hashes is None or not self.given_hashes:
             bits = np.packbits((features - self.centre) @ self.hashes > 0, axis=1)
             hashes = bits.view(np.uint64)[:, 0]
         entropy, margin = spread_of(answers)
@@ -140,7 +144,7 @@ class Reference:
         `e_values`: of the statistics, where they are known.
         """
         found = self.e_values(values) if e_values is None else e_values
-        e = self.discount * float(found @ WEIGHTS)
+        e = self.discount * float(found @ weights(self.benign))
         return evidence.after_mean(e * self.surprise(values))
 
     def surprise(self, values: NDArray[np.float64]) -> float:

@@ -75,6 +75,7 @@ def read_reference(path: Path) -> Reference:
             parts[part][field] = float(array) if f"{part}.{field}" in _SCALARS else array
         tails = {name: Tail(*parts["tail"][name]) for name in DETECTORS}
         outliers = Outliers(**parts["outliers"]) if parts["outliers"] else None
+        parts["benign"]["given_hashes"] = bool(parts["benign"]["given_hashes"])
         benign = Benign(Kernel(**parts["kernel"]), **parts["benign"], outliers=outliers)
         honest = _honest_from(**parts["honest"]) if parts["honest"] else None
         return Reference(benign, tails, information=information, honest=honest, **facts)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
-from dpsd.guard.detection.detectors import DETECTORS, WEIGHTS, statistics
+from dpsd.guard.detection.detectors import DETECTORS, statistics, weights
 from dpsd.guard.detection.evidence import Evidence
 from dpsd.guard.detection.reference import Reference
 from dpsd.guard.detection.sketch import Rows, Sketch
@@ -141,7 +141,12 @@ class Watch:
         }))  # fmt: skip
         updated = replace(watched, windows=evidence.windows, begun=evidence.begun,
                           suspicion=suspicion)  # fmt: skip
-        settled, facts = settle(self.policy, updated, at, reason_of(e_values, watched.reason))
+        settled, facts = settle(
+            self.policy,
+            updated,
+            at,
+            reason_of(e_values, weights(self.reference.benign), watched.reason),
+        )
         if facts:
             notes.append(("level", at, facts))
         return settled
@@ -182,9 +187,9 @@ def settle(
     return replace(watched, level=level, since=at, reason=reason), facts
 
 
-def reason_of(e_values: NDArray[np.float64], otherwise: str) -> str:
+def reason_of(e_values: NDArray[np.float64], parts: NDArray[np.float64], otherwise: str) -> str:
     """The detectors that speak against a window, the strongest first, as one sentence."""
-    gains = (e_values - 1) * WEIGHTS
+    gains = (e_values - 1) * parts
     order = np.argsort(-gains)[:2]
     found = [DETECTORS[name].says for i in order if gains[i] > 0.1 and (name := list(DETECTORS)[i])]
     return "; ".join(found) or otherwise

@@ -11,7 +11,9 @@ from dpsd.errors import UserError
 from dpsd.guard.detection.calibrate import Teach, calibrate
 from dpsd.guard.detection.outliers import Floats, Outliers, fit_outliers
 from dpsd.guard.detection.reference import Reference
-from dpsd.guard.offline.logged import logged_accounts
+from dpsd.guard.offline.logged import logged_accounts, logged_questions
+
+_LEAST, _MOST = 500, 50_000  # questions of attackers
 
 
 def calibrate_on_logs(
@@ -36,7 +38,7 @@ def calibrate_on_logs(
     say(f"{len(found.streams):,} logged accounts over {found.days:.1f} days, "
         f"{len(found.features):,} questions{part}")  # fmt: skip
     enough_accounts(len(found.streams), alpha, "--logs")
-    return calibrate(found.features, found.answers, None, found.streams, alpha=alpha,
+    return calibrate(found.features, found.answers, found.hashes, found.streams, alpha=alpha,
                      seed=secrets.randbits(63), outliers=teach)  # fmt: skip
 
 
@@ -47,18 +49,19 @@ def teach_from_logs(logs: Sequence[Path]) -> Teach:
         logs: as those of honest accounts; whose the questions are does not matter.
 
     Raises:
-        UserError: logs that cannot be read; later, questions of another model than honest ones.
+        UserError: logs that cannot be read, or fewer than 500 questions; later, questions of
+            another model than honest ones.
     """
-    found = logged_accounts(logs, None, None)
+    seen, said = logged_questions(logs, _MOST)
+    if len(seen) < _LEAST:
+        raise UserError(f"--outliers: {len(seen)} questions; accepted: at least {_LEAST}")
 
     def teach(features: Floats, answers: Floats) -> Outliers:
-        for name, own, honest in (("features", found.features, features),
-                                  ("answers", found.answers, answers)):  # fmt: skip
+        for name, own, honest in (("features", seen, features), ("answers", said, answers)):
             if own.shape[1] != honest.shape[1]:
                 raise UserError(f"--outliers: {name} of {own.shape[1]:,} numbers; accepted: "
                                 f"{honest.shape[1]:,}, as --logs has")  # fmt: skip
-        return fit_outliers(features, answers, (found.features, found.answers),
-                            secrets.randbits(63))  # fmt: skip
+        return fit_outliers(features, answers, (seen, said), secrets.randbits(63))
 
     return teach
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _JSON = (".jsonl", ".ndjson", ".json", ".jsonl.gz", ".ndjson.gz", ".json.gz")
 _PARQUET = (".parquet", ".pq")
 _WANTED = {"account": None, "at": None, "network": "NULL::VARCHAR", "agent": "NULL::VARCHAR",
-           "images": "1", "features": None, "answers": None}  # fmt: skip
+           "images": "1", "features": None, "answers": None, "hashes": None}  # fmt: skip
 
 
 @contextmanager
@@ -25,8 +25,8 @@ def open_logs(
     """A connection with the view `logs`, and the columns that the files have.
 
     The view has `account` (any type), `seconds` (since 1970), `images`, `network`, `agent`, and
-    `features` and `answers` where the files have them. Rows without account or time are left out of
-    it, and stand in `everything`.
+    `features`, `answers` and `hashes` where the files have them. Rows without account or time are
+    left out of it, and stand in `everything`.
 
     Args:
         logs: files of one kind, JSON lines or Parquet.
@@ -97,6 +97,8 @@ def _column(name: str, types: dict[str, str]) -> str:
         numeric = any(t in kind for t in ("INT", "DOUBLE", "FLOAT", "DECIMAL"))
         return ('TRY_CAST("at" AS DOUBLE) AS seconds' if numeric
                 else 'epoch(TRY_CAST("at" AS TIMESTAMPTZ)) AS seconds')  # fmt: skip
+    if name == "hashes":
+        return "CAST(hashes AS UBIGINT) AS hashes"
     if name in ("features", "answers"):
         return f"CAST({name} AS FLOAT[]) AS {name}"
     if name == "images":
@@ -115,12 +117,14 @@ def lists(column: Any, name: str) -> Any:
         UserError: lists that are missing, or of unlike lengths.
     """
     import numpy as np
+    import pyarrow.compute as pc
 
     count = len(column)
     flat = column.combine_chunks().flatten() if hasattr(column, "combine_chunks") else (
         column.flatten()
     )  # fmt: skip
-    if column.null_count or count == 0 or len(flat) % count or not len(flat):
+    widths = np.unique(pc.list_value_length(column).to_numpy(zero_copy_only=False))
+    if column.null_count or len(widths) != 1 or not len(flat):
         raise UserError(f"{name}: lists are missing or of unlike lengths; accepted: one length")
     values = flat.to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
     return values.reshape(count, -1)

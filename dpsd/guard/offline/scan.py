@@ -124,7 +124,7 @@ def scan(
             signals["coverage"] = coverage(con, len(names))
         suspicion = None
         if reference is not None:
-            suspicion = evidence_of(con, len(names), reference, "answers" in columns)
+            suspicion = evidence_of(con, len(names), reference, columns)
         return _report(con, people, signals, suspicion, most)
 
 

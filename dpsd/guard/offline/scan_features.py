@@ -1,6 +1,6 @@
 """What features of a log say: how much of the model an account covers, and a guard's evidence."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -55,7 +55,7 @@ def coverage(con: "duckdb.DuckDBPyConnection", count: int, seed: int = 0) -> Flo
 
 
 def evidence_of(
-    con: "duckdb.DuckDBPyConnection", count: int, reference: Reference, answers: bool
+    con: "duckdb.DuckDBPyConnection", count: int, reference: Reference, has: Collection[str]
 ) -> Floats:
     """The highest suspicion that each account reaches, as a running guard has it: float64 [count].
 
@@ -63,16 +63,21 @@ def evidence_of(
         con: with the tables `logs` and `people`.
         count: of accounts.
         reference: what honest traffic looks like.
-        answers: whether the log has the model's answers.
+        has: columns of the logs: of `answers` and `hashes`, those are read that are there.
     """
     highest = np.zeros(count)
-    columns = f"place, seconds, features{', answers' if answers else ''}"
+    own = [name for name in ("answers", "hashes") if name in has]
+    columns = ", ".join(["place, seconds, features", *own])
     last, sketch, evidence = -1, Sketch(), Evidence()
     for batch in _batches(con, columns, "ORDER BY place, seconds"):
         place, at = batch["place"].to_numpy(), batch["seconds"].to_numpy()
         features = lists(batch["features"], "features")
-        said = lists(batch["answers"], "answers") if answers else np.ones((len(at), 1), np.float32)
-        rows = reference.benign.rows(features, said)
+        said, hashes = np.ones((len(at), 1), np.float32), None
+        if "answers" in own:
+            said = lists(batch["answers"], "answers")
+        if "hashes" in own:
+            hashes = batch["hashes"].to_numpy(zero_copy_only=False).astype(np.uint64)
+        rows = reference.benign.rows(features, said, hashes)
         ends = np.flatnonzero(np.r_[place[1:] != place[:-1], True]) + 1
         for start, end in zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True):
             account = int(place[start])
