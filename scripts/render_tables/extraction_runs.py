@@ -49,7 +49,8 @@ def extraction_runs(folder: Path) -> list[str]:
         "rows (50 is chance, unit one record; the strongest of several is above it by chance), and "
         "on mislabelled rows that were planted in a teacher which was trained for long. "
         "Inversion: share of reconstructions that two judges take for the private class, the "
-        "strongest attack; floor: images that were drawn without the model.",
+        "strongest attack; floor: images that were drawn without the model. Where the teacher was "
+        "trained by DP-SGD, inversion attacks an undefended model of the same rows in its place.",
         "",
         *table(("run", "model", "membership, AUC in %", "inversion, %", "floor, %"), leaks),
         "",
