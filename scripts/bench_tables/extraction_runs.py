@@ -13,15 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from bench_tables.attacks import config_hash, title
+from bench_tables.downstream import transcribed
 from bench_tables.jobs import RESULTS, ROOT, Job, chosen, digest
 from dpsd.attacks.command import extraction, inversion, membership
 from dpsd.attacks.extraction.attack import Choice
 from dpsd.config import Config, load_config
 from dpsd.hardening.make import make_mark
 from dpsd.hardening.marks import marked_folder
-from dpsd.runs.folder import Run, open_run
-from dpsd.teachers.teacher import ensure_teacher
-from dpsd.transcription.transcribe import transcribe
 
 EXTRACTION_RUNS = RESULTS / "extraction-runs"
 QUESTIONS = 1_000
@@ -64,7 +62,7 @@ def jobs(args: Namespace) -> Iterator[Job]:
 
 def measure(cell: dict[str, Any], seed: int, args: Namespace, folder: Path) -> dict[str, Any]:
     """Transcribe, or take the finished run, and attack."""
-    run = _transcribed(configuration(cell, seed, args.teachers), folder)
+    run = transcribed(configuration(cell, seed, args.teachers), folder)
     how: dict[str, Any] = {"budget": "fast", "seed": seed, "say": partial(print, flush=True)}
     if "hardened" in cell:
         for kind in cell["hardened"]:
@@ -80,14 +78,6 @@ def measure(cell: dict[str, Any], seed: int, args: Namespace, folder: Path) -> d
         "copies": _copies(copied), "membership": _membership(members),
         "inversion": _inversion(inverted),
     }  # fmt: skip
-
-
-def _transcribed(config: Config, folder: Path) -> Run:
-    if (folder / "private" / "report.json").is_file():
-        return open_run(folder)
-    ensure_teacher(config, print)
-    resume = (folder / "private" / "run.json").is_file()
-    return transcribe(config, out=folder, resume=resume, data_is_public=True, say=print)
 
 
 def _copies(report: dict[str, Any]) -> dict[str, Any]:
