@@ -1,6 +1,6 @@
 """Honest accounts of access logs, as what a guard is calibrated on."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,14 +61,14 @@ def logged_accounts(
         if missing:
             raise UserError(f"{logs[0]}: no column {missing[0]!r}, and a guard is calibrated on "
                             f"{' and '.join(needed)} of honest questions")  # fmt: skip
-        answers = "answers" if "answers" in columns else "[1.0::FLOAT] AS answers"
+        answers = _answers(columns)
         found: Any = con.execute("SELECT count(*), min(seconds), max(seconds) FROM logs")
         count, first, last = found.fetchall()[0]
         if not count:
             raise UserError(f"{logs[0]}: no questions")
         found = con.execute(
-            f"SELECT len(features), len(a) FROM "
-            f"(SELECT features, {answers.split(' AS')[0]} AS a FROM logs LIMIT 1)"
+            "SELECT len(features), len(answers) FROM "
+            f"(SELECT features, {answers} FROM logs LIMIT 1)"
         )
         own = found.fetchall()[0]
         features, classes = features or own[0] or 1, classes or own[1] or 1
@@ -103,12 +103,17 @@ def logged_questions(logs: Sequence[Path], most: int) -> tuple[NDArray[Any], NDA
     with open_logs(logs) as (con, columns):
         if "features" not in columns:
             raise UserError(f"{logs[0]}: no column 'features'")
-        answers = "answers" if "answers" in columns else "[1.0::FLOAT] AS answers"
+        answers = _answers(columns)
         found = con.sql(f"SELECT features, {answers} FROM logs USING SAMPLE reservoir({most} ROWS)")
         rows = found.to_arrow_table()
     if not rows.num_rows:
         raise UserError(f"{logs[0]}: no questions")
     return lists(rows["features"], "features"), lists(rows["answers"], "answers")
+
+
+def _answers(columns: Collection[str]) -> str:
+    """The column, or one class where the logs have none."""
+    return "answers" if "answers" in columns else "[1.0::FLOAT] AS answers"
 
 
 def _part(batch: Any, features: int, classes: int) -> tuple[NDArray[Any], ...]:
