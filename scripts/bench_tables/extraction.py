@@ -49,10 +49,13 @@ def cells() -> dict[str, dict]:
     tree = yaml.safe_load((Path(__file__).parent / "extraction_cells.yaml").read_text())
     shared, found = tree.pop("all"), {}
     for name, problem in tree.items():
-        for defence in problem.pop("defences", ["none"]):
+        defences = problem.pop("defences", ["none"])
+        for defence in defences:
             short = defence.replace(":", "-").replace("=", "-").replace("/", "-")
             title = problem["title"] + ("" if defence == "none" else f", {defence}")
             own = {"problem": name, "defence": defence, "title": title}
+            if isinstance(defences, dict):
+                own["attacks"] = defences[defence]
             found[f"{name}-{short}"] = shared | problem | own
     return found
 
@@ -80,10 +83,11 @@ def measure(cell: dict, seed: int, teachers: Path, folder: Path) -> dict[str, An
     ladder = tuple(cell["ladder"])
     holdings = Holdings(problem.pool, ladder, cell["clone"], labels=problem.labels,
                         passes=cell["passes"], augment=cell["augment"])  # fmt: skip
-    identity = json.dumps(cell, sort_keys=True)
+    unlike = ("problem", "title", "defence", "attacks", "seeds", "note")
+    identity = json.dumps({k: v for k, v in cell.items() if k not in unlike}, sort_keys=True)
     arrays = {"labels": problem.test.labels.numpy()} | run_cells(
         wanted, [problem.victim], holdings, problem.test.images[:],
-        folder=folder / cell["problem"], identity=identity, say=partial(print, flush=True),
+        folder=folder / digest(identity), identity=identity, say=partial(print, flush=True),
     )  # fmt: skip
     facts = {
         "budget": "benchmark", "ladder": list(ladder), "model": cell["clone"],
@@ -94,7 +98,11 @@ def measure(cell: dict, seed: int, teachers: Path, folder: Path) -> dict[str, An
     }  # fmt: skip
     report = extraction_report(arrays, facts)
     return {key: report[key] for key in ("targets", "cells", "prices", "ladder", "model", "pool",
-                                         "rows")} | {"defence": cell["defence"]}  # fmt: skip
+                                         "rows")} | {
+        "defence": cell["defence"],
+        "seconds": {c.attack: round(float(arrays[f"{c.name}/seconds"][-1]), 1)
+                    for c in wanted if f"{c.name}/seconds" in arrays},
+    }  # fmt: skip
 
 
 def make_problem(cell: dict, seed: int, teachers: Path) -> Problem:
