@@ -1,6 +1,7 @@
 """Fixtures that several tests share."""
 
 import os
+import shutil
 import signal
 import tempfile
 from pathlib import Path
@@ -10,13 +11,18 @@ import torch
 
 import dpsd.cli.report
 
-# Ledgers of tests that name no root of their own go away with the tests.
-os.environ["DPSD_HOME"] = tempfile.mkdtemp(prefix="dpsd-home-")
+HOME = tempfile.mkdtemp(prefix="dpsd-home-")  # ledgers of tests that name no root of their own
+os.environ["DPSD_HOME"] = HOME
 os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start, as of this one:
 dpsd.cli.report.REFRESHED = False  # of commands in this process: drawings take seconds
 torch.set_num_threads(1)  # small tensors, where threads would only wait for each other
 # A shell's background jobs ignore Ctrl-C, and so would the processes that tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_sessionfinish() -> None:
+    """Ledgers go away with the tests."""
+    shutil.rmtree(HOME, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
