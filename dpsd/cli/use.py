@@ -84,12 +84,15 @@ def add_sample(commands: Commands) -> None:
     checks.add_argument("--passes", type=count, metavar="P", help="over the samples")
     checks.add_argument("--hard", action="store_true", default=None,
                         help="learn the student's classes, not its probabilities")  # fmt: skip
+    checks.add_argument("--temperature", type=number, metavar="T",
+                        help="of the student's probabilities; above 1 they tell more of unlikely "
+                        "classes; default: 1")  # fmt: skip
     checks.add_argument("--teacher", type=Path, metavar="DIR", help="the teacher's folder")
     checks.add_argument("--data", type=Path, metavar="DIR", help="the data's folder")
     checks.add_argument("--json", action="store_true", default=None, help="print JSON")
 
 
-_OF_CHECK = ("split", "model", "passes", "hard", "teacher", "data", "json")
+_OF_CHECK = ("split", "model", "passes", "hard", "temperature", "teacher", "data", "json")
 
 
 def run_sample(args: argparse.Namespace) -> int:
@@ -111,6 +114,8 @@ def run_sample(args: argparse.Namespace) -> int:
 
         run = open_run(args.target)
         fresh_model(run.config.student.model, args.model)
+        if args.temperature is not None and args.hard:
+            raise UserError("--temperature: accepted without --hard")
     talk = (lambda text: None) if args.json else note
     tell = (lambda text: None) if args.json else say
     talk(use_threads(load_config(release_folder(args.target) / "config.yaml").threads))
@@ -124,7 +129,9 @@ def run_sample(args: argparse.Namespace) -> int:
     if args.check:
         result = downstream(
             run, samples, split=args.split or "test", choice=choice, model=args.model,
-            passes=args.passes, soft=not args.hard, teacher=args.teacher, data=args.data, say=talk,
+            passes=args.passes, soft=not args.hard,
+            temperature=1.0 if args.temperature is None else args.temperature,
+            teacher=args.teacher, data=args.data, say=talk,
         )  # fmt: skip
         say(as_json(result) if args.json else downstream_table(result))
     return 0

@@ -26,11 +26,13 @@ from dpsd.models.networks import build_model
 from dpsd.runs.folder import Run
 from dpsd.runs.release import Labeller, load_student
 from dpsd.runs.samples import Samples
+from dpsd.student.losses import soften
 from dpsd.tables import Table
 
 FRESH = ("cnn", "cnn-small")
 """Models that are trained on the samples; the first that is not the student's."""
 PASSES, _LEAST_STEPS, _BATCH = 6, 400, 256
+_LEAST = 1e-7  # of a probability, for its logarithm
 
 
 def downstream(
@@ -42,6 +44,7 @@ def downstream(
     model: str | None = None,
     passes: int | None = None,
     soft: bool = True,
+    temperature: float = 1.0,
     teacher: Path | None = None,
     data: Path | None = None,
     say: Say = lambda text: None,
@@ -60,6 +63,7 @@ def downstream(
         model: the fresh model, an architecture other than the student's; default: one of `FRESH`.
         passes: over the samples; default: 6, or more where there are few samples.
         soft: learn the student's probabilities, not only its classes.
+        temperature: of these probabilities, above 0; above 1 they tell more of unlikely classes.
         teacher: the new place of a teacher that was moved.
         data: another `data.root`.
         say: receives progress.
@@ -71,8 +75,12 @@ def downstream(
         and others.
 
     Raises:
-        UserError: an unfinished run, no such rows, another teacher, or the student's architecture.
+        UserError: an unfinished run, no such rows, another teacher, the student's architecture, or
+            a temperature that is not above 0, or is given with classes alone.
     """
+    if not 0 < temperature < math.inf or (not soft and temperature != 1):
+        accepted = "a number above 0, with probabilities"
+        raise UserError(f"temperature: {temperature:g}; accepted: {accepted}")
     report, config = run.report(), run.config
     name = fresh_model(config.student.model, model)
     found, rows = read_rows(run, split, data)
@@ -82,7 +90,8 @@ def downstream(
     start = time.perf_counter()
     student = Labeller(load_student(run), pick_device(config.device)).predict
     known = on_rows(rows, config.facts.class_names, ask_teacher(found, run, teacher), student)
-    targets = samples.probabilities if soft else samples.labels
+    softer = soften(samples.probabilities.clamp_min(_LEAST).log(), temperature)
+    targets = softer if soft else samples.labels
     fresh = _trained(config, name, samples.images, targets, recipe, say)
     rng = torch.Generator().manual_seed(config.seed)
     shuffled = targets[torch.randperm(len(targets), generator=rng)]
@@ -97,9 +106,10 @@ def downstream(
         "candidates": samples.candidates, "short": samples.short,
         "model": name, "student_model": config.student.model,
         "passes": recipe.steps / math.ceil(len(targets) / recipe.batch_size),
-        "labels": "soft" if soft else "hard", "route": config.privacy.route,
-        "mechanism": config.privacy.mechanism, "unit": report["privacy"]["unit"],
-        "epsilon": statement["guarantee"]["epsilon"], "delta": report["privacy"]["delta"],
+        "labels": "soft" if soft else "hard", "temperature": temperature,
+        "route": config.privacy.route, "mechanism": config.privacy.mechanism,
+        "unit": report["privacy"]["unit"], "epsilon": statement["guarantee"]["epsilon"],
+        "delta": report["privacy"]["delta"],
         "seeded_noise": statement["seeded_noise"], "answers": report["answers"],
         "seconds": time.perf_counter() - start,
     }  # fmt: skip

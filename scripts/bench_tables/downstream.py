@@ -27,7 +27,7 @@ DOWNSTREAM = RESULTS / "downstream"
 MUST = 0.01
 """The largest distance to the student's accuracy."""
 _SAMPLES = ("samples", "balanced", "best", "select")
-_FRESH = ("model", "passes", "soft")
+_FRESH = ("model", "passes", "soft", "temperature")
 
 
 def cells() -> dict[str, dict]:

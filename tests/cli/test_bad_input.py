@@ -258,6 +258,7 @@ def test_sample_and_its_check(refused, run, finished):
     refused("sample", "run", *check, "--model", "cnn-small", says="the student's architecture")
     refused("sample", "run", *check, "--model", "cnn-smal", says=["cnn-smal", "cnn-small"])
     refused("sample", "run", *check, "--teacher", "nowhere", says="nowhere")
+    refused("sample", "run", *check, "--hard", "--temperature", "2", says="without --hard")
 
 
 def test_verify_finds_a_changed_figure_file_and_text(refused, run):

@@ -94,6 +94,22 @@ def test_few_samples_are_seen_more_often():
     assert fresh_recipe(10).batch_size == 10
 
 
+def test_the_fresh_model_learns_probabilities_at_a_temperature(run, good, monkeypatch):
+    learned = []
+    monkeypatch.setattr(checking, "fit", lambda model, images, targets, *a, **k: learned.append(
+        targets))  # fmt: skip
+    p = torch.tensor([[0.64, 0.04, 0.32, *[0.0] * 7]])
+    one = Samples(good.images[:1], p, NAMES, 1, False)
+    found = downstream(run, one, model="cnn-tiny", temperature=2.0)
+    odds = learned[0][0] / learned[0][0, 0]  # at temperature 2 the roots of the odds
+    assert odds[:3].tolist() == pytest.approx([1, 0.25, 0.5**0.5])
+    assert 0 < odds[3] < 0.001 and found["temperature"] == 2
+    assert torch.allclose(learned[0].sum(1), torch.ones(1))
+    for wrong in ({"temperature": 0.0}, {"temperature": 2.0, "soft": False}):
+        with pytest.raises(UserError, match=r"temperature: [02]; accepted: a number above 0"):
+            downstream(run, one, model="cnn-tiny", **wrong)
+
+
 def test_no_rows_to_measure_on(run, good, monkeypatch):
     monkeypatch.setattr(checking, "read_rows", lambda run, split, data: (run.config, None))
     with pytest.raises(UserError, match=r"data\.name: digits has no test rows to measure on"):
