@@ -102,6 +102,8 @@ def _asked(base: str, key: str, images: Tensor, classes: int) -> Tensor:
             answers = torch.nn.functional.one_hot(labels, classes).float()
         if answers.shape != (len(images), classes):
             raise ValueError(f"{list(answers.shape)} for {len(images)} images")
+        if not bool(((answers >= 0) & (answers <= 1)).all()):
+            raise ValueError("numbers that are not from 0 to 1")
     except (KeyError, ValueError, TypeError, RuntimeError) as e:
         raise UserError(
             f"url: {base} answered something else ({brief(e)}); accepted: labels, and "

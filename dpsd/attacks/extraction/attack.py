@@ -3,13 +3,16 @@
 Two steps: `score` attacks and keeps what the clones say, `extraction_report` makes figures of it.
 """
 
+import hashlib
 import json
+import secrets
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from dpsd.attacks.context import Attack
 from dpsd.attacks.extraction.address import address_victim
@@ -23,6 +26,7 @@ from dpsd.attacks.extraction.victim import Victim, own_victim, victim_of
 from dpsd.attacks.store import Arrays, load_scores, save_report, save_scores
 from dpsd.defences import DEFENCES
 from dpsd.errors import UserError
+from dpsd.hardening.marks import marked_folder, sha256
 
 NAME = "extraction"
 
@@ -143,6 +147,7 @@ def score(context: Attack, choice: Choice, folder: Path) -> tuple[Arrays, dict[s
     ladder = checked_ladder(choice.ladder or spend.ladder)
     attacks = choice.attacks or spend.attacks or tuple(ATTACKS)
     defences = _defences(choice, spend)
+    _check_address(choice)
     victims = [_served(v, context, choice) for v in _victims(context, choice)]
     rows = ground(config, spend.rows, choice.rows)
     pool = load_pool(
@@ -160,8 +165,9 @@ def score(context: Attack, choice: Choice, folder: Path) -> tuple[Arrays, dict[s
     cells = [Cell(v.name, a, d, context.seed) for v in victims for d in defences for a in attacks]
     _refuse(cells, victims, choice)
     identity = json.dumps([
-        context.run.id, str(choice.weights), choice.model, asdict(spend), ladder, model,
-        choice.pool, str(context.data), str(choice.rows), context.seed,
+        context.run.id, choice.model, _weights(context, choice), asdict(spend), ladder, model,
+        _pixels(pool.images), _pixels(images), context.seed,
+        None if choice.url is None else secrets.token_hex(8),  # who answers there may change
     ])  # fmt: skip
     arrays = {"labels": labels} | run_cells(
         cells, victims, holdings, images, folder=folder, identity=identity, say=context.say
@@ -169,10 +175,31 @@ def score(context: Attack, choice: Choice, folder: Path) -> tuple[Arrays, dict[s
     facts = {
         "budget": context.budget_name, "run": context.run.id, "seed": context.seed,
         "ladder": list(ladder), "model": model, "pool": pool.what, "rows": len(images),
-        "labelled": measured is not None, "defences": list(defences),
+        "labelled": measured is not None, "defences": list(defences), "url": choice.url,
         "targets": [v.name for v in victims], "cells": [asdict(c) for c in cells],
     }  # fmt: skip
     return arrays, facts
+
+
+def _check_address(choice: Choice) -> None:
+    """Refuse an address beside targets that it does not serve."""
+    if choice.url is not None and (len(choice.targets) > 1 or "teacher" in choice.targets):
+        raise UserError(
+            f"target: {', '.join(choice.targets)} with --url; accepted: the one student that is "
+            "served there"
+        )
+
+
+def _weights(context: Attack, choice: Choice) -> list[str]:
+    """Hashes of the weight files that the user named; those of the run follow from its id."""
+    changed = [marked_folder(context.run, t) / "student.safetensors" for t in choice.targets]
+    named = [choice.weights] if choice.weights is not None else []
+    return [sha256(path) for path in (*changed, *named) if path.is_file()]
+
+
+def _pixels(images: Tensor) -> str:
+    """A hash of uint8 images."""
+    return hashlib.blake2b(images.contiguous().numpy(), digest_size=16).hexdigest()
 
 
 def checked_ladder(ladder: Sequence[int]) -> tuple[int, ...]:

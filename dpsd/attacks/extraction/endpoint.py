@@ -32,6 +32,10 @@ class BudgetSpent(UserError):
     """More images than are left of the budget. None of them was answered."""
 
 
+class VictimFailed(UserError):
+    """The victim gave no answer, or none that can be one. It says nothing about the attack."""
+
+
 class Endpoint:
     """What an attack holds of the model that it copies.
 
@@ -62,7 +66,8 @@ class Endpoint:
 
         Raises:
             BudgetSpent: more images than are left; nothing was asked.
-            UserError: other images than the model takes, or an answer that is none.
+            VictimFailed: the model raised, or its answer is none.
+            UserError: other images than the model takes.
         """
         if images.dtype != torch.uint8 or tuple(images.shape[1:]) != self.shape:
             given = f"{images.dtype} {list(images.shape)}"
@@ -164,9 +169,9 @@ class Service:
                 try:
                     answers = self._answers(torch.from_numpy(pixels), f"account-{account}")
                 except UserError as e:
-                    refusal = e
+                    refusal = VictimFailed(str(e))
                 except Exception as e:  # an attack must not wait for a thread that has ended
-                    refusal = UserError(f"the model raised {brief(e)}")
+                    refusal = VictimFailed(f"the model raised {brief(e)}")
                 line.send((answers, self._budget - self.asked, refusal))
 
     def _answers(self, images: Tensor, account: str) -> NDArray[np.float32]:

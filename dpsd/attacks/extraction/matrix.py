@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dpsd.attacks.extraction.attacks import ATTACKS
 from dpsd.attacks.extraction.clone import Holdings, predict
-from dpsd.attacks.extraction.endpoint import Service
+from dpsd.attacks.extraction.endpoint import Service, VictimFailed
 from dpsd.attacks.extraction.victim import Victim
 from dpsd.attacks.store import Arrays, kept
 from dpsd.console import Say, track
@@ -100,7 +100,10 @@ def run_cell(
     Returns:
         For S steps of the ladder: `asked` int64 [S], `predicted` int16 [S, N], `held` float64 [S]
         (agreement with held-out answers; nan: none), `seconds` float64 [S]; or `refused`, a text,
-        where the attack cannot go on.
+        where the attack itself cannot make its first clone.
+
+    Raises:
+        VictimFailed: the victim does not answer. Nothing is kept of the cell.
     """
     whole = json.dumps([VERSION, asdict(cell), identity], sort_keys=True)
 
@@ -111,7 +114,8 @@ def run_cell(
         mine = replace(holdings, seed=cell.seed, known=tuple(defences), model=model)
         service = Service(
             victim.far or victim.ask, victim.facts, budget=max(holdings.ladder), key=KEY,
-            defences=defences, accounts=ACCOUNTS, labels_only=victim.labels_only,
+            defences=defences, labels_only=victim.labels_only,
+            accounts=ACCOUNTS if victim.far is None else 1,
         )  # fmt: skip
         asked, predicted, held, seconds = [], [], [], []
         start = time.perf_counter()
@@ -123,9 +127,12 @@ def run_cell(
                     held.append(np.nan if clone.agreement is None else clone.agreement)
                     seconds.append(time.perf_counter() - start)
                     say(f"{cell.name}: {service.asked:,} images asked, {seconds[-1]:.0f} s")
+        except VictimFailed:
+            raise
         except UserError as e:
             say(f"{cell.name}: {e}")
-            return {"refused": np.array(str(e))}
+            if not asked:
+                return {"refused": np.array(str(e))}
         return {
             "asked": np.array(asked), "predicted": np.stack(predicted), "held": np.array(held),
             "seconds": np.array(seconds),

@@ -11,11 +11,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from products import copy_of, tiny_run
 
+from dpsd.attacks.extraction import attack as module
 from dpsd.attacks.extraction.address import address_victim
-from dpsd.attacks.extraction.endpoint import Service
+from dpsd.attacks.extraction.attack import ExtractionBudget
+from dpsd.attacks.extraction.clone import Holdings
+from dpsd.attacks.extraction.endpoint import Service, VictimFailed
+from dpsd.attacks.extraction.matrix import Cell, run_cell
+from dpsd.attacks.extraction.victim import Victim
+from dpsd.cli import main
 from dpsd.config import PublicFacts
 from dpsd.errors import UserError
+from dpsd.runs.release import Labeller, load_student
 
 FACTS = PublicFacts(shape=(1, 4, 4), classes=3, class_names=("a", "b", "c"))
 IMAGES = torch.arange(300 * 16).reshape(300, 1, 4, 4).to(torch.uint8)
@@ -103,6 +111,11 @@ def test_other_machines_are_refused(url: str) -> None:
         (honest, [1], "answered something else"),
         (lambda x: {"probabilities": [[0.5, 0.5]] * len(x)}, ABOUT, r"probabilities \[B, 3\]"),
         (lambda x: {"labels": [7] * len(x)}, ABOUT, "answered something else"),
+        (
+            lambda x: {"probabilities": [[-3.0, 1, 4]] * len(x)},
+            ABOUT,
+            "numbers that are not from 0",
+        ),
         (lambda x: {"labels": "many"}, ABOUT, "answered something else"),
         (lambda x: {}, ABOUT, "answered something else"),
         (lambda x: {"error": {"message": "slow down"}}, ABOUT, r"refused \(429\): slow down"),
@@ -138,3 +151,68 @@ def test_no_redirect_is_followed(monkeypatch: pytest.MonkeyPatch) -> None:
         address_victim(f"http://localhost:{server.server_port}", "k", FACTS)
     thread.join(5)
     server.server_close()
+
+
+@pytest.fixture
+def student(tmp_path, tmp_path_factory, monkeypatch):
+    """A run, what its service says of itself, and the reply of its student."""
+    spend = ExtractionBudget("cnn-tiny", (20, 60), 1, 3, 60, ("basic", "accounts"), (), 80)
+    monkeypatch.setitem(module.BUDGETS, "fast", spend)
+    run = copy_of(tiny_run(tmp_path_factory), tmp_path / "run")
+    facts = run.config.facts
+    about = {"shape": list(facts.shape), "classes": facts.classes, "output": "probabilities"}
+    ask = Labeller(load_student(run), torch.device("cpu")).predict
+    return run, about, lambda pixels: {"probabilities": ask(torch.from_numpy(pixels)).tolist()}
+
+
+def attacked(run, url: str, *more: str) -> int:
+    return main(
+        ["attack", "extraction", str(run.path), "--fast", "--url", url, "--key", "k", *more]
+    )
+
+
+def test_a_served_student_is_attacked_anew_each_time(student) -> None:
+    run, about, reply = student
+    for _ in range(2):  # somebody else may answer there by now
+        with served(reply, about) as (url, seen):
+            assert attacked(run, url) == 0
+        assert sum(n for _, _, n in seen) == 60 and {k for _, k, _ in seen} == {"Bearer k"}
+    report = json.loads((run.private / "attacks" / "extraction" / "report.json").read_text())
+    assert report["url"].startswith("http://127.0.0.1:")
+    cells = {c["attack"]: c for c in report["cells"]}
+    assert [c["asked"] for c in cells["basic"]["curve"]] == [20, 60]
+    assert "needs from 2" in cells["accounts"]["refused"]  # one key is one account
+
+
+def test_a_service_that_stops_answering_ends_the_attack(student, capsys) -> None:
+    run, about, reply = student
+    left = [1]
+
+    def once(pixels: np.ndarray) -> Any:
+        left[0] -= 1
+        return reply(pixels) if left[0] >= 0 else {"error": {"message": "slow down"}}
+
+    with served(once, about) as (url, _):
+        assert attacked(run, url) == 2
+        assert attacked(run, url, "--target", "teacher") == 2
+    first, second = capsys.readouterr().err.strip().splitlines()[-2:]
+    assert "refused (429): slow down" in first and "target: teacher with --url" in second
+    assert not (run.private / "attacks" / "extraction" / "report.json").exists()
+
+
+def test_a_failing_victim_leaves_nothing_behind(tmp_path) -> None:
+    fails = [True]
+
+    def ask(images: torch.Tensor) -> torch.Tensor:
+        if fails[0]:
+            raise OSError("gone")
+        return torch.full((len(images), 3), 1 / 3)
+
+    victim = Victim("v", lambda x: torch.full((len(x), 3), 1 / 3), FACTS, far=ask)
+    holdings = Holdings(IMAGES, (20,), "cnn-tiny", passes=1, least_steps=1)
+    how: dict[str, Any] = {"folder": tmp_path, "identity": "", "say": lambda text: None}
+    cell = Cell("v", "basic", "none", 0)
+    with pytest.raises(VictimFailed, match="gone"):
+        run_cell(cell, victim, holdings, IMAGES[:5], **how)
+    fails[0] = False
+    assert run_cell(cell, victim, holdings, IMAGES[:5], **how)["asked"].tolist() == [20]
