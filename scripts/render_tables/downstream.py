@@ -18,7 +18,7 @@ def downstream(folder: Path) -> list[str]:
     known = cells()
     results, stale = sift(folder.glob("*-seed*.json"), known, current_hash)
     if not results:
-        return []
+        return not_shown(stale)
     measured = {name: cell for name, cell in known.items() if name in results}
     lines = ["", *(f"- {cell['title']}, per {cell['unit']}: {' '.join(cell['note'].split())}"
                    for cell in measured.values() if "note" in cell)]  # fmt: skip
@@ -55,6 +55,8 @@ def _row(cell: dict, runs: list[dict]) -> list[str]:
     gap = sum(r["student"] - r["fresh"] for r in runs) / len(runs)
     first = runs[0]
     how = f"{first['samples']:,} {first['labels']}"
+    softer = first.get("temperature", 1)
+    how += f" at temperature {softer:g}" if softer > 1 else ""
     how += ", balanced" if first["choice"]["balanced"] else ""
     how += "".join(f", {key} {first['choice'][key]}" for key in ("best", "select")
                    if first["choice"][key] > 1)  # fmt: skip
