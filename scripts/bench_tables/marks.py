@@ -75,7 +75,7 @@ def measure(cell: dict, block: int, teachers: Path) -> dict[str, Any]:
     problem = make_problem(problems()[cell["problem"]], 0, teachers)
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        probes = _varied(problem.test.images[:], cell["probes"])
+        probes = varied(problem.test.images[:], cell["probes"])
     models = []
     for number in range(cell["block"] * block, cell["block"] * (block + 1)):
         key = hashlib.sha256(f"mark {number}".encode()).digest()[:16]
@@ -107,7 +107,7 @@ Made = Iterator[tuple[str, Tensor, nn.Module]]
 def _copies(cell: dict, problem: Problem, key: bytes, number: int) -> Made:
     with torch.random.fork_rng():
         torch.manual_seed(number)
-        asked = _varied(problem.pool, cell["asked"])
+        asked = varied(problem.pool, cell["asked"])
     defences = [parse_defence(cell["wave"]), parse_defence(cell["account"])]
     model = _distilled(cell, problem, problem.victim.ask, asked, number, key, defences)
     yield STEPS[0], asked, model
@@ -134,7 +134,7 @@ def _independent(cell: dict, problem: Problem, key: bytes, number: int) -> Made:
     assert problem.labels is not None
     with torch.random.fork_rng():
         torch.manual_seed(number)
-        asked = _varied(problem.pool, cell["asked"])
+        asked = varied(problem.pool, cell["asked"])
         model = build_model(cell["clone"], problem.victim.facts.shape, problem.victim.facts.classes)
         steps = cell["passes"] * math.ceil(cell["asked"] / 64)
         fit(model, problem.pool, problem.labels, FitRecipe(steps, 64, 5e-3))
@@ -186,6 +186,6 @@ def _measured(
     }  # fmt: skip
 
 
-def _varied(images: Tensor, n: int) -> Tensor:
+def varied(images: Tensor, n: int) -> Tensor:
     """So many images, each one of these moved a little."""
     return augment(images[torch.randint(len(images), (n,))], "affine")
