@@ -46,7 +46,7 @@ def test_an_adaptive_attacker_beats_the_plain_one(
         agreement(clones(attack, held, defences=[defence], accounts=5)[0])
         for attack in (adaptive, plain)
     )
-    assert one > other
+    assert one > other + 0.02  # on seeds 0 to 2 each pair is from 0.018 to 0.26 apart
 
 
 def test_a_known_swap_is_undone() -> None:
