@@ -1,6 +1,7 @@
 """Commands on ownership: watermark marks a run's student, claim tests a suspect for a mark."""
 
 import argparse
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,7 @@ def add_watermark(commands: Commands) -> None:
                        "nothing")  # fmt: skip
     added.add_argument("--name", metavar="NAME", help="of the mark; default: its kind")
     added.add_argument("--set", action="append", default=[], metavar="A=X",
-                       help="parameters of the mark; takes several")  # fmt: skip
+                       help="a parameter of the mark, as in steps=1000; repeat it")  # fmt: skip
     added.add_argument("--seed", type=int, default=0, metavar="N", help="of the training")
     add_json(added)
 
@@ -43,7 +44,7 @@ def run_watermark(args: argparse.Namespace) -> int:
     threads = use_threads(run.config.threads)
     if not args.json:
         note(threads)
-    mark = make_mark(run, args.mark, name=args.name, seed=args.seed, **parameters)
+    mark = make_mark(run, args.mark, name=args.name, seed=args.seed, parameters=parameters)
     if args.json:
         say(as_json(mark.facts))
         return 0
@@ -140,7 +141,9 @@ def _numbers(settings: list[str]) -> dict[str, Any]:
     for setting in settings:
         name, _, value = setting.partition("=")
         try:
-            found[name] = int(value) if value.lstrip("-").isdigit() else float(value)
+            number = float(value)
+            whole = value.lstrip("-").isdigit() and abs(number) < math.inf
+            found[name] = int(value) if whole else number
         except ValueError:
             raise UserError(f"--set {setting!r}; accepted: NAME=NUMBER") from None
     return found

@@ -7,13 +7,14 @@ alone is not hindered.
 """
 
 import copy
+import math
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dpsd.hardening.synthetic import Base, answers_of, ordinary_copy
-from dpsd.hardening.training import train_batches
+from dpsd.hardening.training import check_values, positive, train_batches, whole
 from dpsd.models.networks import as_input
 
 
@@ -22,11 +23,14 @@ class NastyRecipe:
     """How a student becomes nasty.
 
     Attributes:
-        weight: of the divergence, omega in the paper.
-        temperature: tau in the paper.
-        steps: of training.
-        lr: largest learning rate.
-        copy_steps: of training the ordinary copy.
+        weight: of the divergence, omega in the paper; finite, at least 0.
+        temperature: tau in the paper; finite, above 0.
+        steps: of training, from 1.
+        lr: largest learning rate; finite, above 0.
+        copy_steps: of training the ordinary copy, from 1.
+
+    Raises:
+        UserError: a value out of range.
     """
 
     weight: float = 0.04
@@ -34,6 +38,13 @@ class NastyRecipe:
     steps: int = 400
     lr: float = 1e-3
     copy_steps: int = 400
+
+    def __post_init__(self) -> None:
+        check_values(
+            "nasty", vars(self), weight=(0 <= self.weight < math.inf, "finite, at least 0"),
+            temperature=positive(self.temperature), steps=whole(self.steps), lr=positive(self.lr),
+            copy_steps=whole(self.copy_steps),
+        )  # fmt: skip
 
 
 def nasty(base: Base, recipe: NastyRecipe = NastyRecipe(), *, seed: int = 0) -> nn.Module:

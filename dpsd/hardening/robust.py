@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dpsd.hardening.synthetic import Base
-from dpsd.hardening.training import train_batches
+from dpsd.hardening.training import check_values, positive, train_batches, whole
 from dpsd.models.networks import as_input
 
 
@@ -22,16 +22,25 @@ class RobustRecipe:
     """How a student becomes robust.
 
     Attributes:
-        radius: largest change of a pixel, of 1.
-        pgd_steps: gradient steps of each attack; 1 is the fast gradient sign method.
-        steps: of training.
-        lr: largest learning rate.
+        radius: largest change of a pixel, above 0, at most 1.
+        pgd_steps: gradient steps of each attack, from 1; 1 is the fast gradient sign method.
+        steps: of training, from 1.
+        lr: largest learning rate; finite, above 0.
+
+    Raises:
+        UserError: a value out of range.
     """
 
     radius: float = 0.1
     pgd_steps: int = 3
     steps: int = 400
     lr: float = 1e-3
+
+    def __post_init__(self) -> None:
+        check_values(
+            "robust", vars(self), radius=positive(self.radius, 1), pgd_steps=whole(self.pgd_steps),
+            steps=whole(self.steps), lr=positive(self.lr),
+        )  # fmt: skip
 
 
 def robust(base: Base, recipe: RobustRecipe = RobustRecipe(), *, seed: int = 0) -> nn.Module:

@@ -1,11 +1,45 @@
-"""One training loop for students under a loss of their own."""
+"""One training loop for students under a loss of their own, and what its recipes accept."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
 
+from dpsd.errors import UserError
+
 _BATCH = 64
+_MOST = 1_000_000
+Accepted = tuple[bool, str]
+"""Whether a value is accepted, and which values are, in words."""
+
+
+def whole(value: float, least: int = 1) -> Accepted:
+    """Whole numbers from `least` to a million."""
+    fits = isinstance(value, int) and least <= value <= _MOST
+    return fits, f"whole numbers from {least} to {_MOST:,}"
+
+
+def positive(value: float, most: float = math.inf) -> Accepted:
+    """Finite numbers above 0, at most `most`."""
+    text = "finite, above 0" if most == math.inf else f"above 0, at most {most:g}"
+    return 0 < value < math.inf and value <= most, text
+
+
+def check_values(kind: str, values: Mapping[str, float], **accepted: Accepted) -> None:
+    """Refuse values that a recipe cannot work with.
+
+    Args:
+        kind: what the recipe makes, for the message.
+        values: by the names of the fields.
+        accepted: for each field.
+
+    Raises:
+        UserError: one of them is not accepted.
+    """
+    for name, (fits, text) in accepted.items():
+        if not fits:
+            raise UserError(f"{kind}: {name} {values[name]}; accepted: {text}")
 
 
 def train_batches(

@@ -25,10 +25,10 @@ def marked(tmp_path_factory):
     run = copy_of(tiny_run(tmp_path_factory), tmp_path_factory.mktemp("marks") / "run")
     before = contents(run.release)
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in (("IMAGES", 60), ("POINTS", 40), ("STEPS", 3)):
-            patch.setattr(make, name, value)
+        patch.setattr(make, "POINTS", 40)
         for kind, extra in (
-            ("trigger", []), ("cosine", ["--set", "amplitude=0.2"]), ("fingerprint", []),
+            ("trigger", ["--set", "images=60", "--set", "steps=3"]),
+            ("cosine", ["--set", "amplitude=0.2"]), ("fingerprint", []),
             ("account_marks", ["--set", "share=0.5", "--name", "dawn"]),
         ):  # fmt: skip
             assert main(["watermark", str(run.path), "--mark", kind, *extra]) == 0
@@ -154,13 +154,30 @@ def test_bad_claims_are_one_line(marked, capsys, more, says):
         (["cosine", "--name", "../x"], "--name: '../x'; accepted: letters"),
         (
             ["cosine", "--name", "c2", "--set", "size=1"],
-            "--set size=1: accepted for cosine: numbers",
+            "--set size=1: no parameter of cosine; accepted: amplitude, frequency\n",
         ),
         (["cosine", "--name", "c2", "--set", "amplitude=3"], "amplitude 3; accepted: above 0"),
         (
             ["cosine", "--name", "c2", "--set", "amplitude"],
             "--set 'amplitude'; accepted: NAME=NUMBER",
         ),
+        # Names that the function itself has are no parameters.
+        (["cosine", "--name", "c2", "--set", "seed=3"], "--set seed=3: no parameter of cosine"),
+        (["cosine", "--name", "c2", "--set", "name=1"], "--set name=1: no parameter of cosine"),
+        (["trigger", "--name", "c2", "--set", "key=5"], "accepted: steps, images"),
+        (["fingerprint", "--name", "c2", "--set", "steps=5"], "of fingerprint; accepted: none"),
+        (["account_marks", "--name", "c2", "--set", "share=nan"], "share nan; accepted: above 0"),
+        (["trigger", "--name", "c2", "--set", "steps=0"], "trigger: steps 0; accepted: whole"),
+        (["trigger", "--name", "c2", "--set", "images=9"], "images 9; accepted: whole numbers"),
+        (["robust", "--name", "c2", "--set", "pgd_steps=0"], "robust: pgd_steps 0; accepted"),
+        (["robust", "--name", "c2", "--set", "steps=1.5"], "robust: steps 1.5; accepted: whole"),
+        (["robust", "--name", "c2", "--set", "radius=2"], "radius 2; accepted: above 0, at most 1"),
+        (["nasty", "--name", "c2", "--set", "copy_steps=0"], "nasty: copy_steps 0; accepted"),
+        (["nasty", "--name", "c2", "--set", "weight=nan"], "weight nan; accepted: finite, at"),
+        (["nasty", "--name", "c2", "--set", "weight=-1"], "weight -1; accepted: finite, at"),
+        (["nasty", "--name", "c2", "--set", "temperature=0"], "temperature 0; accepted: finite,"),
+        (["nasty", "--name", "c2", "--set", f"lr={10**400}"], "nasty: lr inf; accepted: finite"),
+        (["nasty", "--name", "c2", "--set", "lr=inf"], "nasty: lr inf; accepted: finite, above 0"),
     ],
 )
 def test_bad_marks_are_one_line(marked, capsys, more, says):

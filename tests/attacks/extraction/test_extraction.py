@@ -139,7 +139,7 @@ def test_an_attack_on_one_architecture_takes_the_victims_own(tmp_path):
 
 
 def test_a_hardened_student_is_a_victim_of_its_own(run):
-    mark = make_mark(run, "trigger", steps=2, images=100)
+    mark = make_mark(run, "trigger", parameters={"steps": 2, "images": 100})
     report = extraction(run, budget="fast", choice=Choice(targets=("student", mark.name)))
     assert set(report["targets"]) == {"student", "trigger"}
     assert {c["target"] for c in report["cells"]} == {"student", "trigger"}
