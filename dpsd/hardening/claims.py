@@ -18,7 +18,7 @@ from dpsd.errors import UserError
 from dpsd.files import write_json
 from dpsd.hardening.fingerprint import Fingerprint, check_fingerprint, read_points
 from dpsd.hardening.marks import Mark, now, private_folder
-from dpsd.hardening.statistics import mark_p_value
+from dpsd.hardening.statistics import least_p_value, mark_p_value, models_for
 from dpsd.hardening.suspects import Suspect
 from dpsd.hardening.synthetic import Base, answers_of, base_of, ordinary_copy
 from dpsd.hardening.trigger import check_trigger
@@ -72,15 +72,16 @@ def claim(
         images: uint8 [N, C, H, W] to ask about. Account marks need those that the account asked;
             the others take synthetic images where none are given.
         account: whose marks are looked for.
-        independent: models trained without the owner's answers. A fingerprint needs 3 of them; a
-            trigger takes ordinary copies of the unmarked student where none are given.
+        independent: models trained without the owner's answers. A fingerprint needs at least 3,
+            and so many that a p-value below `alpha` can come out; a trigger takes ordinary copies
+            of the unmarked student where none are given.
         alpha: a claim holds below it.
         count: synthetic images; default 4,000.
 
     Raises:
         UserError: a mark that nothing can be claimed by, or what it needs is missing.
     """
-    check_claim(mark, images, account, len(independent), alpha)
+    check_claim(mark, images, account, len(independent), alpha, count)
     if mark.kind == "fingerprint":
         points = read_points(private_folder(mark.run) / f"{mark.name}.npz")
         asked = points.images
@@ -112,9 +113,10 @@ def claim(
 
 
 def check_claim(
-    mark: Mark, images: Tensor | None, account: str | None, independent: int, alpha: float
-) -> None:
-    """Refuse what a claim cannot be made from.
+    mark: Mark, images: Tensor | None, account: str | None, independent: int, alpha: float,
+    count: int | None = None,
+) -> None:  # fmt: skip
+    """Refuse what a claim cannot be made from. `independent` is the number of models.
 
     Raises:
         UserError: it cannot.
@@ -129,10 +131,29 @@ def check_claim(
         raise UserError(f"--name {mark.name}: account marks need --account NAME and --images FILE")
     if mark.kind != "account_marks" and account is not None:
         raise UserError(f"--account {account}: accepted for account marks; this one is {mark.kind}")
-    if mark.kind == "fingerprint" and independent < 3:
+    if mark.kind == "fingerprint":
+        _check_models(independent, int(mark.parameters["points"]), alpha)
+    if mark.kind == "trigger" and independent:
+        _check_models(independent, (count or IMAGES) if images is None else len(images), alpha)
+
+
+def _check_models(models: int, questions: int, alpha: float) -> None:
+    """Refuse independent models that are too few for any p-value below `alpha`.
+
+    Raises:
+        UserError: they are.
+    """
+    needed = models_for(questions, alpha)
+    if needed is None:
         raise UserError(
-            f"--independent: {independent} models; accepted: at least 3 for a fingerprint, trained "
-            "without the student's answers"
+            f"--alpha: {alpha:g}; {questions} questions give no p-value below it, however many "
+            "models there are; accepted: a larger one"
+        )
+    if models < needed:
+        best = f", since {models} give no p-value below {least_p_value(questions, models):.1e}"
+        raise UserError(
+            f"--independent: {models} models; accepted: at least {needed} at --alpha {alpha:g}, "
+            f"trained without the student's answers{best if models >= 3 else ''}"
         )
 
 

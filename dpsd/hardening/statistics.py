@@ -93,6 +93,36 @@ def model_p_value(hits: int, n: int, null_hits: Sequence[int]) -> float:
     return float(student_t.sf(distance, len(rates) - 1))
 
 
+def least_p_value(n: int, models: int) -> float:
+    """The smallest p-value that `model_p_value` can give.
+
+    It takes a suspect with only hits, and independent models that all have the same rate, the one
+    at which the distance is the most standard deviations of counting.
+
+    Args:
+        n: questions, from 1.
+        models: independent ones, from 3.
+    """
+    counts = np.arange(n + 1)
+    distance = logit((n + 0.5) / (n + 1)) - logit((counts + 0.5) / (n + 1))
+    counting = 1 / (counts + 0.5) + 1 / (n - counts + 0.5)
+    largest = float((distance / np.sqrt(counting * (1 + 1 / models))).max())
+    return float(student_t.sf(largest, models - 1))
+
+
+def models_for(n: int, alpha: float) -> int | None:
+    """The fewest independent models with which `model_p_value` can be below `alpha`.
+
+    Args:
+        n: questions, from 1.
+        alpha: above 0, below 1.
+
+    Returns:
+        From 3; None where 100 models do not suffice.
+    """
+    return next((m for m in range(3, 101) if least_p_value(n, m) < alpha), None)
+
+
 def key_p_value(score: float, other_keys: Sequence[float]) -> tuple[float, float]:
     """P-values of a score of the owner's key beside the scores of keys drawn at random.
 

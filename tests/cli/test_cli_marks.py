@@ -1,6 +1,7 @@
 """`dpsd watermark` and `dpsd claim` on a tiny run, through the command line."""
 
 import json
+import re
 import stat
 
 import numpy as np
@@ -13,6 +14,7 @@ from dpsd.config import load_config
 from dpsd.defences import AccountMarks
 from dpsd.hardening import claims, make
 from dpsd.hardening.marks import open_mark
+from dpsd.hardening.statistics import least_p_value
 from dpsd.hardening.suspects import Suspect
 from dpsd.models.networks import build_model
 from dpsd.runs.folder import write_weights
@@ -121,8 +123,16 @@ def test_a_fingerprint_and_a_suspect_by_the_teacher_s_keys(marked, few, tmp_path
     assert main([*command, "--json", "--alpha", "0.5"]) == 0
     figures = json.loads(capsys.readouterr().out)["figures"]
     assert figures["equal"] == figures["n"] > max(figures["null_equal"])
-    assert main(command[:-2]) == 2
-    assert "--independent: 2 models; accepted: at least 3" in one_line(capsys)
+    # At the default alpha of 1e-6 three models cannot give a claim, whatever the suspect answers.
+    for words in (command, command[:-2]):
+        assert main(words) == 2
+        error = one_line(capsys)
+        needed = int(re.search(r"at least (\d+) at --alpha 1e-06", error).group(1))
+        assert needed > 4 and least_p_value(figures["n"], needed) < 1e-6
+    assert "--independent: 2 models; accepted: at least " in error
+    trigger = ["claim", str(marked.path), "--name", "trigger", "--suspect", str(marked.path)]
+    assert main([*trigger, *independent]) == 2
+    assert "--independent: 3 models; accepted: at least " in one_line(capsys)
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,10 @@ from dpsd.hardening.statistics import (
     BOUND_WRONG,
     bounded_p_value,
     key_p_value,
+    least_p_value,
     mark_p_value,
     model_p_value,
+    models_for,
     rate_bound,
 )
 
@@ -52,6 +54,29 @@ def test_closed_forms_reach_below_a_millionth() -> None:
     assert model_p_value(990, 1_000, [4, 6, 5, 3, 5, 7, 4, 6, 5, 5]) < 1e-6
     closed, exact = key_p_value(9.0, rng.standard_normal(300).tolist())
     assert closed < 1e-6 and exact == 1 / 301
+
+
+@pytest.mark.parametrize("n", [1, 20, 500])
+def test_no_p_value_is_below_the_least(n: int) -> None:
+    """Against a search over models with equal rates, and draws of models with unlike ones."""
+    rng = np.random.default_rng(3)
+    for models in (3, 4, 6):
+        equal = min(model_p_value(n, n, [c] * models) for c in range(n + 1))
+        assert least_p_value(n, models) == pytest.approx(equal, rel=1e-9)
+        for _ in range(100):
+            draw = rng.integers(0, n + 1, models)
+            assert model_p_value(n, n, draw.tolist()) >= equal * (1 - 1e-9)
+
+
+def test_as_many_models_as_a_claim_can_be_made_with() -> None:
+    # Half of 500 points, three models: t = log(1001) / sqrt(2 / 250.5 * 4 / 3), two degrees of
+    # freedom, whose tail is (1 - t / sqrt(t^2 + 2)) / 2.
+    t = math.log(1001) / math.sqrt(2 / 250.5 * 4 / 3)
+    half = (1 - t / math.sqrt(t * t + 2)) / 2
+    assert half == pytest.approx(1.1e-4, rel=0.05) and 1e-6 < least_p_value(500, 3) < half
+    assert models_for(500, 1e-6) == 5 and models_for(500, 1e-4) == 4 and models_for(500, 0.5) == 3
+    assert least_p_value(500, 4) > 1e-6 > least_p_value(500, 5)
+    assert models_for(2, 1e-30) is None
 
 
 def test_models_that_saw_no_mark_are_seldom_claimed() -> None:
