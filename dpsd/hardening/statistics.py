@@ -123,34 +123,44 @@ def models_for(n: int, alpha: float) -> int | None:
     return next((m for m in range(3, 101) if least_p_value(n, m) < alpha), None)
 
 
-def key_p_value(score: float, other_keys: Sequence[float]) -> tuple[float, float]:
-    """P-values of a score of the owner's key beside the scores of keys drawn at random.
+def permutation_p_value(score: float, other_keys: Sequence[float]) -> float:
+    """P-value of a score of the owner's key by its rank among keys drawn at random.
 
     Null: the suspect does not depend on the key, so that the owner's key is one more draw. The
-    permutation p-value is then exact, and at least 1 / (M + 1). The closed form takes scores as
-    normal with mean 0 (they are sums over many questions, and each key's phase is uniform, so that
-    a score and its negative are as likely) and has a Student t tail with M degrees of freedom. It
-    is widened where the scores have heavier tails than normal ones.
+    p-value is then exact, whatever the scores' distribution, and at least 1 / (M + 1).
 
     Args:
         score: of the owner's key; larger is more like the owner.
-        other_keys: scores of M random keys, at least 20.
-
-    Returns:
-        The closed form and the permutation p-value.
-
-    Raises:
-        UserError: fewer than 20 random keys.
+        other_keys: of M random keys, one score each; several scores of one key are no draws of
+            their own.
     """
     others = np.asarray(other_keys, np.float64)
-    m = len(others)
+    return (1 + int((others >= score).sum())) / (len(others) + 1)
+
+
+def key_p_value(score: float, others: Sequence[float]) -> float:
+    """P-value of a score of the owner's key by the spread of scores of keys drawn at random.
+
+    Null: the suspect does not depend on the key, so that the owner's key is one more draw. The
+    closed form takes scores as normal with mean 0 (they are sums over many questions, and each
+    key's phase is uniform, so that a score and its negative are as likely) and has a Student t tail
+    with M degrees of freedom. It is widened where the scores have heavier tails than normal ones.
+
+    Args:
+        score: of the owner's key; larger is more like the owner.
+        others: M scores of random keys, at least 20. A key may give two that are uncorrelated under
+            the null, as its wave and the same a quarter later are.
+
+    Raises:
+        UserError: fewer than 20 scores.
+    """
+    scores = np.asarray(others, np.float64)
+    m = len(scores)
     if m < 20:
-        raise UserError(f"random keys: {m}; accepted: at least 20")
-    exact = (1 + int((others >= score).sum())) / (m + 1)
-    spread = float(np.sqrt((others**2).mean()))
-    spread = max(spread, float(np.quantile(np.abs(others), 0.99) / norm.isf(0.005)))
-    closed = float(student_t.sf(score / spread, m)) if spread > 0 else 1.0
-    return closed, exact
+        raise UserError(f"scores of random keys: {m}; accepted: at least 20")
+    spread = float(np.sqrt((scores**2).mean()))
+    spread = max(spread, float(np.quantile(np.abs(scores), 0.99) / norm.isf(0.005)))
+    return float(student_t.sf(score / spread, m)) if spread > 0 else 1.0
 
 
 def _check(name: str, part: int, whole: int) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dpsd.defences.cosine import waves
-from dpsd.hardening.statistics import key_p_value
+from dpsd.hardening.statistics import key_p_value, permutation_p_value
 
 _SMALLEST, _CUT_OFF = 1e-9, 1e-2
 
@@ -24,8 +24,8 @@ class WaveTest:
     Attributes:
         correlation: of what the suspect answers beyond the owner's model with the waves, the mean
             over classes.
-        p_value: closed form.
-        exact_p_value: of the permutation of keys.
+        p_value: closed form, from two scores of each random key.
+        exact_p_value: of the permutation of keys, from one score of each; at least 1 / (keys + 1).
         keys: random keys.
         images: that were asked.
     """
@@ -73,8 +73,9 @@ def wave_test(
         return _correlation(now, residuals), _correlation(later, residuals)
 
     mine = correlations(key)[0]
-    others = [c for _ in range(keys) for c in correlations(rng.bytes(16))]
-    closed, exact = key_p_value(mine, others)
+    others = [correlations(rng.bytes(16)) for _ in range(keys)]
+    closed = key_p_value(mine, [score for pair in others for score in pair])
+    exact = permutation_p_value(mine, [now for now, _ in others])
     return WaveTest(mine, closed, exact, keys, len(images))
 
 

@@ -15,6 +15,7 @@ from dpsd.hardening.statistics import (
     mark_p_value,
     model_p_value,
     models_for,
+    permutation_p_value,
     rate_bound,
 )
 
@@ -52,8 +53,9 @@ def test_closed_forms_reach_below_a_millionth() -> None:
     assert mark_p_value(8, 8, 10) < 1e-6
     assert bounded_p_value(15, 20, 3, 1_000) < 1e-6
     assert model_p_value(990, 1_000, [4, 6, 5, 3, 5, 7, 4, 6, 5, 5]) < 1e-6
-    closed, exact = key_p_value(9.0, rng.standard_normal(300).tolist())
-    assert closed < 1e-6 and exact == 1 / 301
+    others = rng.standard_normal(300).tolist()
+    assert key_p_value(9.0, others) < 1e-6 and permutation_p_value(9.0, others) == 1 / 301
+    assert permutation_p_value(2.0, [3.0, 2.0, 1.0]) == 3 / 4
 
 
 @pytest.mark.parametrize("n", [1, 20, 500])
@@ -93,7 +95,7 @@ def test_models_that_saw_no_mark_are_seldom_claimed() -> None:
         by_models.append(model_p_value(int(hits[0]), 400, hits[1:].tolist()))
         width = rng.gamma(8, 1 / 8, 201)  # keys differ in how much of a model they catch
         scores = rng.standard_normal(201) * width
-        by_keys.append(key_p_value(float(scores[0]), scores[1:].tolist())[0])
+        by_keys.append(key_p_value(float(scores[0]), scores[1:].tolist()))
     assert holds(by_marks) and holds(by_models) and holds(by_keys)
     assert any(p <= 0.05 for p in by_models) and any(p <= 0.05 for p in by_keys)
 
@@ -111,7 +113,7 @@ def test_a_bound_from_few_null_questions_is_conservative() -> None:
         (lambda: mark_p_value(3, 2, 10), "repeated: 3 of 2; accepted: 0 to 2"),
         (lambda: bounded_p_value(1, 0, 0, 9), "hits: 1 of 0"),
         (lambda: model_p_value(1, 9, [1, 2]), "independent models: 2; accepted: at least 3"),
-        (lambda: key_p_value(1.0, [0.0] * 19), "random keys: 19; accepted: at least 20"),
+        (lambda: key_p_value(1.0, [0.0] * 19), "scores of random keys: 19; accepted: at least 20"),
     ],
 )
 def test_bad_input_is_one_line(call, says: str) -> None:

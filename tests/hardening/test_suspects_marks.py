@@ -19,7 +19,7 @@ def test_a_wave_is_found_under_its_key_alone() -> None:
     waved = defence(b.probabilities.double(), b.images, KEY, "")
     noisy = (waved.log() + torch.randn(waved.shape, generator=rng)).softmax(1)
     found = wave_test(noisy, b.probabilities, b.images, KEY, 2.5, keys=60)
-    assert found.p_value < 1e-6 and found.exact_p_value == 1 / 121
+    assert found.p_value < 1e-6 and found.exact_p_value == 1 / 61
     other = wave_test(noisy, b.probabilities, b.images, bytes(16), 2.5, keys=60)
     assert other.p_value > 1e-3
     away = wave_test(noisy, b.probabilities, b.images, KEY, 9.0, keys=60)
