@@ -5,6 +5,8 @@ holds where the p-value under "the suspect is independent of the mark" is below 
 """
 
 import hashlib
+import itertools
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,7 +17,7 @@ from torch import Tensor
 from dpsd.defences.account_marks import is_marked, mark_label
 from dpsd.defences.keyed import commitment
 from dpsd.errors import UserError
-from dpsd.files import write_json
+from dpsd.files import make_once
 from dpsd.hardening.fingerprint import Fingerprint, check_fingerprint, read_points
 from dpsd.hardening.marks import Mark, now, private_folder
 from dpsd.hardening.statistics import least_p_value, mark_p_value, models_for
@@ -66,6 +68,8 @@ def claim(
 ) -> Claim:
     """Test whether a suspect carries a mark, and write `private/marks/claims/<name>-<n>.json`.
 
+    `n` is the first free number. A file that is there stays as it is.
+
     Args:
         mark: of the run.
         suspect: an opened model.
@@ -97,8 +101,7 @@ def claim(
             p, method, figures = _by_wave(mark, suspect, base)
         else:
             p, method, figures = _by_account(mark, suspect, base, account or "")
-    evidence = _evidence_file(mark)
-    write_json(evidence, {
+    evidence = _keep_evidence(mark, {
         "p_value": p, "alpha": alpha, "claimed": p < alpha, "method": method, "figures": figures,
         "mark": {"name": mark.name, "kind": mark.kind, "made": mark.facts["made"],
                  "parameters": mark.parameters, "student": mark.facts["student"],
@@ -213,8 +216,10 @@ def _by_fingerprint(points: Fingerprint, suspect: Suspect, independent: Sequence
     return found.p_value, text, asdict(found)
 
 
-def _evidence_file(mark: Mark) -> Path:
+def _keep_evidence(mark: Mark, facts: dict[str, Any]) -> Path:
+    """Write a file of evidence under the first free number, beside those of other processes."""
     folder = private_folder(mark.run) / "claims"
     folder.mkdir(exist_ok=True)
-    taken = len(list(folder.glob(f"{mark.name}-*.json")))
-    return folder / f"{mark.name}-{taken + 1}.json"
+    text = json.dumps(facts, indent=2, allow_nan=False) + "\n"
+    paths = (folder / f"{mark.name}-{n}.json" for n in itertools.count(1))
+    return next(p for p in paths if not p.exists() and make_once(p, text.encode()))

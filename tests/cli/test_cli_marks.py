@@ -100,6 +100,25 @@ def test_a_repeated_account_mark_is_claimed_and_the_released_student_is_not(
     assert mark.key.hex() not in json.dumps(evidence)
 
 
+def test_evidence_is_never_overwritten(marked, monkeypatch):
+    mark = open_mark(marked, "cosine")
+    first, second = (claims._keep_evidence(mark, {"claim": n}) for n in (1, 2))
+    first.unlink()
+    assert claims._keep_evidence(mark, {"claim": 3}) == first  # the number that is free
+    assert json.loads(second.read_text()) == {"claim": 2}
+    # Another process takes the next number just before this one writes.
+    once, third = claims.make_once, second.with_name("cosine-3.json")
+
+    def late(path, content):
+        if path == third:
+            third.write_text("{}")
+        return once(path, content)
+
+    monkeypatch.setattr(claims, "make_once", late)
+    assert claims._keep_evidence(mark, {"claim": 4}).name == "cosine-4.json"
+    assert third.read_text() == "{}"
+
+
 @pytest.mark.parametrize("name", ["cosine", "trigger"])
 def test_the_released_student_has_no_mark(marked, few, capsys, name):
     command = ["claim", str(marked.path), "--name", name, "--suspect", str(marked.path)]
