@@ -152,8 +152,13 @@ def training_files(root: Path) -> tuple[Path, list[str]]:
 
 def read_images(folder: Path, shape: Shape) -> torch.Tensor:
     """All images under a folder, resized to `shape`, uint8 [N, C, H, W]."""
+    return image_rows(folder, shape)[:]
+
+
+def image_rows(folder: Path, shape: Shape) -> DiskRows:
+    """The same, still on disk."""
     names = Names.packed(image_names(folder, "generator.source"))
-    return DiskRows(Files(folder, names, shape), torch.arange(len(names)))[:]
+    return DiskRows(Files(folder, names, shape), torch.arange(len(names)))
 
 
 def image_names(folder: Path, field: str) -> list[str]:

@@ -22,6 +22,7 @@ from dpsd.attacks.extraction.matrix import UNDEFENDED, Cell, defences_of, refusa
 from dpsd.attacks.extraction.pictures import draw_curves
 from dpsd.attacks.extraction.pools import MADE, SAME, ground, load_pool, made
 from dpsd.attacks.extraction.report import extraction_report
+from dpsd.attacks.extraction.rounds import rows_used
 from dpsd.attacks.extraction.victim import Victim, own_victim, victim_of
 from dpsd.attacks.store import Arrays, load_scores, save_report, save_scores
 from dpsd.defences import DEFENCES
@@ -149,10 +150,11 @@ def score(context: Attack, choice: Choice, folder: Path) -> tuple[Arrays, dict[s
     defences = _defences(choice, spend)
     _check_address(choice)
     victims = [_served(v, context, choice) for v in _victims(context, choice)]
-    rows = ground(config, spend.rows, choice.rows)
+    held = rows_used(max(ladder))
+    rows = ground(config, spend.rows, choice.rows, held=held)
     pool = load_pool(
         choice.pool or (MADE if rows.pool is None else SAME), config, rows.pool,
-        max(spend.made, max(ladder)), context.seed,
+        max(spend.made, max(ladder)), context.seed, held=held,
     )  # fmt: skip
     measured = rows.measured
     images = made(config, spend.rows, context.seed + 1) if measured is None else measured.images[:]

@@ -9,8 +9,9 @@ from torch.nn import functional as F
 
 from dpsd.config import Config, parse_config
 from dpsd.config.sections import DataConfig
+from dpsd.data.folders import image_rows
 from dpsd.data.labelled import read_labelled
-from dpsd.data.load import Split, join_splits, load_data, load_public_images
+from dpsd.data.load import Split, join_splits, load_data
 from dpsd.errors import UserError
 from dpsd.generator.synthesizer import Synthesizer, Undecided
 from dpsd.models.frozen import Shape
@@ -40,7 +41,7 @@ class Ground:
     measured: Split | None
 
 
-def ground(config: Config, most: int, given: Path | None = None) -> Ground:
+def ground(config: Config, most: int, given: Path | None = None, *, held: int) -> Ground:
     """Holdout rows and every second test row are the pool; the other test rows measure.
 
     Without test rows every second holdout row measures.
@@ -50,6 +51,7 @@ def ground(config: Config, most: int, given: Path | None = None) -> Ground:
         most: rows to measure on, at most.
         given: labelled pictures of the same problem, in place of the run's data; every second is
             for the pool.
+        held: rows of the pool to read, at most; of more, a fixed draw takes so many.
 
     Raises:
         UserError: pictures that cannot be read.
@@ -65,10 +67,13 @@ def ground(config: Config, most: int, given: Path | None = None) -> Ground:
     own, others = rows.pick(second), rows.pick(~second)
     pool = own if holdout is None else join_splits(holdout, own)
     measured = others.pick(torch.arange(min(most, len(others))))
+    pool = pool.pick(_some(len(pool), held))  # before `[:]` reads rows that lie on disk
     return Ground(Split(pool.images[:], pool.labels), Split(measured.images[:], measured.labels))
 
 
-def load_pool(name: str, config: Config, own: Split | None, count: int, seed: int) -> Pool:
+def load_pool(
+    name: str, config: Config, own: Split | None, count: int, seed: int, *, held: int
+) -> Pool:
     """The images of a named pool.
 
     Args:
@@ -78,6 +83,8 @@ def load_pool(name: str, config: Config, own: Split | None, count: int, seed: in
         own: rows of the same problem.
         count: images to make, for `synthetic`.
         seed: of what is made.
+        held: images of another data set or a folder to read, at most; of more, a fixed draw takes
+            so many.
 
     Raises:
         UserError: no such pool, or a run without data.
@@ -91,11 +98,20 @@ def load_pool(name: str, config: Config, own: Split | None, count: int, seed: in
     shape = config.facts.shape
     if name in OTHERS:
         root = config.data.root
-        data = load_data(DataConfig(name=name, root=root))
-        return Pool(reshaped(data.train.images[:], shape), f"training rows of {name}")
+        rows = load_data(DataConfig(name=name, root=root)).train.images
+        images = rows[_some(len(rows), held)]
+        return Pool(reshaped(images, shape), f"training rows of {name}")
     if Path(name).is_dir():
-        return Pool(load_public_images(Path(name), config.facts), f"the images in {name}")
+        files = image_rows(Path(name), shape)
+        return Pool(files[_some(len(files), held)], f"the images in {name}")
     raise UserError(f"pool: {name!r}; accepted: {SAME}, {MADE}, {', '.join(OTHERS)}, or a folder")
+
+
+def _some(rows: int, most: int) -> Tensor:
+    """Row numbers, int64, rising: all, or `most` of them by a fixed draw."""
+    if rows <= most:
+        return torch.arange(rows)
+    return torch.randperm(rows, generator=torch.Generator().manual_seed(0))[:most].sort().values
 
 
 def made(config: Config, count: int, seed: int) -> Tensor:

@@ -104,6 +104,15 @@ def by_rounds(
     return staged(endpoint, holdings, ask, train or (lambda t: learnt(t, holdings, endpoint)))
 
 
+def rows_used(budget: int) -> int:
+    """Rows of a pool that attacks with this budget can use; they gain nothing from more.
+
+    No attack asks more than `budget` different images. A round looks at some more: `_CANDIDATES`,
+    or twice what it asks, which with what was asked before is less than one and a half budgets.
+    """
+    return budget + max(_CANDIDATES, budget // 2)
+
+
 def candidates(
     clone: nn.Module, images: Tensor, transcript: Transcript, rng: torch.Generator
 ) -> Candidates:

@@ -78,12 +78,12 @@ def test_given_rows_are_asked_about_and_measured_on_where_there_are_no_data(run,
              labels=np.arange(60) % 10)  # fmt: skip
     none = run.config.model_copy(update={"data": DataConfig(name="none", shape=(1, 28, 28),
                                                             classes=10)})  # fmt: skip
-    assert ground(none, 100) == Ground(None, None)
+    assert ground(none, 100, held=100) == Ground(None, None)
     words = ["attack", "extraction", str(run.path), "--fast", "--budget", "30", "--attack", "basic"]
     assert main([*words, "--rows", str(tmp_path / "rows.npz")]) == 0
     report = json.loads((run.private / "attacks" / "extraction" / "report.json").read_text())
     assert report["rows"] == 30 and report["labelled"] and "same problem" in report["pool"]
-    found = ground(none, 20, tmp_path / "rows.npz")
+    found = ground(none, 20, tmp_path / "rows.npz", held=100)
     assert len(found.pool) == 30 and len(found.measured) == 20
     assert main([*words, "--rows", str(tmp_path / "lost.npz")]) == 2
     assert "lost.npz: no such file" in capsys.readouterr().err
@@ -152,11 +152,13 @@ def test_options_of_extraction_are_refused_elsewhere(run, capsys):
 
 def test_pools(run, tmp_path):
     config = run.config
-    made = load_pool("synthetic", config, None, 50, seed=3).images
+    made = load_pool("synthetic", config, None, 50, seed=3, held=50).images
     assert made.shape == (50, *config.facts.shape) and made.unique(dim=0).shape[0] == 50
-    again, other = (load_pool("synthetic", config, None, 50, seed=s).images for s in (3, 4))
+    again, other = (
+        load_pool("synthetic", config, None, 50, seed=s, held=50).images for s in (3, 4)
+    )
     assert np.array_equal(made, again) and not np.array_equal(made, other)
     with pytest.raises(UserError, match=r"pool: same with data\.name none"):
-        load_pool("same", config, None, 50, seed=0)
+        load_pool("same", config, None, 50, seed=0, held=50)
     colour = reshaped(made, (3, 14, 20))
     assert colour.shape == (50, 3, 14, 20) and np.array_equal(colour[:, 0], colour[:, 2])
