@@ -81,8 +81,8 @@ def measure(cell: dict, seed: int, teachers: Path, folder: Path) -> dict[str, An
     names = cell["attacks"] or list(ATTACKS)
     wanted = [Cell(_NAME, name, cell["defence"], seed) for name in names]
     ladder = tuple(cell["ladder"])
-    holdings = Holdings(problem.pool, ladder, cell["clone"], labels=problem.labels,
-                        passes=cell["passes"], augment=cell["augment"])  # fmt: skip
+    holdings = Holdings(problem.pool, ladder, cell["clone"], passes=cell["passes"],
+                        augment=cell["augment"])  # fmt: skip
     unlike = ("problem", "title", "defence", "attacks", "seeds", "note")
     identity = json.dumps({k: v for k, v in cell.items() if k not in unlike}, sort_keys=True)
     arrays = {"labels": problem.test.labels.numpy()} | run_cells(

@@ -19,8 +19,9 @@ def extraction(folder: Path) -> list[str]:
         "",
         "`scripts/bench extraction`: a victim that was trained on the first half of the training",
         "rows is copied through a metered endpoint. Agreement is with the victim's answers before",
-        "any defence, on test rows; clones are chosen and stopped without them. The price is what",
-        "an honest user pays on the same rows. No figure here is about privacy.",
+        "any defence, on test rows. The number of answers fixes how long a clone is trained, and",
+        "nothing chooses among clones. The price is what an honest user pays on the same rows. No",
+        "figure here is about privacy.",
         "",
     ]
     for problem in dict.fromkeys(cell["problem"] for cell in known.values()):

@@ -1,7 +1,7 @@
 """Train a clone on what was asked and answered; all attacks share it."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -17,7 +17,7 @@ from dpsd.models.networks import build_model
 from dpsd.runs.release import Labeller
 
 _BATCH, _PASSES, _LEAST_STEPS = 64, 12, 300
-_HELD = 10  # every tenth answered image chooses among clones and is not trained on
+_HELD = 10  # every tenth answered image is not trained on
 _SMALLEST = 1e-4  # a probability that was answered as 0
 TEMPERATURE = 3.0
 """At which probabilities are learnt."""
@@ -33,7 +33,6 @@ class Holdings:
         ladder: after how many asked images a clone is wanted, rising; the last is the budget.
         model: the clone's architecture, for `build_model`.
         seed: of everything.
-        labels: the pool's own labels, int64 [N], where the attacker has them; most have none.
         passes: over the answered images, in training.
         least_steps: of training, where the answers are few.
         lr: largest learning rate.
@@ -46,7 +45,6 @@ class Holdings:
     ladder: tuple[int, ...]
     model: str = "cnn-small"
     seed: int = 0
-    labels: Tensor | None = None
     passes: int = _PASSES
     least_steps: int = _LEAST_STEPS
     lr: float = 5e-3
@@ -55,7 +53,7 @@ class Holdings:
     say: Say = field(default=lambda text: None)
 
     def brief(self, passes: int) -> "Holdings":
-        """The same with so many passes, and half of the least steps: for clones that choose."""
+        """The same with so many passes and half of the least steps, for clones that pick images."""
         return replace(self, passes=passes, least_steps=max(1, self.least_steps // 2))
 
     def rng(self, name: str) -> torch.Generator:
@@ -78,8 +76,8 @@ class Clone:
     Attributes:
         asked: images that were asked until then.
         model: the clone, in evaluation mode: float images from 0 to 1 in, logits out.
-        agreement: with the answers to held-out asked images, from 0 to 1; what clones are chosen
-            by. None where every answer was used otherwise.
+        agreement: with the answers to held-out asked images, from 0 to 1, which an attacker can
+            measure. None where every answer was used otherwise.
     """
 
     asked: int
@@ -278,8 +276,3 @@ class _Changed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.change(x)
-
-
-def chosen(clones: Sequence[Clone]) -> Clone:
-    """The clone that agrees best with held-out answers."""
-    return max(clones, key=lambda c: c.agreement or 0.0)
