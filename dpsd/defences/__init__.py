@@ -4,8 +4,13 @@ All are pure functions of (probabilities, images, key, account) and deterministi
 They are post-processing, so that the privacy statement of the served model stays as it is.
 
 Example:
-    defences = [parse_defence("noise:size=0.2"), Rounding(digits=2)]
-    answers = answered(student.predict(images), images, defences, key=draw_key(), account="alice")
+    >>> p = torch.tensor([[0.61, 0.28, 0.11]]).double()
+    >>> images, key = torch.zeros(1, 1, 8, 8, dtype=torch.uint8), bytes(16)  # draw your own key
+    >>> defences = [parse_defence("noise:size=0.2"), Rounding(digits=2)]
+    >>> answered(p, images, defences, key, account="alice")
+    tensor([[0.5800, 0.2100, 0.2100]], dtype=torch.float64)
+
+The examples of the classes change the same answer.
 """
 
 from dpsd.defences.account_marks import AccountMarks

@@ -24,6 +24,10 @@ class AccountMarks:
 
     Attributes:
         share: of an account's questions, above 0 and below 1. So much accuracy it costs.
+
+    Example:
+        >>> AccountMarks(share=0.9)(p, images, key, "alice")
+        tensor([[0.1100, 0.2800, 0.6100]], dtype=torch.float64)
     """
 
     share: float = 0.005

@@ -83,6 +83,10 @@ class Cosine:
         amplitude: mean probability that all waves together add, before the sum is 1 again; above 0,
             at most 1. Epsilon of the paper's equation 4.
         frequency: as in `Waves.signals`, above 0.
+
+    Example:
+        >>> Cosine(amplitude=0.1)(p, images, key, "alice")
+        tensor([[0.6032, 0.2752, 0.1217]], dtype=torch.float64)
     """
 
     amplitude: float = 0.1

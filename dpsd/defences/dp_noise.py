@@ -29,6 +29,10 @@ class DpNoise:
 
     Attributes:
         epsilon: of one answer, above 0.
+
+    Example:
+        >>> DpNoise(epsilon=2)(p, images, key, "alice")
+        tensor([[1., 0., 0.]], dtype=torch.float64)
     """
 
     epsilon: float = 2.0

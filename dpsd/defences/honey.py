@@ -21,6 +21,10 @@ class Honey:
     Attributes:
         threshold: of the margin of log probabilities (which is that of the logits), above 0.
         accounts: whom it is for; None: for all.
+
+    Example:
+        >>> Honey(threshold=1.5)(p, images, key, "alice")  # log 0.61 - log 0.28 = 0.78
+        tensor([[0.2800, 0.6100, 0.1100]], dtype=torch.float64)
     """
 
     threshold: float = 1.5

@@ -26,6 +26,10 @@ class Inconsistency:
     Attributes:
         moved: probability that the likeliest class gives away, from 0 to 0.5; less where it would
             not stay the likeliest.
+
+    Example:
+        >>> Inconsistency(moved=0.1)(p, images, key, "alice")
+        tensor([[0.5100, 0.3800, 0.1100]], dtype=torch.float64)
     """
 
     moved: float = 0.3

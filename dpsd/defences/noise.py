@@ -22,6 +22,10 @@ class Noise:
 
     Attributes:
         size: largest L1 distance, above 0 and at most 2.
+
+    Example:
+        >>> Noise(size=0.2)(p, images, key, "alice")
+        tensor([[0.5755, 0.2145, 0.2100]], dtype=torch.float64)
     """
 
     size: float = 0.2

@@ -12,7 +12,12 @@ from dpsd.errors import UserError
 
 @dataclass(frozen=True)
 class Labels:
-    """The likeliest class and no more: probability 1 for it."""
+    """The likeliest class and no more: probability 1 for it.
+
+    Example:
+        >>> Labels()(p, images, key, "alice")
+        tensor([[1., 0., 0.]], dtype=torch.float64)
+    """
 
     name = "labels"
     keeps_top1 = True
@@ -25,7 +30,12 @@ class Labels:
 
 @dataclass(frozen=True)
 class TopK:
-    """The probabilities of the `k` likeliest classes; all others are 0."""
+    """The probabilities of the `k` likeliest classes; all others are 0.
+
+    Example:
+        >>> TopK(k=2)(p, images, key, "alice")
+        tensor([[0.6100, 0.2800, 0.0000]], dtype=torch.float64)
+    """
 
     k: int = 3
 
@@ -49,6 +59,10 @@ class Rounding:
 
     Where rounding makes another class equal to the likeliest, that class loses one unit. Where all
     classes round to 0, the likeliest gets one.
+
+    Example:
+        >>> Rounding(digits=1)(p, images, key, "alice")
+        tensor([[0.6000, 0.3000, 0.1000]], dtype=torch.float64)
     """
 
     digits: int = 2

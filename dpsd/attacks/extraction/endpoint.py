@@ -45,6 +45,13 @@ class Endpoint:
         gives: `probabilities`, or `labels` where an answer names one class alone.
         accounts: in whose names questions may be asked; they share one budget.
         left: images that may still be asked.
+
+    Example:
+        >>> facts = PublicFacts(shape=(1, 8, 8), classes=2, class_names=("cat", "dog"))
+        >>> with Service(lambda x: torch.full((len(x), 2), 0.5), facts, budget=5) as endpoint:
+        ...     answers = endpoint.ask(torch.zeros(3, 1, 8, 8, dtype=torch.uint8))
+        >>> answers.shape, endpoint.left
+        (torch.Size([3, 2]), 2)
     """
 
     def __init__(
