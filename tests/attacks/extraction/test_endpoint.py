@@ -1,17 +1,24 @@
 """The metered line: what is counted, refused and out of an attack's reach."""
 
-import types
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from reachable import reachable
+from torch import Tensor, nn
 
+from dpsd.attacks.extraction.adaptive.fusion import Fused
+from dpsd.attacks.extraction.attacks import ATTACKS, Named
+from dpsd.attacks.extraction.clone import Clone, Holdings
 from dpsd.attacks.extraction.endpoint import BudgetSpent, Endpoint, Service
+from dpsd.attacks.extraction.matrix import KEY, Cell, run_cell
+from dpsd.attacks.extraction.victim import Victim
 from dpsd.config import PublicFacts
 from dpsd.defences import Labels
 from dpsd.errors import UserError
+from dpsd.models.networks import build_model
 
 FACTS = PublicFacts(shape=(1, 4, 4), classes=3, class_names=("a", "b", "c"))
 IMAGES = torch.arange(5 * 16).reshape(5, 1, 4, 4).to(torch.uint8)
@@ -96,35 +103,52 @@ def test_labels_alone_are_announced() -> None:
 
 
 def test_the_victim_is_out_of_reach() -> None:
-    """Neither attributes, containers nor closures of what an attack holds lead to the victim."""
+    """Neither attributes, containers nor closures of an endpoint lead to the victim."""
     victim = Counting()
     with Service(victim.ask, FACTS, budget=9) as api:
-        found = list(_reachable(api))
+        found = list(reachable(api))
         assert any(isinstance(x, Endpoint) for x in found)
         assert not any(x is victim or isinstance(x, Counting | Service) for x in found)
         leak: Any = api
         leak.hidden = {"deep": [lambda: victim]}  # the walk does find what is there
-        assert any(x is victim for x in _reachable(api))
+        assert any(x is victim for x in reachable(api))
 
 
-def _reachable(root: object) -> Iterator[object]:
-    """All objects behind attributes, slots, containers, closures, bound methods and defaults."""
-    seen, todo = set[int](), [root]
-    while todo:
-        x = todo.pop()
-        if id(x) in seen or isinstance(x, type | types.ModuleType):
-            continue
-        seen.add(id(x))
-        yield x
-        todo.extend(getattr(x, "__dict__", {}).values())
-        names = [n for k in type(x).__mro__ for n in getattr(k, "__slots__", ())]
-        todo.extend(getattr(x, n) for n in names if hasattr(x, n))
-        if isinstance(x, dict):
-            todo += [*x, *x.values()]
-        elif isinstance(x, list | tuple | set | frozenset):
-            todo += [*x]
-        if isinstance(x, types.MethodType):
-            todo += [x.__self__, x.__func__]
-        if isinstance(x, types.FunctionType):
-            todo += [c.cell_contents for c in x.__closure__ or ()]
-            todo += [x.__defaults__, x.__kwdefaults__]
+def test_fused_endpoints_lead_to_no_victim() -> None:
+    one, other = Counting(), Counting()
+    with Service(one.ask, FACTS, budget=9) as a, Service(other.ask, FACTS, budget=9) as b:
+        fused = Fused([a, b])
+        fused.ask(IMAGES)
+        found = list(reachable(fused))
+        assert a in found and b in found and one.seen + other.seen == 5
+        assert not any(isinstance(x, Counting | Service) for x in found)
+
+
+def test_all_that_a_cell_passes_to_an_attack_leads_to_no_victim_key_or_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Walked while the attack runs, after it has asked."""
+    counting, rows = Counting(), IMAGES + 100
+    victim = Victim("student", counting.ask, FACTS, "cnn-tiny")
+    passed, found = list[object](), list[object]()
+
+    def attack(*given: Any) -> Iterator[Clone]:
+        endpoint, holdings = given
+        passed.extend(given)
+        endpoint.ask(holdings.pool)
+        found.extend(reachable(*given))
+        yield Clone(5, build_model("cnn-tiny", FACTS.shape, FACTS.classes).eval(), None)
+
+    monkeypatch.setitem(ATTACKS, "basic", Named(attack, "labels", "looks around"))
+    run_cell(
+        Cell("student", "basic", "noise:size=0.2", 0), victim, Holdings(IMAGES.clone(), (9,)), rows,
+        folder=tmp_path, identity="", say=[].append,
+    )  # fmt: skip
+    endpoint, holdings = passed
+    assert isinstance(endpoint, Endpoint) and isinstance(holdings, Holdings)
+    assert counting.seen == 5 and [d.name for d in holdings.known] == ["noise"]
+    assert not any(isinstance(x, Counting | Service | Victim | nn.Module) for x in found)
+    assert not any(isinstance(x, bytes) and x == KEY for x in found)
+    assert not any(x is rows for x in found)
+    tensors = [x for x in found if isinstance(x, Tensor)]
+    assert len(tensors) == 1 and tensors[0] is holdings.pool

@@ -7,11 +7,14 @@ import numpy as np
 import pytest
 import torch
 from products import contents, copy_of, tiny_run
+from reachable import reachable
 
 from dpsd.attacks.command import extraction
 from dpsd.attacks.extraction import attack as module
 from dpsd.attacks.extraction.attack import Choice, ExtractionBudget
+from dpsd.attacks.extraction.attacks import ATTACKS, Named
 from dpsd.attacks.extraction.clone import Holdings
+from dpsd.attacks.extraction.endpoint import Endpoint
 from dpsd.attacks.extraction.matrix import Cell, run_cell
 from dpsd.attacks.extraction.pools import Ground, ground, load_pool, reshaped
 from dpsd.attacks.extraction.victim import Victim
@@ -21,6 +24,7 @@ from dpsd.config.sections import DataConfig
 from dpsd.errors import UserError
 from dpsd.hardening.make import make_mark
 from dpsd.models.networks import build_model
+from dpsd.runs.folder import Run
 from dpsd.runs.release import Labeller
 
 TINY = ExtractionBudget("cnn-tiny", (20, 60), 1, 3, 60, ("basic", "distillation"), ("labels",), 80)
@@ -136,6 +140,23 @@ def test_an_attack_on_one_architecture_takes_the_victims_own(tmp_path):
     said = victim.ask(rows).argmax(1).numpy()
     assert (found["predicted"][-1] == said).mean() >= 0.99
     assert int(found["asked"][-1]) == round(1.2 * weights)
+
+
+def test_what_a_run_passes_to_an_attack_leads_to_no_model(run, monkeypatch):
+    found = []
+
+    def attack(endpoint, holdings):
+        endpoint.ask(holdings.pool[:20])
+        found.extend(reachable(endpoint, holdings))
+        raise UserError("seen enough")
+        yield
+
+    monkeypatch.setitem(ATTACKS, "basic", Named(attack, "labels", "looks around"))
+    choice = Choice(targets=("student", "teacher"), attacks=("basic",), ladder=(20,))
+    report = extraction(run, budget="fast", choice=choice)
+    assert {c["refused"] for c in report["cells"]} == {"seen enough"}
+    assert sum(isinstance(x, Endpoint) for x in found) == len(report["cells"])
+    assert not any(isinstance(x, Victim | Labeller | torch.nn.Module | Run) for x in found)
 
 
 def test_a_hardened_student_is_a_victim_of_its_own(run):
