@@ -2,6 +2,7 @@
 
 import io
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -49,6 +50,16 @@ def test_each_case_gets_its_route_and_a_short_file_that_plans(has, route, unit, 
     assert will.startswith("Will protect: one ") and f"one {unit}" in will
     assert not_.startswith("Will not protect: ") and "one" in not_
     assert f"dpsd plan {'my.yaml'}" in first.next and first.next[-1].startswith("dpsd verify")
+
+
+def test_natural_pictures_are_asked_about_crops_of_photographs():
+    """The same in the file that is ready to copy."""
+    first = first_config(Holdings(weights="my.pt", model="resnet18", **OWN), "f")
+    copied = load_config(Path(__file__).parents[2] / "configs/custom.yaml")
+    assert copied.facts.shape == OWN["shape"]
+    assert first.config.generator.shares == copied.generator.shares == {"photographs": 1}
+    assert first.config.generator.photographs is copied.generator.photographs is None
+    assert "declared public" in first.text
 
 
 def test_the_worst_case_for_a_record_stands_beside_an_answer(tmp_path):
