@@ -14,18 +14,20 @@ def augment(images: Tensor, kind: str, draws: Tensor | None = None) -> Tensor:
     """Shift each image, and flip it, or turn, scale and shear it, at random.
 
     Args:
-        images: uint8 or float [B, C, H, W] of pixel values 0 to 255.
+        images: uint8 or float [B, C, H, W] of pixel values 0 to 255, on any device.
         kind: none | shift | shift-flip | affine, as in `teacher.augment`.
-        draws: float [B, 6], uniform on 0 to 1; None draws from torch's global generator.
+        draws: float [B, 6], uniform on 0 to 1; None draws on the processor from torch's global
+            generator.
 
     Returns:
-        Images of the same shape and dtype. Pixels from outside repeat the edge (affine) or are 0.
+        Images of the same shape, dtype and device. Pixels from outside repeat the edge (affine) or are 0.
     """
     n, _, height, width = images.shape
     if kind == "none":
         return images
     if kind == "affine":
-        u = 2 * (torch.rand(n, DRAWS) if draws is None else draws.float()) - 1
+        drawn = torch.rand(n, DRAWS) if draws is None else draws.float()
+        u = 2 * drawn.to(images.device) - 1
         zoom = torch.exp(_ZOOM * u[:, 3])
         moved = affine(
             images.float(), turn=_TURN * u[:, 2], wide=zoom, high=zoom, shear=_SHEAR * u[:, 4],
@@ -44,6 +46,7 @@ def augment(images: Tensor, kind: str, draws: Tensor | None = None) -> Tensor:
             for i, most in enumerate(reach)
         )
         flip = draws[:, 2:3] < 0.5 if kind == "shift-flip" else None
+    down, right, flip = (x if x is None else x.to(images.device) for x in (down, right, flip))
     return _shift(images, reach, down, right, flip)
 
 
@@ -78,7 +81,8 @@ def _shift(
     n, channels, height, width = images.shape
     dy, dx = reach
     padded = F.pad(images, (dx, dx, dy, dy))
-    rows, columns = torch.arange(height) + down, torch.arange(width) + right
+    rows = torch.arange(height, device=images.device) + down
+    columns = torch.arange(width, device=images.device) + right
     if flip is not None:
         columns = torch.where(flip, columns.flip(1), columns)
     place = rows[:, :, None] * padded.shape[3] + columns[:, None, :]

@@ -143,30 +143,32 @@ class Student:
         """
         self.model.train()
         done = part[0]
-        losses, gain, rows, hits, named = [], 0.0, 0, 0.0, 0
+        losses, rows = [], 0
+        # Summed where the student computes: a figure read in each batch would wait for the GPU.
+        gain, hits, named = torch.zeros(3, dtype=torch.float64, device=self.device)
         for batch in places.split(self.config.batch_size):
             mine = own_share(batch)
             pixels, scores = bank.rows(mine)
-            images = self._augmented(pixels, len(batch)).to(self.device)
+            images = self._augmented(pixels.to(self.device), len(batch))
             scores = scores.to(self.device)
             loss, logits = self._step(images, scores, len(batch))
             done += len(batch)
             if name:
                 working(name, done, part[1])
             losses.append(loss)
-            gain += float(answer_gain(logits, scores).sum())
+            gain += answer_gain(logits, scores).sum()
             rows += len(mine)
             naming = names_a_class(scores)
-            hits += float(((logits.argmax(1) == scores.argmax(1)) & naming).sum())
-            named += int(naming.sum())
+            hits += ((logits.argmax(1) == scores.argmax(1)) & naming).sum()
+            named += naming.sum()
         self._settle_buffers()
-        sums = torch.tensor([gain, rows, hits, named], dtype=torch.float64)
-        gain, rows, hits, named = sum_over_ranks(sums).tolist()
+        sums = torch.stack([gain, torch.full_like(gain, rows), hits, named]).cpu()
+        gains, seen, right, naming_one = sum_over_ranks(sums).tolist()
         figures = {
             "loss": float(sum_over_ranks(torch.stack(losses)).mean()),
-            "gain_nats_per_answer": gain / max(1, rows),
+            "gain_nats_per_answer": gains / max(1, seen),
         }
-        return figures | ({"agreement_with_answers": hits / named} if named else {})
+        return figures | ({"agreement_with_answers": right / naming_one} if naming_one else {})
 
     def _augmented(self, images: Tensor, batch: int) -> Tensor:
         """This rank's part of a batch, augmented; the answers are assumed to hold for it."""

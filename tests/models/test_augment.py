@@ -39,6 +39,16 @@ def test_without_draws_the_global_generator_decides(kind):
     assert torch.equal(changed[0], changed[2]) == (kind == "none")
 
 
+@pytest.mark.parametrize("kind", ["none", "shift", "shift-flip", "affine"])
+def test_images_are_changed_on_the_device_that_they_are_on(kind):
+    """Random numbers come from the processor; `meta` stands for a GPU."""
+    images = IMAGES.to("meta")
+    for draws in (None, torch.rand(6, DRAWS)):
+        changed = augment(images, kind, draws)
+        assert changed.device.type == "meta"
+        assert (changed.shape, changed.dtype) == (IMAGES.shape, torch.uint8)
+
+
 def test_draws_of_one_half_leave_an_image_as_it_is():
     assert torch.equal(augment(IMAGES, "affine", torch.full((6, DRAWS), 0.5)), IMAGES)
 

@@ -102,3 +102,27 @@ def test_balance_reads_answers_that_name_no_class_with_the_student(monkeypatch):
     assert learner._classes(bank).tolist() == [2, 0, 2, 1, 0]
     assert torch.equal(bank.scores, scores)
     assert student()._classes(bank) is None
+
+
+def test_the_figures_of_a_round_are_those_of_its_batches_one_by_one(monkeypatch):
+    """Batches of 8, 8, 8 and 8; two of the 32 answers name no class."""
+    learner, bank = student("shift"), filled()
+    bank.scores[:2] = torch.tensor([1.0, 1.0, 0.0])
+    kept, step = [], learner._step
+
+    def watched(images, scores, batch):
+        loss, logits = step(images, scores, batch)
+        kept.append((float(loss), logits.double(), scores.double()))
+        return loss, logits
+
+    monkeypatch.setattr(learner, "_step", watched)
+    figures = learner.fit(bank, new=32)
+    assert len(kept) == 4
+    logits, scores = (torch.cat([row[i] for row in kept]) for i in (1, 2))
+    assert figures["loss"] == pytest.approx(sum(row[0] for row in kept) / 4)
+    p, likelihood = logits.softmax(1), scores.exp()
+    gain = ((p * likelihood).sum(1) / likelihood.mean(1)).log()
+    assert figures["gain_nats_per_answer"] == pytest.approx(float(gain.mean()), rel=1e-4)
+    named = [i for i in range(32) if scores[i].tolist().count(float(scores[i].max())) == 1]
+    hits = sum(int(logits[i].argmax()) == int(scores[i].argmax()) for i in named)
+    assert len(named) == 30 and figures["agreement_with_answers"] == hits / 30
