@@ -182,6 +182,25 @@ def cut(root):
     Watched(root, "cut").transcribe(two_rounds(root), resume=True)
 
 
+def breeding(root):
+    """Variants of earlier queries, where each rank holds other classes for likely."""
+    from dpsd.transcription import loop
+
+    rows, loop.rows_at_once = loop.rows_at_once, lambda shape: 60
+    watched = Watched(root, "breeding")
+    session = sys.modules["dpsd.transcription.session"]
+
+    class Turned(session.Student):
+        def predict(own, images):
+            p = super().predict(images)
+            return p.flip(1) if os.environ["RANK"] == "1" else p
+
+    session.Student = Turned
+    generator = {"kind": "procedural", "shares": {"spectra": 1.0}, "select": 2, "recombine": 0.25}
+    watched.transcribe(one_round(root, 400, loop={"rounds": 2}, generator=generator))
+    loop.rows_at_once = rows
+
+
 def broken(root):
     """Rank 1's teacher raises an error."""
     Watched(root, "broken", lambda: os.environ["RANK"] == "1").transcribe(one_round(root))

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dpsd.device import agreed, gather_rows, own_chunks, rank, rows_at_once
+from dpsd.device import agreed, gather_rows, own_chunks, rank, rows_at_once, shared
 from dpsd.privacy.oracle import Prior
 from dpsd.privacy.plan import Plan
 from dpsd.student.student import Student
@@ -60,8 +60,22 @@ def query(session: Session, round: int) -> tuple[Tensor, Tensor]:
             lambda: session.synthesizer.sample(plan.queries(round), student, oracle, round=round)
         )
         answers = oracle.answer(images, prior=asking_prior(plan, student, round))
-    session.synthesizer.remember(images, student.predict)
+    session.synthesizer.remember(images, partial(predicted_together, student))
     return images, plan.mechanism.log_likelihood(answers)
+
+
+def predicted_together(student: Student, images: Tensor) -> Tensor:
+    """The student's probabilities, float32 [B, K], the same on every rank. All ranks call it.
+
+    Each rank predicts its share. Two GPUs may differ in the last bit, and with it in the class of
+    a near tie.
+
+    Args:
+        student: of the run.
+        images: uint8 [B, C, H, W], B from 1, the same on every rank.
+    """
+    parts = images.split(rows_at_once(tuple(images.shape[1:])))
+    return shared(len(parts), lambda i: student.predict(parts[i]))
 
 
 def asking_prior(plan: Plan, student: Student, round: int) -> Prior:
