@@ -20,7 +20,8 @@ def augment(images: Tensor, kind: str, draws: Tensor | None = None) -> Tensor:
             generator.
 
     Returns:
-        Images of the same shape, dtype and device. Pixels from outside repeat the edge (affine) or are 0.
+        Images of the same shape, dtype and device. Pixels from outside repeat the edge (affine) or
+        are 0.
     """
     n, _, height, width = images.shape
     if kind == "none":
