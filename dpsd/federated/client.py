@@ -93,14 +93,20 @@ class Node:
         return messages.reply(self.home.clients, {"labels": noisy.numpy()})
 
     def _request(self, content: RecordDict) -> Request | None:
-        """The request; None if the images here do not have the digest that the server sent.
+        """The request; None if its images cannot be made here, or have another digest.
+
+        The server then sends the images themselves.
 
         Raises:
             UserError: the prior has another shape, or a value outside [0, 1].
         """
         facts, arrays = messages.facts_of(content), messages.arrays_of(content)
         sent = arrays.get("images")
-        images = self._made(content) if sent is None else torch.from_numpy(sent)
+        try:
+            images = self._made(content) if sent is None else torch.from_numpy(sent)
+        except UserError as e:  # a file of public photographs may not be here
+            _LOG.warning("client %s: %s; the images are asked for", self.home.clients[0], e)
+            return None
         if messages.digest(images) != facts["digest"]:
             return None
         prior, wanted = messages.decode_prior(content), self.config.facts.classes

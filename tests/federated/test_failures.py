@@ -20,12 +20,14 @@ from federated.doors import (
     uniform,
 )
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDict
+from PIL import Image
 
 from dpsd.errors import BudgetError, UserError
 from dpsd.federated import answers as paid
 from dpsd.federated import messages
 from dpsd.federated import server_oracle as server
 from dpsd.federated.table import Table
+from dpsd.generator.synthesizer import Synthesizer, Undecided
 from dpsd.privacy.ledger import image_hashes
 
 FAST = {"quorum": 2, "deadline_s": 0.4}
@@ -325,6 +327,29 @@ def test_a_client_refuses_a_prior_that_is_none(tmp_path, bad):
     with pytest.raises(UserError, match=r"0 of 3 clients .*client 0: refused: request"):
         oracle._finish(oracle._request(images(), torch.full((QUERIES, 4), bad)))
     assert [charged(tmp_path, i) for i in range(3)] == [0] * 3
+
+
+def test_a_client_without_the_photographs_gets_the_images(tmp_path):
+    """The clients make the first round's images from the seed; then the file is gone."""
+    photograph = tmp_path / "public.png"
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(photograph)
+    shares = {"shares": {"photographs": 1}, "photographs": [str(photograph)]}
+    cfg = config(mechanism="none", epsilon=None, federated={"deadline_s": 60}, generator=shares)
+    relays = []
+    oracle = door(cfg, tmp_path, wrap=lambda grid: relays.append(Relay(grid)) or relays[0])
+    oracle.synthesizer = Synthesizer(cfg, cfg.facts, torch.device("cpu"))
+    with_pixels = []
+    for round in (0, 1):
+        asked = oracle.synthesizer.sample(QUERIES, Undecided(4), oracle, round=round)
+        assert torch.equal(oracle.answer(asked).values.argmax(1), logits(asked).argmax(1))
+        questions = [m.content for m in relays[0].sent
+                     if m.metadata.message_type == messages.ANSWER]  # fmt: skip
+        with_pixels.append(["images" in c[messages.ARRAYS] for c in questions])
+        photograph.unlink(missing_ok=True)
+    assert with_pixels == [[False] * 3, [False] * 6 + [True] * 3]
+    assert {row["failure"] for row in Table(stub_run(cfg, tmp_path)).rows()} == {""}
+    assert [charged(tmp_path, i) for i in range(3)] == [2 * QUERIES] * 3
 
 
 def test_a_client_that_answers_one_run_only_refuses_the_next(tmp_path):
