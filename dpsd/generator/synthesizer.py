@@ -18,6 +18,7 @@ from dpsd.data.photographs import read_large, read_photographs
 from dpsd.device import rows_at_once, shared
 from dpsd.errors import UserError
 from dpsd.generator.adversarial import Adversarial
+from dpsd.generator.folder import Draw, PublicFolder
 from dpsd.generator.photographs import AUGMENTATIONS, Photographs
 from dpsd.generator.procedural import FAMILIES, procedural
 from dpsd.generator.recombine import Pool
@@ -92,14 +93,23 @@ class Synthesizer:
         self.pool = Pool(facts.shape, facts.classes)
         # A federation's clients make its images again from the seed, on their processors.
         self._device = torch.device("cpu") if config.privacy.route == "federated" else device
-        self._own = (
-            _own_source(self.config, facts, self._device) if self.config.kind == "images" else None
-        )
+        self._folder: PublicFolder | None = None
+        self._own: Draw | None = None
+        if self.config.kind == "images":
+            source = self.config.source or ""
+            if self.config.augment is None and ":" not in source:
+                pool = load_public_images(Path(source), facts)
+                self._folder = PublicFolder(pool, self._key("folder"))
+            else:
+                self._own = _own_source(self.config, facts, self._device)
 
     def sample(
         self, n: int, student: Predicts, oracle: CanAsk | None = None, *, round: int = 0
     ) -> Tensor:
         """Images for one round.
+
+        A folder's images are dealt in an order of its own, so that all of them can be asked. Each
+        round goes on about where the one before ended.
 
         Args:
             n: how many.
@@ -115,17 +125,23 @@ class Synthesizer:
         """
         rng = torch.Generator().manual_seed(self._key("images", round))
         pool = torch.empty((0, *self.facts.shape), dtype=torch.uint8)
-        for _ in range(_TRIES):
+        new, tries, folder = self._own or self._anew, _TRIES, self._folder
+        if folder is not None:
+            new = folder.deal(round * n * self.config.select)
+            tries += len(folder) // max(n, _LEAST_DRAW)
+        for _ in range(tries):
             missing = n - len(pool)
-            drawn = self._draw(max(missing, _LEAST_DRAW) * self.config.select, rng)
+            count = max(missing if folder is None else n, _LEAST_DRAW)
+            drawn = self._draw(count * self.config.select, rng, new)
             if oracle is not None:
                 drawn = drawn[oracle.fresh(torch.cat([pool, drawn]))[len(pool) :]]
             pool = torch.cat([pool, self._select(drawn, missing, student, rng)])
             if len(pool) == n:
                 return pool[torch.randperm(n, generator=rng)]
+        augmented = "" if folder is None else ", or set generator.augment"
         raise UserError(
             f"generator.kind: {self.config.kind} gave only {len(pool)} of {n} images that were not "
-            "asked before; use more public images or fewer privacy.answers"
+            f"asked before; use more public images or fewer privacy.answers{augmented}"
         )
 
     def remember(self, images: Tensor, predict: Callable[[Tensor], Tensor]) -> None:
@@ -159,17 +175,15 @@ class Synthesizer:
             if "optimizer" in state:
                 self.adversarial.optimizer.load_state_dict(state["optimizer"])
 
-    def _draw(self, n: int, rng: torch.Generator) -> Tensor:
-        """Candidates: `generator.recombine` of them from the pool, the rest anew."""
+    def _draw(self, n: int, rng: torch.Generator, new: Draw) -> Tensor:
+        """Candidates: `generator.recombine` of them from the pool, the rest new ones."""
         variants = self.pool.draw(round(n * self.config.recombine), rng)
         if variants is None:
-            return self._anew(n, rng)
-        return torch.cat([self._anew(n - len(variants), rng), variants])
+            return new(n, rng)
+        return torch.cat([new(n - len(variants), rng), variants])
 
     def _anew(self, n: int, rng: torch.Generator) -> Tensor:
         """Images of the mix, in chunks that have a random stream each."""
-        if self._own is not None:
-            return self._own(n, rng)
         key = int(torch.randint(2**62, (1,), generator=rng))
         sizes = [len(part) for part in torch.arange(n).split(_CHUNK)]
         if not sizes:
@@ -259,27 +273,18 @@ def _augmentations(config: GeneratorConfig) -> tuple[str, ...]:
     return AUGMENTATIONS if config.augment is None else config.augment
 
 
-def _own_source(
-    config: GeneratorConfig, facts: PublicFacts, device: torch.device
-) -> Callable[[int, torch.Generator], Tensor]:
-    """The user's declared-public images: a folder, or a callable (n, rng) -> uint8 images.
+def _own_source(config: GeneratorConfig, facts: PublicFacts, device: torch.device) -> Draw:
+    """The user's endless declared-public images: a callable, or augmented images of a folder.
 
     Only augmented images of a folder are drawn on the device.
     """
     source = config.source
     assert source is not None
     if ":" in source:
-        draw: Callable[[int, torch.Generator], Tensor] = import_object(source)
+        draw: Draw = import_object(source)
         return draw
-    if config.augment is not None:
-        folder = Path(source)
-        files = [folder / name for name in image_names(folder, "generator.source")]
-        photographs = read_large(files, "generator.source")
-        crops = Photographs(photographs, facts.shape, config.augment)
-        return lambda n, rng: crops.draw(n, _stream(rng, device)).cpu()
-    pool = load_public_images(Path(source), facts)
-
-    def from_folder(n: int, rng: torch.Generator) -> Tensor:
-        return pool[torch.randint(len(pool), (n,), generator=rng)]
-
-    return from_folder
+    folder = Path(source)
+    files = [folder / name for name in image_names(folder, "generator.source")]
+    photographs = read_large(files, "generator.source")
+    crops = Photographs(photographs, facts.shape, config.augment or ())
+    return lambda n, rng: crops.draw(n, _stream(rng, device)).cpu()

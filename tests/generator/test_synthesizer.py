@@ -3,6 +3,7 @@ import torch
 from PIL import Image
 
 from dpsd.config import parse_config
+from dpsd.errors import UserError
 from dpsd.generator import synthesizer as module
 from dpsd.generator.synthesizer import Synthesizer
 
@@ -63,3 +64,55 @@ def test_images_are_drawn_on_the_runs_device(monkeypatch, tmp_path, privacy, mov
     sources = 1 if source == "folder" else 3
     assert asked.count("cuda") == (sources if moves else 0)
     assert torch.equal(images, made.sample(60, None, round=1))
+
+
+def folder_of(path, images):
+    path.mkdir()
+    pixels = torch.randint(0, 256, (images, 4, 4, 3), dtype=torch.uint8)
+    for i, image in enumerate(pixels.numpy()):
+        Image.fromarray(image).save(path / f"{i:04d}.png")
+    return path
+
+
+class Asked:
+    """Lets each image be asked once."""
+
+    def __init__(self):
+        self.seen = set()
+
+    def fresh(self, images):
+        found = set(self.seen)
+        return torch.tensor([not (h in found or found.add(h)) for h in map(as_bytes, images)])
+
+    def ask(self, images):
+        assert bool(self.fresh(images).all())
+        self.seen |= set(map(as_bytes, images))
+
+
+def as_bytes(image):
+    return image.numpy().tobytes()
+
+
+def of_folder(path, **generator):
+    tree = {"privacy": {"epsilon": 1}, "data": {"name": "none", "shape": [3, 4, 4], "classes": 10}}
+    generator = {"kind": "images", "source": str(path)} | generator
+    config = parse_config(tree | {"generator": generator})
+    return Synthesizer(config, config.facts, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("select", [1, 3])
+def test_all_images_of_a_public_folder_can_be_asked(tmp_path, select):
+    path, asked = folder_of(tmp_path / "public", 500), Asked()
+    for round, n in enumerate((100, 100, 100, 130, 70)):
+        made = of_folder(path, select=select, recombine=0)  # a resumed run goes on like this
+        asked.ask(made.sample(n, Undecided(), asked, round=round))
+    assert len(asked.seen) == 500
+    with pytest.raises(UserError, match=r"only 0 of 1 .* or set generator\.augment"):
+        made.sample(1, Undecided(), asked, round=5)
+
+
+def test_a_folder_is_drawn_again_where_nothing_is_asked(tmp_path):
+    made = of_folder(folder_of(tmp_path / "public", 70))
+    images = made.sample(140, Undecided(), round=2)
+    found = list(map(as_bytes, images))
+    assert len(set(found)) == 70 and sorted(found) == sorted(2 * list(set(found)))
