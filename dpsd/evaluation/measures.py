@@ -1,12 +1,13 @@
 """Accuracy, agreement and calibration of a teacher and a student."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from dpsd.data.load import Split
+from dpsd.device import rows_at_once
 from dpsd.privacy.plan import make_plan
 from dpsd.privacy.releases import load_release
 from dpsd.runs.folder import Run
@@ -14,7 +15,6 @@ from dpsd.student.losses import answer_gain, names_a_class
 from dpsd.teachers.folder import as_logits
 
 _BINS = 15
-_BATCH = 512
 MOST_CONFUSED = 20
 """Classes of which a matrix of confusions is kept; with more it is unreadable."""
 WITH_TEACHER = "the teacher's class on the same rows"
@@ -42,7 +42,7 @@ def on_rows(
         predict: uint8 images [b, C, H, W] -> the student's probabilities [b, K].
     """
     y = rows.labels
-    both = [(as_logits(ask(x).cpu()), predict(x)) for x in rows.images.split(_BATCH)]
+    both = [(as_logits(ask(x).cpu()), predict(x)) for x in _batches(rows)]
     answers = torch.cat([answer for answer, _ in both]).softmax(1)
     predictions = torch.cat([prediction for _, prediction in both])
     t, s = answers.argmax(1), predictions.argmax(1)
@@ -78,8 +78,13 @@ def on_rows(
 
 def accuracy(predict: Callable[[Tensor], Tensor], rows: Split) -> float | None:
     """Share of the labelled rows whose class is the most probable one; None without rows."""
-    hits = [predict(x).argmax(1) for x in rows.images.split(_BATCH)]
+    hits = [predict(x).argmax(1) for x in _batches(rows)]
     return float((torch.cat(hits) == rows.labels).double().mean()) if len(rows) else None
+
+
+def _batches(rows: Split) -> Iterable[Tensor]:
+    """The images in batches that a network takes at a time."""
+    return rows.images.split(rows_at_once(tuple(rows.images.shape[1:])))
 
 
 def without_rows(run: Run, predict: Callable[[Tensor], Tensor]) -> dict[str, Any]:

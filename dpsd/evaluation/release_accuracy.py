@@ -14,7 +14,7 @@ import torch
 from dpsd.config import Config
 from dpsd.data.identity import dataset_home
 from dpsd.data.load import Split, load_data
-from dpsd.device import pick_device
+from dpsd.device import pick_device, rows_at_once
 from dpsd.errors import UserError
 from dpsd.files import read_json
 from dpsd.privacy.accounting import compose_epsilon
@@ -32,7 +32,6 @@ from dpsd.runs.folder import Run
 from dpsd.runs.release import Labeller, load_student
 
 CONFIDENCE = 0.95
-_BATCH = 512
 
 
 def release_accuracy(run: Run, epsilon: float, data: Path | None = None) -> dict[str, Any]:
@@ -123,5 +122,6 @@ def _test_rows(config: Config, data: Path | None) -> Split:
 
 def _hits(run: Run, rows: Split) -> int:
     predict = Labeller(load_student(run), pick_device(run.config.device)).predict
-    said = torch.cat([predict(x).argmax(1) for x in rows.images.split(_BATCH)])
+    batches = rows.images.split(rows_at_once(tuple(rows.images.shape[1:])))
+    said = torch.cat([predict(x).argmax(1) for x in batches])
     return int((said == rows.labels).sum())

@@ -11,13 +11,12 @@ from torch import Tensor, nn
 
 from dpsd.config import PublicFacts, load_config
 from dpsd.data.rows import Images
+from dpsd.device import rows_at_once
 from dpsd.errors import UserError
 from dpsd.generator.synthesizer import Synthesizer
 from dpsd.imports import brief
 from dpsd.models.networks import as_input, build_model
 from dpsd.runs.folder import Run, open_run
-
-_PREDICT_BATCH = 512
 
 
 def load_student(run: Path | str | Run) -> nn.Module:
@@ -118,7 +117,8 @@ class Labeller:
     @torch.inference_mode()
     def predict(self, images: Images) -> Tensor:
         """Probabilities float32 [B, K] on the CPU of uint8 images [B, C, H, W]."""
-        parts = [self.model(as_input(x.to(self.device))) for x in images.split(_PREDICT_BATCH)]
+        batches = images.split(rows_at_once(tuple(images.shape[1:])))
+        parts = [self.model(as_input(x.to(self.device))) for x in batches]
         return torch.cat([logits.float().softmax(1).cpu() for logits in parts])
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from dpsd.data.load import Split
-from dpsd.evaluation.measures import on_rows
+from dpsd.evaluation.measures import accuracy, on_rows
 
 
 def test_reliability_and_confusions_against_a_loop():
@@ -31,3 +31,18 @@ def test_reliability_and_confusions_against_a_loop():
     many = Split(rows.images[:1], torch.tensor([20]))
     assert on_rows(many, [str(i) for i in range(21)], lambda x: torch.rand(1, 21),
                    lambda x: torch.rand(1, 21))["confusion"] == []  # fmt: skip
+
+
+def test_large_images_come_in_small_batches():
+    """A batch holds 2^23 pixel values at the most: 55 images of 3 x 224 x 224, never above 512."""
+    for side, most in ((224, 55), (8, 512)):
+        rows, seen = Split(torch.zeros(600, 3, 1, 1).byte(), torch.zeros(600).long()), []
+        rows = Split(rows.images.expand(-1, -1, side, side), rows.labels)
+
+        def ask(images, seen=seen):
+            seen.append(len(images))
+            return torch.zeros(len(images), 2)
+
+        on_rows(rows, "ab", ask, ask)
+        accuracy(ask, rows)
+        assert max(seen) == most and sum(seen) == 3 * 600

@@ -55,6 +55,22 @@ def test_student_loads_from_run_folder_and_release_alone(finished, alone):
             assert torch.equal(model(images), wanted)
 
 
+def test_a_labeller_takes_large_images_in_small_batches():
+    seen = []
+
+    class Model(torch.nn.Module):
+        def forward(self, images):
+            seen.append(len(images))
+            return torch.zeros(len(images), 2)
+
+    images = torch.zeros(1, 1, 1, 1, dtype=torch.uint8)
+    labeller = release.Labeller(Model(), torch.device("cpu"))
+    assert len(labeller.predict(images.expand(120, 3, 224, 224))) == 120
+    assert seen == [55, 55, 10]  # 2^23 pixel values are 55.7 images
+    labeller.predict(images.expand(600, 3, 8, 8))
+    assert seen[3:] == [512, 88]
+
+
 def test_student_that_is_missing_or_damaged(finished, alone, tmp_path):
     with pytest.raises(UserError, match="no finished run or release folder"):
         load_student(tmp_path)
