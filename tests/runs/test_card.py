@@ -9,9 +9,10 @@ import yaml
 from PIL import Image
 from products import copy_of, tiny_run
 
+from dpsd.attacks.extraction.attacks import ATTACKS
 from dpsd.privacy.releases import load_release
 from dpsd.privacy.verify import verify_release
-from dpsd.runs.card import write_card
+from dpsd.runs.card import LINEAR, write_card
 from dpsd.runs.pictures import Board, curves, newest_images, synthetic_grid
 from dpsd.runs.release import load_student
 from dpsd.student.bank import Bank
@@ -66,9 +67,7 @@ def test_plain_torch_code_on_the_card_gives_the_student(finished, card, monkeypa
     assert torch.allclose(names["logits"], load_student(finished)(names["images"]), atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "name", ["cnn", "resnet20", "scatter-bn", "scatter-linear", "resnet18", "package.module:net"]
-)
+@pytest.mark.parametrize("name", ["cnn", "resnet20", *LINEAR, "resnet18", "package.module:net"])
 def test_every_model_says_how_to_load_it(finished, tmp_path, name):
     run = copy_of(finished, tmp_path / "run")
     student = run.config.student.model_copy(update={"model": name})
@@ -79,7 +78,9 @@ def test_every_model_says_how_to_load_it(finished, tmp_path, name):
         compile(_code(card, "With plain torch"), "card", "exec")
     else:
         assert "dpsd export" in card
-    assert ("## Before you serve it" in card) == name.startswith("scatter")  # it can be solved
+    assert ("## Before you serve it" in card) == name.startswith("scatter")
+    # What the card says about such a student can be measured.
+    assert ("`dpsd attack extraction` measures it" in card) == (name in ATTACKS["equations"].of)
 
 
 def test_torchvision_code_on_the_card(finished, tmp_path, monkeypatch):

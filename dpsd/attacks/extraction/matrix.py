@@ -72,7 +72,7 @@ def refusal(cell: Cell, victim: Victim) -> str | None:
     of = ATTACKS[cell.attack].of
     if of and victim.architecture not in of:
         what = victim.architecture or "unknown"
-        return f"{cell.attack} solves {' and '.join(of)}, the {victim.name} is {what}"
+        return f"{cell.attack} solves {', '.join(of)}; the {victim.name} is {what}"
     return None
 
 

@@ -1,5 +1,7 @@
 """Weights of students on fixed features are solved from their answers."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,8 @@ from dpsd.attacks.extraction.weights.equations import SOLVED, equations, known_f
 from dpsd.attacks.extraction.weights.linear import Solution, from_likelihood, from_logits
 from dpsd.defences import Labels, Rounding
 from dpsd.errors import UserError
+from dpsd.models import public_features
+from dpsd.models.networks import build_model
 
 FEATURES = 81 * 2 * 2  # of an 8 x 8 image
 
@@ -60,12 +64,39 @@ def test_labels_give_the_direction_of_the_weights() -> None:
 
 
 def test_other_architectures_are_refused() -> None:
-    with pytest.raises(UserError, match="model: cnn-tiny; equations solves scatter-linear and"):
+    with pytest.raises(UserError, match="model: cnn-tiny; equations solves scatter-linear, "):
         clones(equations, holdings(20), ask=victim("scatter-bn"))
 
 
+@pytest.fixture
+def few_components(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """`scatter-public` with 60 components of 200 crops, in place of 1,000 of 4,096."""
+    monkeypatch.setattr(public_features, "_CROPS", 200)
+    monkeypatch.setattr(public_features, "COMPONENTS", 60)
+    public_features.public_components.cache_clear()
+    yield
+    public_features.public_components.cache_clear()
+
+
+def test_a_student_on_public_components_is_solved(few_components: None) -> None:
+    """Half of the crops are asked about, 1.2 for each weight of a class; the others measure."""
+    crops = public_features.public_crops((1, 12, 12), 144)
+    rng = torch.Generator().manual_seed(0)
+    net = build_model("scatter-public", (1, 12, 12), 3)
+    with torch.no_grad():
+        net.head.weight.copy_(torch.randn(net.head.weight.shape, generator=rng))
+        net.head.bias.copy_(torch.randn(3, generator=rng))
+    net.requires_grad_(False)
+    asked, others = crops[:72], crops[72:]
+    solution = from_logits(known_features("scatter-public", asked), predict(net, asked))
+    copy = solved("scatter-public", (1, 12, 12), solution)
+    said, copied = predict(net, others), predict(copy, others)
+    assert torch.equal(copied.argmax(1), said.argmax(1))
+    torch.testing.assert_close(copied, said, atol=1e-3, rtol=0)
+
+
 @pytest.mark.parametrize("model", SOLVED)
-def test_a_solution_becomes_a_model_of_the_architecture(model: str) -> None:
+def test_a_solution_becomes_a_model_of_the_architecture(model: str, few_components: None) -> None:
     rng = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (6, 1, 12, 12), dtype=torch.uint8, generator=rng)
     features = known_features(model, images)

@@ -105,7 +105,7 @@ def test_given_rows_are_asked_about_and_measured_on_where_there_are_no_data(run,
         (["--attack", "distillation", "--defence", "labels"], "labels gives labels alone"),
         (
             ["--attack", "equations"],
-            "equations solves scatter-linear and scatter-bn, the student is",
+            "equations solves scatter-linear, scatter-bn, scatter-public; the student is",
         ),
         (["--url", "http://192.0.2.7:80"], "is not an address of this machine"),
         (["--url", "http://127.0.0.1:9", "--defence", "labels"], "the service's own are on"),

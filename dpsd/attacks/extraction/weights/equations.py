@@ -1,6 +1,7 @@
 """Solve for the weights of a model that is linear on features that everybody can compute.
 
-A student `scatter-linear` or `scatter-bn` is one linear layer on fixed wavelet features. The log of
+A student `scatter-linear` or `scatter-bn` is one linear layer on fixed wavelet features, and
+`scatter-public` is one on principal components of them that two public photographs fix. The log of
 its probabilities, less their mean over the classes, is linear in known numbers, and each answer is
 one equation for each class (Tramèr et al. 2016, section 4.1).
 """
@@ -23,9 +24,10 @@ from dpsd.errors import UserError
 from dpsd.models.dp_networks import ScatterNet
 from dpsd.models.frozen import Shape
 from dpsd.models.networks import ScatterBn, as_input, build_model
+from dpsd.models.public_features import PublicNet
 from dpsd.models.scattering import scattering_maps, unit_roots
 
-SOLVED = ("scatter-linear", "scatter-bn")
+SOLVED = ("scatter-linear", "scatter-bn", "scatter-public")
 """Architectures whose weights are found."""
 _HIDDEN = 0.1  # a larger share of answers with a 0 was rounded or cut
 _BATCH = 256
@@ -45,7 +47,7 @@ def equations(endpoint: Endpoint, holdings: Holdings) -> Iterator[Clone]:
         UserError: another architecture.
     """
     if holdings.model not in SOLVED:
-        raise UserError(f"model: {holdings.model}; equations solves {' and '.join(SOLVED)}")
+        raise UserError(f"model: {holdings.model}; equations solves {', '.join(SOLVED)}")
     features = torch.zeros(0)
 
     def ask(transcript: Transcript, count: int) -> None:
@@ -86,7 +88,7 @@ def known_features(model: str, images: Tensor) -> Tensor:
     net = build_model(model, _shape(images), 2)
     parts = []
     for part in images.split(_BATCH):
-        if isinstance(net, ScatterNet):
+        if isinstance(net, ScatterNet | PublicNet):
             parts.append(net.inputs(as_input(part)))
         else:
             parts.append(unit_roots(scattering_maps(as_input(part)).flatten(1)))
@@ -97,7 +99,7 @@ def solved(model: str, shape: Shape, solution: Solution) -> nn.Module:
     """A model of this architecture with these weights, in evaluation mode."""
     net = build_model(model, shape, len(solution.bias))
     head = net.head
-    assert isinstance(net, ScatterNet | ScatterBn) and isinstance(head, nn.Linear)
+    assert isinstance(net, ScatterNet | ScatterBn | PublicNet) and isinstance(head, nn.Linear)
     with torch.no_grad():
         head.weight.copy_(solution.weight)
         head.bias.copy_(solution.bias)
