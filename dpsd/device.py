@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -144,6 +144,23 @@ def gather(value: Any) -> list[Any] | None:
     box: list[Any] | None = [None] * world_size() if rank() == 0 else None
     dist.gather_object(value, box, dst=0)
     return box
+
+
+def joined(rows: int, pieces: Iterable[Tensor]) -> Tensor:
+    """The rows of all pieces in order; at no time are they in memory twice.
+
+    Args:
+        rows: of all pieces together.
+        pieces: [B, ...], at least one.
+    """
+    out, done = None, 0
+    for piece in pieces:
+        if out is None:
+            out = piece.new_empty((rows, *piece.shape[1:]))
+        out[done : done + len(piece)] = piece
+        done += len(piece)
+    assert out is not None
+    return out
 
 
 def shared(pieces: int, work: Callable[[int], Tensor]) -> Tensor:

@@ -10,6 +10,7 @@ import math
 import torch
 from torch import Generator, Tensor
 
+from dpsd.device import joined
 from dpsd.models.augment import affine
 
 POOL_BYTES = 2**30
@@ -53,13 +54,12 @@ class Pool:
         if not known or n == 0:
             return None
         which = torch.randint(len(known), (n,), generator=rng)
-        pairs = torch.empty((2, n, *known[0].shape[1:]), dtype=torch.uint8)
+        picked = torch.empty((2, n), dtype=torch.int64)
         for i, pool in enumerate(known):
             rows = (which == i).nonzero()[:, 0]
-            picked = torch.randint(len(pool), (2, len(rows)), generator=rng)
-            pairs[:, rows] = pool[picked]
-        parts = zip(pairs[0].split(_CHUNK), pairs[1].split(_CHUNK), strict=True)
-        return torch.cat([recombine(a, b, rng) for a, b in parts])
+            picked[:, rows] = torch.randint(len(pool), (2, len(rows)), generator=rng)
+        parts = zip(which.split(_CHUNK), picked.split(_CHUNK, 1), strict=True)
+        return joined(n, (recombine(*_pairs(known, w, p), rng) for w, p in parts))
 
     def state_dict(self) -> dict[int, Tensor]:
         """The images kept, by class, in the order in which classes were found."""
@@ -68,6 +68,15 @@ class Pool:
     def load_state_dict(self, state: dict[int, Tensor]) -> None:
         """The inverse of `state_dict`."""
         self.images = dict(state)
+
+
+def _pairs(pools: list[Tensor], which: Tensor, picked: Tensor) -> Tensor:
+    """The images `picked`, int64 [2, B], of the pools `which`, int64 [B]: uint8 [2, B, C, H, W]."""
+    pairs = torch.empty((2, len(which), *pools[0].shape[1:]), dtype=torch.uint8)
+    for i in which.unique().tolist():
+        rows = (which == i).nonzero()[:, 0]
+        pairs[:, rows] = pools[i][picked[:, rows]]
+    return pairs
 
 
 def recombine(a: Tensor, b: Tensor, rng: Generator) -> Tensor:

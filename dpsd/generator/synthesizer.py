@@ -15,7 +15,7 @@ from dpsd.config.sections import GeneratorConfig
 from dpsd.data.folders import image_names
 from dpsd.data.load import load_public_images
 from dpsd.data.photographs import read_large, read_photographs
-from dpsd.device import rows_at_once, shared
+from dpsd.device import joined, rows_at_once, shared, world_size
 from dpsd.errors import UserError
 from dpsd.generator.adversarial import Adversarial
 from dpsd.generator.folder import Draw, PublicFolder
@@ -133,9 +133,10 @@ class Synthesizer:
             missing = n - len(pool)
             count = max(missing if folder is None else n, _LEAST_DRAW)
             drawn = self._draw(count * self.config.select, rng, new)
-            if oracle is not None:
-                drawn = drawn[oracle.fresh(torch.cat([pool, drawn]))[len(pool) :]]
-            pool = torch.cat([pool, self._select(drawn, missing, student, rng)])
+            rows = torch.arange(len(drawn)) if oracle is None else _unasked(oracle, pool, drawn)
+            chosen = self._select(drawn, rows, missing, student, rng)
+            del drawn, rows  # candidates are large
+            pool = torch.cat([pool, chosen]) if len(pool) else chosen
             if len(pool) == n:
                 return pool[torch.randperm(n, generator=rng)]
         augmented = "" if folder is None else ", or set generator.augment"
@@ -188,13 +189,13 @@ class Synthesizer:
         sizes = [len(part) for part in torch.arange(n).split(_CHUNK)]
         if not sizes:
             return torch.empty((0, *self.facts.shape), dtype=torch.uint8)
-        return self._pieces(len(sizes), lambda i: self._mixed(sizes[i], key, i))
+        return self._pieces(n, len(sizes), lambda i: self._mixed(sizes[i], key, i))
 
-    def _pieces(self, count: int, work: Callable[[int], Tensor]) -> Tensor:
-        """The rows of `work(0)`, `work(1)`, ... in order; ranks that draw together share them."""
-        if self._together:
+    def _pieces(self, n: int, count: int, work: Callable[[int], Tensor]) -> Tensor:
+        """The n rows of `work(0)`, `work(1)`, ... in order; ranks that draw together share them."""
+        if self._together and world_size() > 1:
             return shared(count, work)
-        return torch.cat([work(i) for i in range(count)])
+        return joined(n, map(work, range(count)))
 
     def _mixed(self, n: int, key: int, chunk: int) -> Tensor:
         rng = torch.Generator().manual_seed(self._key(key, chunk))
@@ -211,22 +212,24 @@ class Synthesizer:
                 parts.append(procedural(name, count, self.facts.shape, drawing, "cpu"))
         return torch.cat(parts)
 
-    def _select(self, images: Tensor, n: int, student: Predicts, rng: torch.Generator) -> Tensor:
-        """N of the images; unsure ones and rare classes are likelier to be drawn.
+    def _select(
+        self, images: Tensor, rows: Tensor, n: int, student: Predicts, rng: torch.Generator
+    ) -> Tensor:
+        """N of the images in these rows; unsure ones and rare classes are likelier to be drawn.
 
         An image's weight is (1.2 - max p) sum_c p(c) / mean p(c). The Gumbel trick draws without
-        replacement.
+        replacement. Candidates take most of a round's memory, so they are not copied as a whole.
         """
-        if len(images) <= n:
-            return images
+        if len(rows) <= n:
+            return images if len(rows) == len(images) else images[rows]
         if self.config.select == 1:
-            return images[torch.randperm(len(images), generator=rng)[:n]]
-        parts = images.split(rows_at_once(self.facts.shape))
-        p = self._pieces(len(parts), lambda i: student.predict(parts[i]))
+            return images[rows[torch.randperm(len(rows), generator=rng)[:n]]]
+        parts = rows.split(rows_at_once(self.facts.shape))
+        p = self._pieces(len(rows), len(parts), lambda i: student.predict(images[parts[i]]))
         rarity = (p / p.mean(0).clamp_min(1e-3)).sum(1)
         weight = rarity * (1 + _SURE - p.max(1).values)
-        uniform = torch.rand(len(images), generator=rng).clamp_min(1e-12)
-        return images[(weight.log() - (-uniform.log()).log()).topk(n).indices]
+        uniform = torch.rand(len(rows), generator=rng).clamp_min(1e-12)
+        return images[rows[(weight.log() - (-uniform.log()).log()).topk(n).indices]]
 
     def _normalised(self) -> dict[str, float]:
         kind, shares = self.config.kind, dict(self.config.shares)
@@ -248,6 +251,12 @@ class Synthesizer:
     def _key(self, *what: Any) -> int:
         text = f"dpsd synthesizer {self.seed} {what}".encode()
         return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1
+
+
+def _unasked(oracle: CanAsk, pool: Tensor, drawn: Tensor) -> Tensor:
+    """The drawn rows that were asked neither before nor among the pool, int64 [rows]."""
+    seen = torch.cat([pool, drawn]) if len(pool) else drawn
+    return oracle.fresh(seen)[len(pool) :].nonzero()[:, 0]
 
 
 def _split_count(n: int, shares: dict[str, float]) -> dict[str, int]:

@@ -136,15 +136,17 @@ def on_disk(config: Config, plan: Plan) -> bool:
 def expected_bytes(config: Config, plan: Plan) -> int:
     """Memory of one process in bytes, on top of torch, networks and activations.
 
-    It holds a bank in memory, a round's candidates and the parents of later ones. What a bank on
-    disk is read from is the system's cache, which gives way.
+    It holds a bank in memory, a round's candidates with the images chosen, and the parents of
+    later ones. What a bank on disk is read from is the system's cache, which gives way.
     """
     pixels, g = math.prod(plan.facts.shape), config.generator
     window, classes = window_of(config, plan), plan.facts.classes
     bank = 0 if on_disk(config, plan) else bank_bytes(window, plan.facts.shape, classes)
     parents = min(plan.answers, classes * parents_of_a_class(plan.facts.shape, classes))
     pool = parents * pixels if g.select > 1 and g.recombine > 0 else 0
-    return bank + pool + plan.queries(plan.rounds - 1) * g.select * (pixels + 8)
+    copies = 2 if pool else 1  # new candidates and variants are put together
+    candidates = g.select * (copies * pixels + 8)
+    return bank + pool + plan.queries(plan.rounds - 1) * (candidates + pixels)
 
 
 def disk_bytes(config: Config, plan: Plan) -> int:

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 from PIL import Image
@@ -29,6 +31,7 @@ def test_ranks_share_the_work_of_the_loops_synthesizer_alone(monkeypatch):
         return torch.cat([work(i) for i in range(pieces)])
 
     monkeypatch.setattr(module, "shared", shared)
+    monkeypatch.setattr(module, "world_size", lambda: 2)
     alone = drawn()
     assert calls == []
     assert torch.equal(drawn(together=True), alone)
@@ -116,3 +119,47 @@ def test_a_folder_is_drawn_again_where_nothing_is_asked(tmp_path):
     images = made.sample(140, Undecided(), round=2)
     found = list(map(as_bytes, images))
     assert len(set(found)) == 70 and sorted(found) == sorted(2 * list(set(found)))
+
+
+class Allows:
+    """Lets the images be asked that a mask names; keeps what it was shown."""
+
+    def __init__(self, mask):
+        self.mask, self.shown = mask, []
+
+    def fresh(self, images):
+        self.shown.append(images)
+        return self.mask(len(images))
+
+
+@pytest.mark.parametrize("select", [1, 4])
+@pytest.mark.parametrize("mask", [lambda n: torch.ones(n).bool(), lambda n: torch.arange(n) != 3])
+def test_candidates_are_never_copied_as_a_whole(select, mask, monkeypatch):
+    """A round of 600 images holds its candidates once, and the images chosen twice at the most."""
+    generator = CONFIG.generator.model_copy(update={"select": select})
+    config = CONFIG.model_copy(update={"generator": generator})
+    made, oracle, sizes = Synthesizer(config, config.facts, torch.device("cpu")), Allows(mask), []
+    for name in ("cat", "empty"):
+        real = getattr(torch, name)
+
+        def counted(*args, real=real, **named):
+            out = real(*args, **named)
+            sizes.append(out.numel())
+            return out
+
+        monkeypatch.setattr(torch, name, counted)
+    candidates, draw, held = [], made._draw, []
+
+    def drawn(*args):
+        out = draw(*args)
+        candidates.append(out.data_ptr())
+        sizes.clear()  # what drawing takes is another matter
+        return out
+
+    monkeypatch.setattr(made, "_draw", drawn)
+    predict = Undecided().predict
+    student = SimpleNamespace(predict=lambda x: held.append(len(x)) or predict(x))
+    images = made.sample(600, student, oracle, round=1)
+    assert len(images) == 600
+    assert oracle.shown[0].data_ptr() == candidates[0]
+    assert max(sizes, default=0) <= 700 * 28 * 28 and max(held, default=0) <= 512

@@ -16,7 +16,7 @@ def test_memory_is_that_of_the_bank_and_a_round():
     c = config({"answers": 5000}, {"window": 300, "queries_per_round": 500})
     bank = Bank(300, (1, 28, 28), 10)
     held = sum(t.numel() * t.element_size() for t in (bank.images, bank.scores))
-    assert session.expected_bytes(c, make_plan(c)) == held + 500 * (28 * 28 + 8)
+    assert session.expected_bytes(c, make_plan(c)) == held + 500 * (2 * 28 * 28 + 8)
 
 
 def test_a_bank_too_big_for_memory_is_refused(monkeypatch):
@@ -36,7 +36,7 @@ def test_a_bank_on_disk_takes_no_memory():
     plan, pixels = make_plan(c), 3 * 224 * 224
     small = config({"answers": 100})
     assert session.on_disk(c, plan) and not session.on_disk(small, make_plan(small))
-    assert session.expected_bytes(c, plan) == 1000 * c.generator.select * (pixels + 8)
+    assert session.expected_bytes(c, plan) == 1000 * (2 * pixels + 8)
     scores = 1_200_000 * 4000
     assert session.disk_bytes(c, plan) == 1_200_000 * (pixels + 20_016) + scores
 
@@ -46,7 +46,7 @@ def test_parents_of_later_candidates_are_counted():
     breeding = c.generator.model_copy(update={"select": 2, "recombine": 0.5})
     more = c.model_copy(update={"generator": breeding})
     with_, without = (session.expected_bytes(x, make_plan(c)) for x in (more, c))
-    assert with_ - without == 10 * 1000 * 784 + 5000 * 792
+    assert with_ - without == 10 * 1000 * 784 + 5000 * (3 * 784 + 8)
 
 
 def test_images_too_many_for_the_disk_are_refused(monkeypatch, tmp_path):
