@@ -4,6 +4,7 @@ All of it is post-processing of what is released, whatever the unit of the relea
 """
 
 import itertools
+import math
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dpsd.config import PublicFacts, load_config
-from dpsd.device import pick_device
+from dpsd.device import available_bytes, pick_device
 from dpsd.errors import UserError
 from dpsd.files import whole_file
 from dpsd.runs.folder import Run
@@ -21,6 +22,7 @@ from dpsd.runs.release import Labeller, load_student, release_folder, released_s
 CANDIDATES = 20
 """Of balanced samples: the most candidates for each image, in units of `best`."""
 _CHUNK = 10_000
+_CHUNK_BYTES = 2**30  # of a chunk's candidates; up to 96 x 96 in colour no chunk is cut by it
 _LATER = 2**40  # more than there are candidates
 
 
@@ -115,15 +117,19 @@ def draw_samples(
             and those of rare classes are preferred. Default: `generator.select` of the run.
 
     Raises:
-        UserError: a number is too small, or no release is there.
+        UserError: a number is too small, no release is there, or the images do not fit in memory.
     """
     for name, value in (("n", n), ("best", best), ("select", select)):
         if value is not None and value < 1:
             raise UserError(f"{name}: {value}; accepted: from 1")
     release = release_folder(run)
-    device, facts = pick_device("auto"), load_config(release / "config.yaml").facts
+    config, device = load_config(release / "config.yaml"), pick_device("auto")
+    facts = config.facts
     if balanced and n < facts.classes:
         raise UserError(f"n: {n}; accepted with balanced: from {facts.classes}, one of each class")
+    each = select or config.generator.select
+    chunk = _chunk(facts, each)
+    _check_memory(n, facts, min(chunk, n * best) * each)
     labeller = Labeller(load_student(release), device)
     synthesizer = released_synthesizer(run, device, select)
 
@@ -137,7 +143,7 @@ def draw_samples(
             break
         size = n * best if balanced or best > 1 else n - drawn
         # Training rounds count from 0 up; samples have the streams below.
-        images = synthesizer.sample(min(_CHUNK, size), labeller, round=-1 - i)
+        images = synthesizer.sample(min(chunk, size), labeller, round=-1 - i)
         order = drawn + torch.arange(len(images))
         drawn += len(images)
         probabilities = labeller.predict(images)
@@ -149,6 +155,27 @@ def draw_samples(
         counts += torch.bincount(found.labels, minlength=facts.classes)
         kept.take(found)
     return Samples(*kept.shown(), facts.class_names, drawn, balanced)
+
+
+def _chunk(facts: PublicFacts, select: int) -> int:
+    """Images that are drawn at a time: fewer where their candidates are large."""
+    return max(1, min(_CHUNK, _CHUNK_BYTES // (math.prod(facts.shape) * select)))
+
+
+def _check_memory(n: int, facts: PublicFacts, candidates: int) -> None:
+    """Refuse more samples than memory holds: twice each, as they are put in order at the end.
+
+    Raises:
+        UserError: with what is needed and what is free.
+    """
+    pixels, have = math.prod(facts.shape), available_bytes()
+    each, beside = 2 * (pixels + 4 * facts.classes + 8), 2 * candidates * pixels
+    if n * each + beside > have:
+        most = max(0, (have - beside) // each)
+        raise UserError(
+            f"n: {n} images need {(n * each + beside) / 2**30:.1f} GiB, and {have / 2**30:.1f} GiB "
+            f"are free; accepted: up to {most}"
+        )
 
 
 def _known(probabilities: Tensor, _: Tensor) -> Tensor:

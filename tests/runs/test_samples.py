@@ -47,7 +47,8 @@ def drawn(monkeypatch, tmp_path):
     """Draws from the stream in chunks of 50."""
     facts = SimpleNamespace(shape=(1, 4, 4), classes=3, class_names=("common", "rare", "rarest"))
     for name, stub in (
-        ("load_config", lambda path: SimpleNamespace(facts=facts)), ("_CHUNK", 50),
+        ("load_config", lambda path: SimpleNamespace(
+            facts=facts, generator=SimpleNamespace(select=1))), ("_CHUNK", 50),
         ("release_folder", lambda run: tmp_path), ("load_student", lambda run: None),
         ("Labeller", Reader), ("released_synthesizer", lambda run, device, select: Stream()),
     ):  # fmt: skip
@@ -148,6 +149,24 @@ def test_the_surest_are_surer_and_keep_the_shares_of_the_classes(drawn):
 def test_refusals(drawn, n, how, says):
     with pytest.raises(UserError, match=says):
         drawn(n, **how)
+
+
+def test_chunks_of_large_images_are_bounded():
+    """The sizes of released samples keep their chunks of 10,000; larger images come in fewer."""
+    for shape, select, images in (
+        ((1, 28, 28), 8, 10_000), ((3, 32, 32), 3, 10_000), ((3, 96, 96), 3, 10_000),
+        ((3, 224, 224), 1, 7133), ((3, 224, 224), 3, 2377), ((3, 60_000, 60_000), 1, 1),
+    ):  # fmt: skip
+        assert samples._chunk(SimpleNamespace(shape=shape), select) == images
+
+
+def test_samples_that_do_not_fit_in_memory_are_refused(drawn, monkeypatch):
+    need = 2 * 1000 * (16 + 4 * 3 + 8) + 2 * 50 * 16  # kept, put in order; one chunk is drawn
+    monkeypatch.setattr(samples, "available_bytes", lambda: need)
+    assert len(drawn(1000).images) == 1000
+    monkeypatch.setattr(samples, "available_bytes", lambda: need - 1)
+    with pytest.raises(UserError, match=r"n: 1000 images need .* are free; accepted: up to 999$"):
+        drawn(1000)
 
 
 def test_balanced_samples_of_a_run_hold_variants_of_earlier_candidates(
