@@ -230,7 +230,7 @@ class StudentConfig(Section):
     """Rows of the passes over all answers are drawn in proportion to the frequency of their
     likeliest class to the power of minus this. 0 shows each row once a pass; 1 shows all classes
     equally often. Synthetic images look like some classes far oftener than like others. Answers
-    that name no class (`privacy.ask: group`) are read with the prediction of the loop's student."""
+    with noise, and those that name no class, are read with the prediction of the loop's student."""
     batch_size: int = Field(default=256, ge=1)
     """Answered images in one update."""
     lr: float = Field(default=0.01, gt=0)

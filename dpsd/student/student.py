@@ -115,15 +115,16 @@ class Student:
     def _classes(self, bank: Bank) -> Tensor | None:
         """The class of each answered image that balance goes by, int64 [images]; None: no balance.
 
-        It is what the answer makes likeliest. An answer that names no class, as yes or no to a
-        group of classes, is read with this student's prediction as prior.
+        It is what the answer makes likeliest with this student's prediction as prior: the likeliest
+        class of a noisy answer alone may be due to its noise. The teacher's own soft answers are
+        read without a prior, unless they name no class.
         """
         if self.config.balance == 0:
             return None
         parts = []
         for places in torch.arange(len(bank)).split(rows_at_once(self.facts.shape)):
             scores = bank.scores[places]
-            open_ = ~names_a_class(scores)
+            open_ = ~names_a_class(scores) if self.soft_targets else torch.ones(len(places)).bool()
             if open_.any():
                 images, _ = bank.rows(places[open_])
                 scores[open_] += self.predict(images).clamp_min(_LEAST).log()

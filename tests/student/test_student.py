@@ -10,7 +10,7 @@ from dpsd.student.student import Student
 FACTS = PublicFacts((1, 8, 8), 3, ("a", "b", "c"))
 
 
-def student(augment="none", smoothing=0.0, balance=0.0):
+def student(augment="none", smoothing=0.0, balance=0.0, soft_targets=False):
     config = parse_config(
         {
             "seed": 5,
@@ -28,7 +28,7 @@ def student(augment="none", smoothing=0.0, balance=0.0):
         }
     )
     return Student(
-        config, FACTS, rounds=1, queries_per_round=32, soft_targets=False,
+        config, FACTS, rounds=1, queries_per_round=32, soft_targets=soft_targets,
         device=torch.device("cpu"), dtype=torch.float32,
     )  # fmt: skip
 
@@ -96,9 +96,9 @@ def test_balance_reads_answers_that_name_no_class_with_the_student(monkeypatch):
     bank = Bank(5, FACTS.shape, 3)
     bank.add(torch.arange(5, dtype=torch.uint8)[:, None, None, None].expand(5, 1, 8, 8), scores)
     beliefs = torch.tensor([[0.1, 0.2, 0.7], [0.5, 0.4, 0.1], [0.2, 0.1, 0.7], [0.2, 0.5, 0.3],
-                            [0, 0.5, 0.5]])  # fmt: skip
+                            [0.1, 0.5, 0.4]])  # fmt: skip
     monkeypatch.setattr(learner, "predict", lambda x: beliefs[x[:, 0, 0, 0].long()])
-    # By hand: (0.1 e, 0.2 e, 0.7), (0.5 e, ...), (0.2, 0.1 e, 0.7 e), (0.2, 0.5 e, 0.3 e).
+    # (0.1 e, 0.2 e, 0.7), (0.5 e, ...), (0.2, 0.1 e, 0.7 e), (0.2, 0.5 e, 0.3 e), (0.1 e^4, ...).
     assert learner._classes(bank).tolist() == [2, 0, 2, 1, 0]
     assert torch.equal(bank.scores, scores)
     assert student()._classes(bank) is None
@@ -126,3 +126,21 @@ def test_the_figures_of_a_round_are_those_of_its_batches_one_by_one(monkeypatch)
     named = [i for i in range(32) if scores[i].tolist().count(float(scores[i].max())) == 1]
     hits = sum(int(logits[i].argmax()) == int(scores[i].argmax()) for i in named)
     assert len(named) == 30 and figures["agreement_with_answers"] == hits / 30
+
+
+def test_balance_reads_noisy_answers_with_the_student_and_soft_ones_alone(monkeypatch):
+    """Labels under Gaussian noise of deviation 4 name the true class in about half of the cases."""
+    rng = torch.Generator().manual_seed(1)
+    truth = torch.arange(3).repeat(200)
+    noisy = torch.nn.functional.one_hot(truth, 3) + 4 * torch.randn(600, 3, generator=rng)
+    scores = noisy / 4**2  # the log-likelihood of each class, up to a constant
+    bank = Bank(600, FACTS.shape, 3)
+    bank.add(torch.zeros(600, 1, 8, 8, dtype=torch.uint8), scores)
+    beliefs = 0.05 + 0.85 * torch.nn.functional.one_hot(truth, 3)
+    parts = iter(beliefs.split(512))
+    monkeypatch.setattr(Student, "predict", lambda self, x: next(parts))
+    found = student(balance=1.0)._classes(bank)
+    assert (scores.argmax(1) == truth).double().mean() < 0.6
+    assert torch.equal(found, (scores.exp() * beliefs).argmax(1))
+    assert (found == truth).double().mean() > 0.95
+    assert torch.equal(student(balance=1.0, soft_targets=True)._classes(bank), scores.argmax(1))
