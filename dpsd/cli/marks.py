@@ -52,6 +52,8 @@ def run_watermark(args: argparse.Namespace) -> int:
     say(f"{mark.kind} in {mark.folder}{': student.safetensors and mark.json' if student else ''}")
     for name, value in mark.facts["measured"].items():
         say(f"  {name} on synthetic images: {100 * value:.2f} %")
+    if student:
+        say(f"its price on test rows: dpsd attack extraction {run.path} --target {mark.name}")
     say(f"key (secret): {private_folder(run) / f'{mark.name}.key'}")
     return 0
 

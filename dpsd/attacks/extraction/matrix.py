@@ -171,6 +171,8 @@ def run_cells(
     for victim in victims:
         said = victim.ask(images).float()
         arrays[f"{victim.name}/said"] = said.numpy()
+        if victim.before is not None:
+            arrays[f"{victim.name}/before"] = victim.before(images).float().numpy()
         for defence in dict.fromkeys(c.defence for c in cells if c.target == victim.name):
             given = answered(said, images, defences_of(defence), KEY, "account-0").float()
             arrays[f"{victim.name}/price/{defence}"] = given.numpy()

@@ -23,8 +23,9 @@ def extraction_report(arrays: Arrays, facts: dict[str, Any]) -> dict[str, Any]:
     """Figures of all cells.
 
     Args:
-        arrays: `labels` int64 [N] (empty: unknown); for each target `<target>/said` float32 [N, K];
-            for each defence `<target>/price/<defence>` float32 [N, K]; for each cell its arrays
+        arrays: `labels` int64 [N] (empty: unknown); for each target `<target>/said` float32 [N, K],
+            and `<target>/before` of the released student where it is a changed copy of that; for
+            each defence `<target>/price/<defence>` float32 [N, K]; for each cell its arrays
             under `<cell>/`.
         facts: as `dpsd.attacks.extraction.attack.score` gives them.
 
@@ -32,7 +33,9 @@ def extraction_report(arrays: Arrays, facts: dict[str, Any]) -> dict[str, Any]:
         `cells`: a list of target, attack, defence, seed and `curve`, a list of asked, accuracy,
         agreement with its Wilson interval, boundary_agreement, held_out_agreement, seconds; then
         `queries_to` (by share of the victim's accuracy; None: not reached), `area` (mean agreement
-        over the logarithm of queries). `prices`: what each defence costs an honest user.
+        over the logarithm of queries). `prices`: what each defence costs an honest user. `targets`:
+        by name the accuracy and the rows of the boundary set; of a changed student also its
+        `price`, as in `prices`, beside the released student.
     """
     labels = arrays["labels"]
     cells = []
@@ -45,6 +48,7 @@ def extraction_report(arrays: Arrays, facts: dict[str, Any]) -> dict[str, Any]:
             "accuracy": _rate(arrays[f"{name}/said"].argmax(1), labels),
             "boundary_rows": int(_near(arrays[f"{name}/said"]).sum()),
         }
+        | _change(arrays, name, labels)
         for name in facts["targets"]
     }
     prices = [
@@ -123,6 +127,12 @@ def _price(
     known = torch.from_numpy(labels) if len(labels) else None
     paid = price_of(torch.from_numpy(said), torch.from_numpy(given), known, defence.split("/"))
     return asdict(paid) | {"defences": list(paid.defences)}
+
+
+def _change(arrays: Arrays, target: str, labels: NDArray[Any]) -> dict[str, Any]:
+    if f"{target}/before" not in arrays:
+        return {}
+    return {"price": _price(arrays[f"{target}/before"], arrays[f"{target}/said"], labels, target)}
 
 
 def _best(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -13,6 +13,8 @@ from dpsd.tables import Table
 def extraction_text(report: dict[str, Any]) -> str:
     """The figures of `extraction_report` for a terminal."""
     lines = [_head(report)]
+    for table in _targets(report):
+        lines += ["", table.text()]
     for target in report["targets"]:
         lines += ["", agreement_table(report, target).text()]
         if any(p["target"] == target for p in report["prices"]):
@@ -25,6 +27,8 @@ def extraction_text(report: dict[str, Any]) -> str:
 def extraction_card(report: dict[str, Any]) -> str:
     """Markdown for the card of a run whose data are public."""
     lines = ["## Extraction", "", _head(report)]
+    for table in _targets(report):
+        lines += ["", table.markdown()]
     for target in report["targets"]:
         lines += ["", agreement_table(report, target).markdown()]
         if any(p["target"] == target for p in report["prices"]):
@@ -49,12 +53,29 @@ def agreement_table(report: dict[str, Any], target: str) -> Table:
     return Table(("attack", *defences), rows, title=title)
 
 
+def _targets(report: dict[str, Any]) -> list[Table]:
+    """Accuracy of each target where labels are known, and what changed students cost."""
+    targets, tables = report["targets"], []
+    if report["labelled"]:
+        rows = [(name, percent(facts["accuracy"])) for name, facts in targets.items()]
+        tables.append(Table(("target", "accuracy"), rows, title="the targets, without a defence"))
+    changed = [_as_price(facts["price"]) for facts in targets.values() if "price" in facts]
+    if changed:
+        table = price_table(changed)
+        title = "changed students: the price for an honest user, beside the released student"
+        tables.append(replace(table, columns=("target", *table.columns[1:]), title=title))
+    return tables
+
+
 def _prices(report: dict[str, Any], target: str) -> Table:
     """What each defence costs an honest user of the target."""
-    known = {f.name for f in fields(Price)}
-    prices = [Price(**{k: v for k, v in p.items() if k in known})
-              for p in report["prices"] if p["target"] == target]  # fmt: skip
+    prices = [_as_price(p) for p in report["prices"] if p["target"] == target]
     return replace(price_table(prices), title=f"{target}: the price for an honest user")
+
+
+def _as_price(facts: dict[str, Any]) -> Price:
+    known = {f.name for f in fields(Price)}
+    return Price(**{k: v for k, v in facts.items() if k in known})
 
 
 def _head(report: dict[str, Any]) -> str:

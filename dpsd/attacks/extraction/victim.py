@@ -35,6 +35,7 @@ class Victim:
         architecture: as the card of a release tells it; empty where nothing is told.
         labels_only: it answers with classes, whatever defences are on.
         far: how an attack reaches it where it is served elsewhere; None: by `ask`.
+        before: probabilities of the released student, where this is a changed copy of it.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Victim:
     architecture: str = ""
     labels_only: bool = False
     far: Ask | None = None
+    before: Ask | None = None
 
 
 def victim_of(context: Attack, target: str) -> Victim:
@@ -60,12 +62,18 @@ def victim_of(context: Attack, target: str) -> Victim:
             )
             raise UserError(f"target: {target!r}; accepted: {', '.join([*TARGETS, *made])}")
         labeller = Labeller(read_student(changed)[0], pick_device(config.device))
-        return Victim(target, labeller.predict, config.facts, config.student.model)
+        return Victim(
+            target, labeller.predict, config.facts, config.student.model,
+            before=_student(context).predict,
+        )  # fmt: skip
     if target == "student":
-        labeller = Labeller(load_student(context.run), pick_device(config.device))
-        return Victim("student", labeller.predict, config.facts, config.student.model)
+        return Victim("student", _student(context).predict, config.facts, config.student.model)
     ask = ask_teacher(config, context.run, context.teacher)
     return Victim("teacher", _probabilities(ask), config.facts, config.teacher.model)
+
+
+def _student(context: Attack) -> Labeller:
+    return Labeller(load_student(context.run), pick_device(context.config.device))
 
 
 def own_victim(config: Config, model: str | None, weights: Path | None) -> Victim:

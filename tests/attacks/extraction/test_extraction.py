@@ -164,6 +164,10 @@ def test_a_hardened_student_is_a_victim_of_its_own(run):
     report = extraction(run, budget="fast", choice=Choice(targets=("student", mark.name)))
     assert set(report["targets"]) == {"student", "trigger"}
     assert {c["target"] for c in report["cells"]} == {"student", "trigger"}
+    accuracy = {name: facts["accuracy"] for name, facts in report["targets"].items()}
+    price = report["targets"]["trigger"]["price"]
+    assert price["accuracy_before"] == accuracy["student"]
+    assert price["accuracy"] == accuracy["trigger"] and price["flips"] <= 1 and price["l1"] > 0
 
 
 def test_options_of_extraction_are_refused_elsewhere(run, capsys):

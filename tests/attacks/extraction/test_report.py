@@ -56,6 +56,32 @@ def test_the_price_of_a_defence_by_hand():
     assert price["flips"] == 0.25 and price["l1"] == pytest.approx((0.2 + 0.4 + 1.1 + 0.8) / 4)
 
 
+def test_the_price_of_a_changed_student_by_hand():
+    """It says 0 1 1 1, as the labels do, and the released student 0 1 0 1."""
+    changed = np.array([[0.9, 0.1], [0.2, 0.8], [0.4, 0.6], [0.4, 0.6]], np.float32)
+    arrays = {
+        "labels": LABELS, "student/said": SAID, "nasty/said": changed, "nasty/before": SAID,
+    }  # fmt: skip
+    facts = {
+        "budget": "fast", "ladder": [100], "model": "cnn-tiny", "pool": "rows", "rows": 4,
+        "labelled": True, "defences": ["none"], "targets": ["student", "nasty"], "cells": [],
+    }  # fmt: skip
+    found = extraction_report(arrays, facts)
+    assert "price" not in found["targets"]["student"] and not found["prices"]
+    assert found["targets"]["nasty"]["accuracy"] == 1
+    price = found["targets"]["nasty"]["price"]
+    assert price["accuracy_before"] == 0.75 and price["accuracy"] == 1
+    assert price["flips"] == 0.25 and price["l1"] == pytest.approx(0.3 / 4)
+    # 15 bins: of the released student .9 | .8 | .55 wrong | .6 have bins of their own; afterwards
+    # both answers of .6 are right.
+    assert price["ece_before"] == pytest.approx((0.1 + 0.2 + 0.55 + 0.4) / 4)
+    assert price["ece"] == pytest.approx((0.1 + 0.2 + 0.4 + 0.4) / 4)
+    text = extraction_text(found)
+    assert "student   75.00 %" in text and "nasty    100.00 %" in text
+    row = "| nasty | 100.00 % | -25.00 | 25.00 % | 0.075 |"
+    assert "beside the released student" in text and row in extraction_card(found)
+
+
 def test_words_and_the_best_attack():
     found = report([[0, 0, 1, 1], [0, 1, 0, 1]])
     assert found["best"] == [
