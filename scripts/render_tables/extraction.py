@@ -5,6 +5,8 @@ from pathlib import Path
 
 from bench_tables.extraction import cells, current_hash
 
+from dpsd.attacks.extraction.report import BOUNDARY
+from dpsd.attacks.statistics import wilson
 from render_tables.common import not_measured, not_shown, percent, sift, table
 
 
@@ -40,10 +42,11 @@ def _problem(own: dict[str, dict], results: dict[str, list[dict]]) -> list[str]:
     defences = {name: cell["defence"] for name, cell in own.items()}
     best = {name: _best(results[name], attacks) for name in own}
     rows = [
-        [attack, *(_ends(results[name], attack) for name in own), *_curve(results, own, attack)]
+        [attack, *(_ends(results[name], attack) for name in own), *_plain(results, own, attack)]
         for attack in attacks
     ]
-    rows.append(["the best attack", *(percent([best[n][1]]) for n in own), "", ""])
+    rows.append(["the best attack", *(percent([best[n][1]]) for n in own), "", "", ""])
+    near = sorted({run["targets"]["victim"]["boundary_rows"] for run in runs})
     price = [
         [defences[name], *(percent([run["prices"][0][key] for run in results[name]])
                            for key in ("accuracy_before", "accuracy", "flips")),
@@ -56,12 +59,17 @@ def _problem(own: dict[str, dict], results: dict[str, list[dict]]) -> list[str]:
         f"### {first['title'].removesuffix(', ' + first['defence'])}",
         "",
         f"Victim {first['victim']['model']}, accuracy {percent(victim)} %; clones "
-        f"{first['clone']}; agreement in percent after {ladder[-1]:,} asked images, by defence. "
-        "Last columns, without a defence: the clone's accuracy in percent of the victim's, and "
-        "images asked until 90 % of the victim's accuracy."
+        f"{first['clone']}; agreement in percent after {ladder[-1]:,} asked images, by defence, on "
+        f"{runs[0]['rows']:,} test rows. Last columns, without a defence: agreement on the "
+        f"{' to '.join(str(n) for n in dict.fromkeys((near[0], near[-1])))} rows near the boundary "
+        f"(the victim's two likeliest probabilities differ by less than {BOUNDARY:g}), for one seed "
+        "with its 95 % interval (Wilson); the clone's accuracy in percent of the victim's; and "
+        "after how many asked images, at most, it had 90 % of the victim's accuracy: the first "
+        "step of the ladder that reached it."
         + (f" All cells and seeds took {minutes:.0f} minutes of one core." if minutes else ""),
         "",
-        *table(("attack", *defences.values(), "% of the victim", "until 90 %"), rows),
+        *table(("attack", *defences.values(), "near the boundary", "% of the victim",
+                "90 % after at most"), rows),
         "",
         *(table(("defence", "accuracy without", "with", "top class changed, %", "mean L1",
                  "best attack, agreement"), price) if price else []),
@@ -85,11 +93,11 @@ def _best(runs: list[dict], attacks: list[str]) -> tuple[str, float]:
     return name, means[name]
 
 
-def _curve(results: dict[str, list[dict]], own: dict[str, dict], attack: str) -> list[str]:
-    """Share of the victim's accuracy and images until 90 % of it, without a defence."""
+def _plain(results: dict[str, list[dict]], own: dict[str, dict], attack: str) -> list[str]:
+    """Boundary agreement, share of the victim's accuracy, images until 90 % of it; undefended."""
     plain = next((n for n, c in own.items() if c["defence"] == "none"), None)
     if plain is None or not _last(results[plain], attack):
-        return ["-", "-"]
+        return ["-", "-", "-"]
     shares = [
         c["curve"][-1]["accuracy"] / run["targets"]["victim"]["accuracy"]
         for run in results[plain] for c in run["cells"] if c["attack"] == attack and c["curve"]
@@ -97,4 +105,17 @@ def _curve(results: dict[str, list[dict]], own: dict[str, dict], attack: str) ->
     until = [c["queries_to"]["0.9"] for run in results[plain] for c in run["cells"]
              if c["attack"] == attack]  # fmt: skip
     reached = [n for n in until if n is not None]
-    return [percent(shares), f"{max(reached):,}" if len(reached) == len(until) else "not"]
+    most = f"{max(reached):,}" if len(reached) == len(until) else "not"
+    return [_near(results[plain], attack), percent(shares), most]
+
+
+def _near(runs: list[dict], attack: str) -> str:
+    """Agreement near the boundary; of one seed with its interval."""
+    found = [(end["boundary_agreement"], run["targets"]["victim"]["boundary_rows"])
+             for run in runs for end in _last([run], attack)]  # fmt: skip
+    rates = [rate for rate, rows in found if rows]
+    if len(rates) != 1:
+        return percent(rates)
+    ((rate, rows),) = (pair for pair in found if pair[1])
+    low, high = wilson(round(rate * rows), rows)
+    return f"{percent(rates)} ({100 * low:.0f} to {100 * high:.0f})"

@@ -31,11 +31,12 @@ def extraction_report(arrays: Arrays, facts: dict[str, Any]) -> dict[str, Any]:
 
     Returns:
         `cells`: a list of target, attack, defence, seed and `curve`, a list of asked, accuracy,
-        agreement with its Wilson interval, boundary_agreement, held_out_agreement, seconds; then
-        `queries_to` (by share of the victim's accuracy; None: not reached), `area` (mean agreement
-        over the logarithm of queries). `prices`: what each defence costs an honest user. `targets`:
-        by name the accuracy and the rows of the boundary set; of a changed student also its
-        `price`, as in `prices`, beside the released student.
+        agreement and boundary_agreement with their Wilson intervals, held_out_agreement, seconds;
+        then `queries_to` (the first step of the ladder that reached a share of the victim's
+        accuracy, which is at most what it takes; None: not reached), `area` (mean agreement over
+        the logarithm of queries). `prices`: what each defence costs an honest user. `targets`: by
+        name the accuracy and the rows of the boundary set; of a changed student also its `price`,
+        as in `prices`, beside the released student.
     """
     labels = arrays["labels"]
     cells = []
@@ -79,11 +80,11 @@ def _figures(
         mine["asked"], mine["predicted"], mine["held"], mine["seconds"], strict=True
     ):
         same = predicted == named
-        low, high = wilson(int(same.sum()), len(same))
         curve.append({
             "asked": int(asked), "accuracy": _rate(predicted, labels),
-            "agreement": float(same.mean()), "interval": [low, high],
+            "agreement": float(same.mean()), "interval": _interval(same),
             "boundary_agreement": float(same[near].mean()) if near.any() else None,
+            "boundary_interval": _interval(same[near]),
             "held_out_agreement": None if math.isnan(held) else float(held),
             "seconds": round(float(seconds), 1),
         })  # fmt: skip
@@ -92,7 +93,7 @@ def _figures(
 
 
 def _queries(curve: list[dict[str, Any]], victim: float | None) -> dict[str, int | None]:
-    """Images asked until the clone had a share of the victim's accuracy (agreement, unlabelled)."""
+    """The first step at which the clone had a share of the victim's accuracy (else: agreement)."""
     key, whole = ("agreement", 1.0) if victim is None else ("accuracy", victim)
     return {
         f"{share:g}": next((c["asked"] for c in curve if c[key] >= share * whole), None)
@@ -115,6 +116,11 @@ def _near(said: NDArray[Any]) -> NDArray[np.bool_]:
     top = np.sort(said, 1)
     near: NDArray[np.bool_] = top[:, -1] - top[:, -2] < BOUNDARY
     return near
+
+
+def _interval(same: NDArray[np.bool_]) -> list[float] | None:
+    """Wilson's, of a share of rows; None without rows."""
+    return list(wilson(int(same.sum()), len(same))) if len(same) else None
 
 
 def _rate(named: NDArray[Any], labels: NDArray[Any]) -> float | None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from dpsd.attacks.extraction.report import BOUNDARY
 from dpsd.console import percent
 from dpsd.evaluation.price import Price, price_table
 from dpsd.tables import Table
@@ -85,13 +86,31 @@ def _head(report: dict[str, Any]) -> str:
     return (
         f"extraction, budget {report['budget']}: clones {report['model']}, pool {report['pool']}; "
         f"measured on {measured}. Agreement is with the answers before any defence; it is no "
-        "measure of privacy."
+        "measure of privacy. Near the boundary are rows on which the model's two likeliest "
+        f"probabilities differ by less than {BOUNDARY:g}. In brackets: 95 % intervals (Wilson)."
     )
 
 
 def _findings(report: dict[str, Any]) -> list[str]:
     return [
         f"{b['target']}, defence {b['defence']}: {b['attack']} copies best, "
-        f"{percent(b['agreement'], 1)} agreement"
+        f"{percent(b['agreement'], 1)} agreement{_intervals(report, b)}"
         for b in report["best"]
     ]
+
+
+def _intervals(report: dict[str, Any], best: dict[str, Any]) -> str:
+    """The interval of a best attack's agreement, and its agreement near the boundary."""
+    key = ("target", "defence", "attack")
+    end = next(c["curve"][-1] for c in report["cells"]
+               if c["curve"] and all(c[k] == best[k] for k in key))  # fmt: skip
+    rows = report["targets"][best["target"]]["boundary_rows"]
+    near = f"; near the boundary, {rows:,} of {report['rows']:,} rows"
+    if rows:
+        near += f": {percent(end['boundary_agreement'], 1)} {_brackets(end['boundary_interval'])}"
+    return f" {_brackets(end['interval'])}{near}"
+
+
+def _brackets(interval: list[float]) -> str:
+    low, high = interval
+    return f"({percent(low, 1)} to {percent(high, 1)})"

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from dpsd.attacks.extraction import report as module
 from dpsd.attacks.extraction.report import extraction_report
 from dpsd.attacks.extraction.text import extraction_card, extraction_text
 from dpsd.attacks.statistics import wilson
@@ -37,6 +38,8 @@ def test_a_curve_by_hand():
     assert first["accuracy"] == 0.75 and first["agreement"] == 0.5 and last["agreement"] == 1
     # margins .8 .6 .1 .2: rows 2 and, in float32, none other is below 0.2
     assert first["boundary_agreement"] == 0 and last["boundary_agreement"] == 1
+    assert first["interval"] == list(wilson(2, 4)) and last["interval"] == list(wilson(4, 4))
+    assert first["boundary_interval"] == list(wilson(0, 1))
     assert first["held_out_agreement"] == 0.5 and last["held_out_agreement"] is None
     assert cell["area"] == pytest.approx(0.75)  # two points: the mean of 0.5 and 1
     assert cell["queries_to"] == {"0.5": 100, "0.9": 100, "0.95": 100}  # victim: 0.75
@@ -48,6 +51,14 @@ def test_without_labels_agreement_stands_for_accuracy():
     assert cell["curve"][0]["accuracy"] is None and found["targets"]["student"]["accuracy"] is None
     assert cell["queries_to"] == {"0.5": 100, "0.9": 1_000, "0.95": 1_000}
     assert "no measure of privacy" in extraction_text(found)
+
+
+def test_a_victim_that_is_sure_of_all_rows_has_no_boundary(monkeypatch):
+    monkeypatch.setattr(module, "BOUNDARY", 0.01)
+    found = report([[0, 0, 1, 1], [0, 1, 0, 1]])
+    end = found["cells"][0]["curve"][-1]
+    assert end["boundary_agreement"] is None and end["boundary_interval"] is None
+    assert "near the boundary, 0 of 4 rows" in extraction_text(found)
 
 
 def test_the_price_of_a_defence_by_hand():
@@ -87,7 +98,12 @@ def test_words_and_the_best_attack():
     assert found["best"] == [
         {"target": "student", "defence": "none", "attack": "basic", "agreement": 1.0}
     ]
-    assert "basic copies best, 100.0 %" in extraction_card(found)
+    # one of one and four of four, z^2 = 3.8415: from 1 / (1 + z^2) and 4 / (4 + z^2)
+    assert (
+        "basic copies best, 100.0 % agreement (51.0 % to 100.0 %); "
+        "near the boundary, 1 of 4 rows: 100.0 % (20.7 % to 100.0 %)"
+    ) in extraction_card(found)
+    assert "differ by less than 0.2" in extraction_text(found)
     assert "| basic | 100.0 % | - |" in extraction_card(found)
 
 
