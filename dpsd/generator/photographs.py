@@ -20,10 +20,15 @@ AUGMENTATIONS = ("scale", "aspect", "turn", "flip", "colour", "tone", "paste")
 """scale: crops of all sizes, else as large as fits; aspect; turn: rotation and shear; flip: left
 and right; colour: channels mixed; tone: gain, offset and gamma; paste: a part of another crop."""
 
+Size = tuple[int, int]
+"""Height and width in pixels."""
+
 _ASPECT, _TURN, _SHEAR = math.log(4 / 3), 0.3, 0.15
 _UPRIGHT = 0.5  # of the crops are not turned
 _PASTED = 0.5  # of the images get a part of another crop
 _MASK_MODES = 6  # cosine modes per axis of a mask's outline
+ATLAS_BYTES = 2**30
+"""All photographs and their smaller copies take at most so many bytes, edges included."""
 _CHUNK_FLOATS = 2**20  # largest temporary of a chunk: small enough to stay in cache
 
 
@@ -34,7 +39,8 @@ class Photographs:
     any size out of any photograph, and each is cut out of the copy nearest to its own resolution.
 
     Args:
-        photographs: uint8 [3, H, W] each, at least one, with sides from `LEAST_SIDE`.
+        photographs: uint8 [3, H, W] each, at least one, with sides from `LEAST_SIDE`. Where the
+            atlas would take more than `ATLAS_BYTES`, wide ones are shrunk and cut at both ends.
         shape: (C, H, W) of the images to make. With C other than 3, channels are mixed at random.
         augmentations: which of `AUGMENTATIONS` vary a crop.
     """
@@ -46,6 +52,7 @@ class Photographs:
         augmentations: Collection[str] = AUGMENTATIONS,
     ) -> None:
         self.shape, self.augmentations = shape, frozenset(augmentations)
+        photographs = _fitted(photographs, min(shape[1:]))
         self._sides = torch.tensor([p.shape[:0:-1] for p in photographs], dtype=torch.float32)
         self._atlas, self._tops = _atlas(photographs, min(shape[1:]))
 
@@ -148,6 +155,75 @@ def _forms(half: Tensor, turn: Tensor, shear: Tensor, mirror: Tensor) -> Tensor:
     return rotate * torch.stack([half[:, 0] * mirror, half[:, 1]], 1)[:, None]
 
 
+def atlas_bytes(sizes: Sequence[Size], shape: tuple[int, int, int]) -> int:
+    """Memory of the atlas, in bytes, at most `ATLAS_BYTES`.
+
+    Args:
+        sizes: height and width of each photograph.
+        shape: (C, H, W) of the images to make.
+    """
+    side = min(shape[1:])
+    return _bytes(_narrowed(sizes, side), side)
+
+
+def _bytes(sizes: Sequence[Size], side: int) -> int:
+    """Each photograph and each copy of it takes rows as wide as the widest photograph."""
+    count = _levels(sizes, side)
+    rows = sum(height for size in sizes for height, _ in _copies(size, count))
+    return 3 * 4 * rows * max(width for _, width in sizes)
+
+
+def _levels(sizes: Sequence[Size], side: int) -> int:
+    """How many sizes of each photograph there are: the last of about the side of an image."""
+    return 1 + max(0, round(math.log2(max(map(min, sizes)) / side)))
+
+
+def _copies(size: Size, count: int) -> list[Size]:
+    """Height and width of a photograph and of its smaller copies."""
+    found = [size]
+    for _ in range(count - 1):
+        height, width = found[-1]
+        found.append((height // 2, width // 2) if min(height, width) >= 2 else (height, width))
+    return found
+
+
+def _narrowed(sizes: Sequence[Size], side: int) -> list[Size]:
+    """The sizes that photographs are brought to, so that the atlas takes at most `ATLAS_BYTES`."""
+    if _bytes(sizes, side) <= ATLAS_BYTES:
+        return list(sizes)
+    tallest = ATLAS_BYTES // (3 * 4 * 2 * LEAST_SIDE * len(sizes))
+
+    def at(widest: int) -> list[Size]:
+        return [(min(tallest, max(LEAST_SIDE, h * min(w, widest) // w)), min(w, widest))
+                for h, w in sizes]  # fmt: skip
+
+    fits, most = LEAST_SIDE, max(w for _, w in sizes)
+    while fits < most:
+        width = (fits + most + 1) // 2
+        if _bytes(at(width), side) <= ATLAS_BYTES:
+            fits = width
+        else:
+            most = width - 1
+    return at(fits)
+
+
+def _fitted(photographs: Sequence[Tensor], side: int) -> list[Tensor]:
+    """The photographs as `_narrowed` says: shrunk as far as it goes, then cut to their middle."""
+    sizes = _narrowed([(p.shape[1], p.shape[2]) for p in photographs], side)
+    return [_resized(p, size) for p, size in zip(photographs, sizes, strict=True)]
+
+
+def _resized(photograph: Tensor, size: Size) -> Tensor:
+    height, width = photograph.shape[1:]
+    if (height, width) == size:
+        return photograph
+    scale = max(size[0] / height, size[1] / width)
+    whole = max(size[0], round(scale * height)), max(size[1], round(scale * width))
+    small = F.interpolate(photograph[None].float(), whole, mode="area")[0].round().to(torch.uint8)
+    top, left = ((a - b) // 2 for a, b in zip(whole, size, strict=True))
+    return small[:, top : top + size[0], left : left + size[1]]
+
+
 def _atlas(photographs: Sequence[Tensor], side: int) -> tuple[Tensor, Tensor]:
     """All photographs at full, half, quarter ... size below each other.
 
@@ -155,17 +231,16 @@ def _atlas(photographs: Sequence[Tensor], side: int) -> tuple[Tensor, Tensor]:
         float [1, 3, H, W] from 0 to 1, and the first row of each photograph at each size,
         float [photographs, sizes].
     """
-    most = max(min(p.shape[1:]) for p in photographs)
-    sizes = 1 + max(0, round(math.log2(most / side)))
-    width = max(p.shape[2] for p in photographs)
-    strips: list[Tensor] = []
-    tops, top = torch.zeros(len(photographs), sizes), 0
+    sizes = [(p.shape[1], p.shape[2]) for p in photographs]
+    count = _levels(sizes, side)
+    atlas = torch.zeros(_bytes(sizes, side) // 4).view(1, 3, -1, max(width for _, width in sizes))
+    tops, top = torch.zeros(len(photographs), count), 0
     for i, photograph in enumerate(photographs):
         level = photograph[None].float().div(255)
-        for size in range(sizes):
-            if min(level.shape[2:]) >= 2 and size:
+        for copy in range(count):
+            if min(level.shape[2:]) >= 2 and copy:
                 level = F.avg_pool2d(level, 2)
-            tops[i, size] = top
-            strips.append(F.pad(level, (0, width - level.shape[3])))
+            tops[i, copy] = top
+            atlas[:, :, top : top + level.shape[2], : level.shape[3]] = level
             top += level.shape[2]
-    return torch.cat(strips, 2), tops
+    return atlas, tops

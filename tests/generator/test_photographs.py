@@ -3,6 +3,7 @@ import torch
 
 from dpsd.config import parse_config, public_facts
 from dpsd.config.sections import DataConfig
+from dpsd.generator import photographs as module
 from dpsd.generator.photographs import AUGMENTATIONS, Photographs
 from dpsd.generator.synthesizer import Synthesizer
 
@@ -120,3 +121,34 @@ def test_an_augmented_folder_does_not_run_dry(tmp_path):
         Image.fromarray(picture(50, 40, i).permute(1, 2, 0).numpy()).save(tmp_path / f"{i}.png")
     images = synthesizer(kind="images", source=str(tmp_path), augment=["scale", "flip"])
     assert len(images.sample(300, None).flatten(1).unique(dim=0)) == 300
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        [(50, 50)] * 19 + [(40, 2000)],  # a panorama, which makes every strip wide
+        [(300, 400)] * 12,
+        [(24, 2000), (2000, 24)],
+        [(30_000, 24)],
+    ],
+)
+def test_the_atlas_keeps_to_its_bound(sizes, monkeypatch):
+    free = Photographs([picture(*size) for size in sizes], (3, 32, 32))._atlas
+    assert module.atlas_bytes(sizes, (3, 32, 32)) == 4 * free.numel() > 2**20
+    monkeypatch.setattr(module, "ATLAS_BYTES", 2**20)
+    made = Photographs([picture(*size) for size in sizes], (3, 32, 32))
+    assert 2**19 < 4 * made._atlas.numel() == module.atlas_bytes(sizes, (3, 32, 32)) <= 2**20
+    assert made._sides.min() >= 24
+    assert made.draw(8, seeded()).shape == (8, 3, 32, 32)
+
+
+def test_a_wide_photograph_is_shrunk_and_then_cut_to_its_middle(monkeypatch):
+    monkeypatch.setattr(module, "ATLAS_BYTES", 2**20)
+    small = module._fitted([picture(50, 50)] * 19 + [ramp(48, 2000)], 32)
+    assert all(torch.equal(p, picture(50, 50)) for p in small[:19])
+    height, width = small[19].shape[1:]
+    assert height == 24 and 50 < width < 1000  # of 24 x 1000 after shrinking by two
+    red = small[19][0].float().mean(0)
+    middle, shown = 127.5, 255 * width / 1000
+    assert red[0] == pytest.approx(middle - shown / 2, abs=2)
+    assert red[-1] == pytest.approx(middle + shown / 2, abs=2)
