@@ -59,7 +59,8 @@ class Pool:
             rows = (which == i).nonzero()[:, 0]
             picked[:, rows] = torch.randint(len(pool), (2, len(rows)), generator=rng)
         parts = zip(which.split(_CHUNK), picked.split(_CHUNK, 1), strict=True)
-        return joined(n, (recombine(*_pairs(known, w, p), rng) for w, p in parts))
+        pairs = (_pairs(known, w, p) for w, p in parts)
+        return joined(n, (recombine(pair[0], pair[1], rng) for pair in pairs))
 
     def state_dict(self) -> dict[int, Tensor]:
         """The images kept, by class, in the order in which classes were found."""

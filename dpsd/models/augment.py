@@ -47,8 +47,8 @@ def augment(images: Tensor, kind: str, draws: Tensor | None = None) -> Tensor:
             for i, most in enumerate(reach)
         )
         flip = draws[:, 2:3] < 0.5 if kind == "shift-flip" else None
-    down, right, flip = (x if x is None else x.to(images.device) for x in (down, right, flip))
-    return _shift(images, reach, down, right, flip)
+    mirrored = None if flip is None else flip.to(images.device)
+    return _shift(images, reach, down.to(images.device), right.to(images.device), mirrored)
 
 
 def affine(

@@ -51,8 +51,10 @@ def options(cell: dict) -> dict[str, Any]:
 
 def current_hash(cell: dict, seed: int) -> str:
     """The hash of all that the cell's figures depend on."""
-    config = configure(cell, seed, Path("teachers"))
-    return digest(config_hash(config) + json.dumps(options(cell), sort_keys=True))
+    config, how = configure(cell, seed, Path("teachers")), options(cell)
+    if how["temperature"] == 1:
+        del how["temperature"]  # it came after cells were measured
+    return digest(config_hash(config) + json.dumps(how, sort_keys=True))
 
 
 def jobs(args: Namespace) -> Iterator[Job]:

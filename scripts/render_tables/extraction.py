@@ -41,17 +41,20 @@ def _problem(own: dict[str, dict], results: dict[str, list[dict]]) -> list[str]:
     attacks = list(dict.fromkeys(c["attack"] for run in runs for c in run["cells"]))
     defences = {name: cell["defence"] for name, cell in own.items()}
     best = {name: _best(results[name], attacks) for name in own}
+    plain = next((name for name, cell in own.items() if cell["defence"] == "none"), None)
     rows = [
-        [attack, *(_ends(results[name], attack) for name in own), *_plain(results, own, attack)]
+        [attack, *(_ends(results[name], attack) for name in own),
+         *(_plain(results[plain], attack) if plain else ())]
         for attack in attacks
-    ]
-    rows.append(["the best attack", *(percent([best[n][1]]) for n in own), "", "", ""])
-    near = sorted({run["targets"]["victim"]["boundary_rows"] for run in runs})
+    ]  # fmt: skip
+    rows.append(
+        ["the best attack", *(percent([best[n][1]]) for n in own), *([""] * 3 * bool(plain))]
+    )
     price = [
         [defences[name], *(percent([run["prices"][0][key] for run in results[name]])
                            for key in ("accuracy_before", "accuracy", "flips")),
          f"{statistics.fmean(run['prices'][0]['l1'] for run in results[name]):.3f}",
-         f"{best[name][0]}, {percent([best[name][1]])}"]
+         f"{best[name][0]}, {percent([best[name][1]])}", _taken(best, own, plain, name)]
         for name in own if results[name][0]["prices"]
     ]  # fmt: skip
     minutes = sum(sum(run.get("seconds", {}).values()) for run in runs) / 60
@@ -60,19 +63,14 @@ def _problem(own: dict[str, dict], results: dict[str, list[dict]]) -> list[str]:
         "",
         f"Victim {first['victim']['model']}, accuracy {percent(victim)} %; clones "
         f"{first['clone']}; agreement in percent after {ladder[-1]:,} asked images, by defence, on "
-        f"{runs[0]['rows']:,} test rows. Last columns, without a defence: agreement on the "
-        f"{' to '.join(str(n) for n in dict.fromkeys((near[0], near[-1])))} rows near the boundary "
-        f"(the victim's two likeliest probabilities differ by less than {BOUNDARY:g}), for one seed "
-        "with its 95 % interval (Wilson); the clone's accuracy in percent of the victim's; and "
-        "after how many asked images, at most, it had 90 % of the victim's accuracy: the first "
-        "step of the ladder that reached it."
+        f"{runs[0]['rows']:,} test rows."
+        + (_of_plain(runs) if plain else "")
         + (f" All cells and seeds took {minutes:.0f} minutes of one core." if minutes else ""),
         "",
-        *table(("attack", *defences.values(), "near the boundary", "% of the victim",
-                "90 % after at most"), rows),
+        *table(("attack", *defences.values(), *(_PLAIN if plain else ())), rows),
         "",
         *(table(("defence", "accuracy without", "with", "top class changed, %", "mean L1",
-                 "best attack, agreement"), price) if price else []),
+                 "best attack, agreement", "points taken from the best"), price) if price else []),
         *([""] if price else []),
     ]  # fmt: skip
 
@@ -93,20 +91,44 @@ def _best(runs: list[dict], attacks: list[str]) -> tuple[str, float]:
     return name, means[name]
 
 
-def _plain(results: dict[str, list[dict]], own: dict[str, dict], attack: str) -> list[str]:
+def _taken(
+    best: dict[str, tuple[str, float]], own: dict[str, dict], plain: str | None, name: str
+) -> str:
+    """Points of agreement by which a defence lowers the best attack, where both ran all attacks."""
+    if plain is None or own[plain]["attacks"] != own[name]["attacks"]:
+        return "-"
+    return f"{100 * (best[plain][1] - best[name][1]):.2f}"
+
+
+_PLAIN = ("near the boundary", "% of the victim", "90 % after at most")
+
+
+def _of_plain(runs: list[dict]) -> str:
+    """What the columns `_PLAIN` are."""
+    near = sorted({run["targets"]["victim"]["boundary_rows"] for run in runs})
+    rows = " to ".join(str(n) for n in dict.fromkeys((near[0], near[-1])))
+    return (
+        f" Last columns, without a defence: agreement on the {rows} rows near the boundary (the "
+        f"victim's two likeliest probabilities differ by less than {BOUNDARY:g}), of one seed with "
+        "its 95 % interval (Wilson); the clone's accuracy in percent of the victim's; and after "
+        "how many asked images, at most, it had 90 % of the victim's accuracy: the first step of "
+        "the ladder that reached it."
+    )
+
+
+def _plain(runs: list[dict], attack: str) -> list[str]:
     """Boundary agreement, share of the victim's accuracy, images until 90 % of it; undefended."""
-    plain = next((n for n, c in own.items() if c["defence"] == "none"), None)
-    if plain is None or not _last(results[plain], attack):
+    if not _last(runs, attack):
         return ["-", "-", "-"]
     shares = [
         c["curve"][-1]["accuracy"] / run["targets"]["victim"]["accuracy"]
-        for run in results[plain] for c in run["cells"] if c["attack"] == attack and c["curve"]
+        for run in runs for c in run["cells"] if c["attack"] == attack and c["curve"]
     ]  # fmt: skip
-    until = [c["queries_to"]["0.9"] for run in results[plain] for c in run["cells"]
+    until = [c["queries_to"]["0.9"] for run in runs for c in run["cells"]
              if c["attack"] == attack]  # fmt: skip
     reached = [n for n in until if n is not None]
     most = f"{max(reached):,}" if len(reached) == len(until) else "not"
-    return [_near(results[plain], attack), percent(shares), most]
+    return [_near(runs, attack), percent(shares), most]
 
 
 def _near(runs: list[dict], attack: str) -> str:

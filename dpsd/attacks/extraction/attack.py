@@ -201,7 +201,7 @@ def _weights(context: Attack, choice: Choice) -> list[str]:
 
 def _pixels(images: Tensor) -> str:
     """A hash of uint8 images."""
-    return hashlib.blake2b(images.contiguous().numpy(), digest_size=16).hexdigest()
+    return hashlib.blake2b(images.contiguous().numpy().data, digest_size=16).hexdigest()
 
 
 def checked_ladder(ladder: Sequence[int]) -> tuple[int, ...]:
