@@ -89,10 +89,13 @@ def add_sample(commands: Commands) -> None:
                         "classes; default: 1")  # fmt: skip
     checks.add_argument("--teacher", type=Path, metavar="DIR", help="the teacher's folder")
     checks.add_argument("--data", type=Path, metavar="DIR", help="the data's folder")
+    checks.add_argument("--rows", type=Path, metavar="PATH",
+                        help="labelled pictures, as of `dpsd evaluate`")  # fmt: skip
     checks.add_argument("--json", action="store_true", default=None, help="print JSON")
 
 
-_OF_CHECK = ("split", "model", "passes", "hard", "temperature", "teacher", "data", "json")
+_OF_CHECK = ("split", "model", "passes", "hard", "temperature", "teacher", "data", "rows",
+             "json")  # fmt: skip
 
 
 def run_sample(args: argparse.Namespace) -> int:
@@ -131,7 +134,7 @@ def run_sample(args: argparse.Namespace) -> int:
             run, samples, split=args.split or "test", choice=choice, model=args.model,
             passes=args.passes, soft=not args.hard,
             temperature=1.0 if args.temperature is None else args.temperature,
-            teacher=args.teacher, data=args.data, say=talk,
+            teacher=args.teacher, data=args.data, rows=args.rows, say=talk,
         )  # fmt: skip
         say(as_json(result) if args.json else downstream_table(result))
     return 0

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from dpsd.config import Config
 from dpsd.console import Say, percent, show_epsilon
+from dpsd.data.labelled import read_labelled
 from dpsd.data.load import Split
 from dpsd.device import pick_device, pick_dtype
 from dpsd.errors import UserError
@@ -47,6 +48,7 @@ def downstream(
     temperature: float = 1.0,
     teacher: Path | None = None,
     data: Path | None = None,
+    rows: Path | None = None,
     say: Say = lambda text: None,
 ) -> dict[str, Any]:
     """Measure on private rows what a fresh model learns from samples, and what from noise.
@@ -66,13 +68,14 @@ def downstream(
         temperature: of these probabilities, above 0; above 1 they tell more of unlikely classes.
         teacher: the new place of a teacher that was moved.
         data: another `data.root`.
+        rows: labelled pictures to measure on, in place of a split; see `read_labelled`.
         say: receives progress.
 
     Returns:
         `fresh`, `student`, `teacher` and `control`: accuracies from 0 to 1. `chance`: that of
-        always naming the commonest class. What they are figures of: `split`, `rows`, `samples`,
-        `counts`, `route`, `unit`, `epsilon` (None: infinite), `delta`, `answers`, `model`, `passes`
-        and others.
+        always naming the commonest class. What they are figures of: `split` (`given` with `rows`),
+        `rows`, `samples`, `counts`, `route`, `unit`, `epsilon` (None: infinite), `delta`,
+        `answers`, `model`, `passes` and others.
 
     Raises:
         UserError: an unfinished run, no such rows, another teacher, the student's architecture, or
@@ -83,13 +86,18 @@ def downstream(
         raise UserError(f"temperature: {temperature:g}; accepted: {accepted}")
     report, config = run.report(), run.config
     name = fresh_model(config.student.model, model)
-    found, rows = read_rows(run, split, data)
-    if rows is None or not len(rows):
-        raise UserError(f"data.name: {config.data.name} has no {split} rows to measure on")
+    found, measured = read_rows(run, split, data)
+    if rows is not None:
+        split, measured = "given", read_labelled(rows, config.facts)
+    if measured is None or not len(measured):
+        raise UserError(
+            f"data.name: {config.data.name} has no {split} rows to measure on; accepted: --rows "
+            "PATH with labelled pictures"
+        )
     recipe = fresh_recipe(len(samples.images), passes)
     start = time.perf_counter()
     student = Labeller(load_student(run), pick_device(config.device)).predict
-    known = on_rows(rows, config.facts.class_names, ask_teacher(found, run, teacher), student)
+    known = on_rows(measured, config.facts.class_names, ask_teacher(found, run, teacher), student)
     softer = soften(samples.probabilities.clamp_min(_LEAST).log(), temperature)
     targets = softer if soft else samples.labels
     fresh = _trained(config, name, samples.images, targets, recipe, say)
@@ -98,10 +106,10 @@ def downstream(
     control = _trained(config, name, samples.images, shuffled, fresh_recipe(len(targets), 1), say)
     statement = read_json(run.release / "statement.json")
     result = {
-        "split": split, "rows": len(rows), "fresh": _accuracy(fresh, rows, config),
+        "split": split, "rows": len(measured), "fresh": _accuracy(fresh, measured, config),
         "student": known["student"]["accuracy"], "teacher": known["teacher"]["accuracy"],
-        "control": _accuracy(control, rows, config),
-        "chance": int(rows.labels.bincount().max()) / len(rows),
+        "control": _accuracy(control, measured, config),
+        "chance": int(measured.labels.bincount().max()) / len(measured),
         "samples": len(samples.images), "counts": samples.counts, "choice": dict(choice or {}),
         "candidates": samples.candidates, "short": samples.short,
         "model": name, "student_model": config.student.model,

@@ -1,10 +1,12 @@
 import json
 
+import numpy as np
 import pytest
 import torch
 from products import contents, copy_of, tiny_run
 
 from dpsd.cli import main
+from dpsd.config.sections import DataConfig
 from dpsd.data.load import load_data
 from dpsd.errors import UserError
 from dpsd.evaluation import downstream as checking
@@ -78,6 +80,32 @@ def test_the_check_writes_below_private_alone(tmp_path_factory, tmp_path, capsys
     assert main([*args, "--split", "holdout", "--out", str(tmp_path / "made.npz")]) == 0
     out = capsys.readouterr().out
     assert "split holdout, 143 rows; 60 samples" in out and (tmp_path / "made.npz").is_file()
+
+
+def test_labelled_pictures_stand_in_for_rows_of_the_run(tmp_path_factory, tmp_path, capsys):
+    run = copy_of(tiny_run(tmp_path_factory), tmp_path / "run")
+    holdout, path = load_data(run.config.data).holdout, tmp_path / "rows.npz"
+    np.savez(path, images=holdout.images[:].numpy(), labels=holdout.labels.numpy())
+    args = ["sample", str(run.path), "--n", "30", "--check", "--model", "cnn-tiny", "--passes", "1"]
+    found = []
+    for rows in (["--split", "holdout"], ["--rows", str(path)]):
+        assert main([*args, *rows, "--json"]) == 0
+        found.append(json.loads(capsys.readouterr().out))
+    assert [x.pop("split") for x in found] == ["holdout", "given"]
+    assert all(x.pop("seconds") > 0 for x in found) and found[0] == found[1]
+
+
+def test_a_run_without_data_is_measured_on_labelled_pictures(tmp_path_factory, tmp_path, good):
+    run = copy_of(tiny_run(tmp_path_factory), tmp_path / "run")
+    holdout, path = load_data(run.config.data).holdout, tmp_path / "rows.npz"
+    np.savez(path, images=holdout.images[:].numpy(), labels=holdout.labels.numpy())
+    nothing = DataConfig(name="none", shape=(1, 28, 28), classes=10)
+    run.config = run.config.model_copy(update={"data": nothing})
+    few = Samples(good.images[:30], good.probabilities[:30], NAMES, 30, False)
+    with pytest.raises(UserError, match="none has no test rows to measure on; accepted: --rows"):
+        downstream(run, few, model="cnn-tiny")
+    found = downstream(run, few, model="cnn-tiny", passes=1, rows=path)
+    assert (found["split"], found["rows"]) == ("given", 143)
 
 
 def test_the_fresh_model_is_another_than_the_students():
