@@ -14,7 +14,12 @@ from dpsd.device import pick_device, use_threads
 from dpsd.generator.synthesizer import Synthesizer
 from dpsd.planning.clients import enough_line
 from dpsd.planning.priors import priors
-from dpsd.planning.timing import LOOP_OVERHEAD, expected_seconds, peak_bytes
+from dpsd.planning.timing import (
+    LOOP_OVERHEAD,
+    activation_bytes,
+    expected_seconds,
+    peak_bytes,
+)
 from dpsd.privacy import accounting
 from dpsd.privacy.budget import Budget
 from dpsd.privacy.inherited import DP_LEDGER, read_dp_ledger
@@ -43,7 +48,9 @@ def describe(config: Config) -> dict[str, Any]:
     use_threads(config.threads)
     plan = _known(config, make_plan(config))
     check_room(config, plan)
-    seconds = expected_seconds(config, plan)
+    seconds, activations = expected_seconds(config, plan), activation_bytes(config, plan.facts)
+    device = pick_device(config.device)
+    untimed = activations["untimed"] if device.type == "cpu" else 0
     return {
         "data": config.data.name,
         "private": plan.private,
@@ -74,12 +81,14 @@ def describe(config: Config) -> dict[str, Any]:
         "covered": COVERED,
         "not_covered": not_covered(plan.route),
         "estimate": {
-            "bytes": expected_bytes(config, plan) + peak_bytes(),
+            "bytes": expected_bytes(config, plan) + peak_bytes() + untimed,
+            "activation_bytes": activations["batch"],
+            "batch_size": config.student.batch_size,
             "disk_bytes": disk_bytes(config, plan),
             "bank_on_disk": on_disk(config, plan),
             "seconds": sum(v for v in seconds.values() if v is not None) * LOOP_OVERHEAD,
             "seconds_by_part": seconds,
-            "device": str(pick_device(config.device)),
+            "device": str(device),
             "threads": torch.get_num_threads(),
             "private_images": _where_images_lie(config),
         },

@@ -19,6 +19,7 @@ Training = Literal["dp", "shards", "no"]
 MANY_CLIENTS = 200
 """From so many clients on the votes can hide a whole client."""
 _DELTA = 1e-5
+_SMALL, _LARGE = 40, 96  # pixels of the longer side
 _COLUMN = 35  # where comments begin
 
 
@@ -236,7 +237,12 @@ def _student(has: Holdings, route: str) -> Iterator[Line]:
         yield Line("model", model, "takes over best what its teacher does; any other can be named")
         yield Line("loss", "kd" if shape[0] == 3 else "dkd")
         return
-    yield Line("model", "cnn-small" if max(shape[1:]) <= 40 else "resnet20")
+    side = max(shape[1:])
+    if side > _LARGE:
+        yield Line("model", "resnet18", "its first layers shrink large images")
+        yield Line("batch_size", 32, "more take more memory: `dpsd plan` says how much")
+    else:
+        yield Line("model", "cnn-small" if side <= _SMALL else "resnet20")
     yield Line("loss", "likelihood")
     if route == "ensemble":
         yield Line("smoothing", 0.1)

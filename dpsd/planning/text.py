@@ -112,7 +112,8 @@ def _ending(facts: dict[str, Any], shape: str) -> list[str]:
         f"Covered: {facts['covered']}.",
         f"Not covered: {facts['not_covered']}.",
         "",
-        f"Memory, estimated: {cost['bytes'] / 2**30:.1f} GiB at the peak.{_data_line(cost)}",
+        f"Memory, estimated: {cost['bytes'] / 2**30:.1f} GiB at the peak{_activations(cost)}."
+        f"{_data_line(cost)}",
         *_bank_lines(cost),
         f"Time, estimated: {duration(cost['seconds'])} on {cost['device']} with {cost['threads']} "
         f"thread(s) ({', '.join(parts)}), extrapolated from a few synthetic batches; "
@@ -134,6 +135,18 @@ def _shorter_lines(seconds: float) -> list[str]:
 def _photographs(facts: dict[str, Any]) -> str:
     names = facts["declared_public"]["photographs"]
     return f", the photographs {', '.join(names)}" if names else ""
+
+
+def _activations(cost: dict[str, Any]) -> str:
+    """What a batch of the student takes, where that is much."""
+    size = cost["activation_bytes"]
+    if size < 2**30:
+        return ""
+    where = "of which" if cost["device"] == "cpu" else f"and on {cost['device']}"
+    return (
+        f", {where} {size / 2**30:.1f} GiB for the activations of a batch of "
+        f"{cost['batch_size']} images (student.batch_size)"
+    )
 
 
 def _data_line(cost: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import nn
 
 from dpsd.config import Config, PublicFacts
 from dpsd.config.sections import DpConfig
@@ -15,7 +16,7 @@ from dpsd.generator.procedural import procedural
 from dpsd.generator.synthesizer import Synthesizer
 from dpsd.models.dp_networks import build_dp_model, fixed_inputs
 from dpsd.models.frozen import Teacher
-from dpsd.models.networks import build_model
+from dpsd.models.networks import as_input, build_model
 from dpsd.planning.votes import Choice
 from dpsd.privacy.noise import NoiseSource
 from dpsd.privacy.plan import Plan
@@ -141,7 +142,7 @@ def expected_seconds(config: Config, plan: Plan) -> dict[str, float | None]:
     """
     device, shape = pick_device(config.device), plan.facts.shape
     dtype = pick_dtype(config.precision, device)
-    n = max(8, min(_TIMED_IMAGES, _TIMED_VALUES // math.prod(shape)))
+    n = _timed_images(plan.facts)
     batch = min(n, config.student.batch_size)
     quick = config.model_copy(
         update={
@@ -172,6 +173,53 @@ def expected_seconds(config: Config, plan: Plan) -> dict[str, float | None]:
         once = _warm_seconds(lambda: synthesizer.update(student, round=0)) / 2
         parts["generator"] = once * config.generator.steps * plan.rounds
     return parts
+
+
+def activation_bytes(config: Config, facts: PublicFacts) -> dict[str, int]:
+    """Memory that a batch of the student leaves for its backward pass, in bytes.
+
+    What autograd keeps of one image is measured on a few black ones; the network is untrained. It
+    lies where the student computes.
+
+    Args:
+        config: of the run.
+        facts: public shape and number of classes.
+
+    Returns:
+        `batch`: of `student.batch_size` images. `untimed`: the part of it that `expected_seconds`
+        does not reach, since it times a smaller batch of large images.
+    """
+    device = pick_device(config.device)
+    dtype = pick_dtype(config.precision, device)
+    with torch.random.fork_rng(devices=[]):
+        model = build_model(config.student.model, facts.shape, facts.classes)
+        model = model.to(device).to(memory_format=torch.channels_last)
+        few, more = (_kept_bytes(model, (n, *facts.shape), dtype) for n in (2, 4))
+    each, batch = max(0, more - few) // 2, config.student.batch_size
+    return {"batch": each * batch, "untimed": each * max(0, batch - _timed_images(facts))}
+
+
+def _kept_bytes(model: nn.Module, shape: tuple[int, ...], dtype: torch.dtype) -> int:
+    """Bytes of the tensors that autograd keeps of a forward pass, each storage once."""
+    device, kept = next(model.parameters()).device, dict[int, torch.UntypedStorage]()
+
+    def keep(x: torch.Tensor) -> torch.Tensor:
+        storage = x.untyped_storage()
+        kept[storage.data_ptr()] = storage
+        return x
+
+    images = torch.zeros(shape, dtype=torch.uint8, device=device)
+    with (
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x),
+        torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32),
+    ):
+        model(as_input(images))
+    return sum(storage.nbytes() for storage in kept.values())
+
+
+def _timed_images(facts: PublicFacts) -> int:
+    """256 images, fewer of large ones."""
+    return max(8, min(_TIMED_IMAGES, _TIMED_VALUES // math.prod(facts.shape)))
 
 
 def _teacher_seconds(

@@ -136,6 +136,8 @@ def on_disk(config: Config, plan: Plan) -> bool:
 def expected_bytes(config: Config, plan: Plan) -> int:
     """Memory of one process in bytes, on top of torch, networks and activations.
 
+    `dpsd plan` adds these (`dpsd.planning.timing.activation_bytes`).
+
     It holds a bank in memory, a round's candidates with the images chosen, and the parents of
     later ones. What a bank on disk is read from is the system's cache, which gives way.
     """

@@ -120,6 +120,45 @@ def test_the_plan_says_where_private_images_will_lie(data, line):
     assert said == "" if line is None else said.startswith(line)
 
 
+def test_activations_of_a_batch_are_counted_by_hand():
+    """resnet20 keeps 371 numbers a pixel, and the 64 inputs of its last layer.
+
+    These are the input (3), the first convolution and its ReLU (2 x 16), and of each block two
+    convolutions and two ReLUs: 4 x 16, then 4 x 32 at a quarter of the pixels, then 4 x 64 at a
+    sixteenth; three blocks each.
+    """
+    from dpsd.planning.timing import activation_bytes
+
+    assert 3 + 2 * 16 + 3 * 4 * (16 + 32 / 4 + 64 / 16) == 371
+    for side in (12, 224):
+        config = parse_config(TREE | {
+            "precision": "float32", "data": TREE["data"] | {"shape": [3, side, side]},
+            "student": {"model": "resnet20", "batch_size": 300},
+        })  # fmt: skip
+        found, each = activation_bytes(config, config.facts), 4 * (371 * side**2 + 64)
+        timed = 256 if side == 12 else 8
+        assert found == {"batch": 300 * each, "untimed": (300 - timed) * each}
+
+
+def test_the_plan_says_what_a_large_batch_takes():
+    shown = []
+    for batch in (8, 24):
+        facts = described(
+            precision="float32", data=TREE["data"] | {"shape": [3, 224, 224]},
+            student={"model": "resnet20", "batch_size": batch, "refit_epochs": 0},
+            privacy=TREE["privacy"] | {"answers": 40},
+        )  # fmt: skip
+        shown.append(facts["estimate"])
+        said = describe_text(facts)
+    each = 4 * (371 * 224**2 + 64)
+    assert [e["activation_bytes"] for e in shown] == [8 * each, 24 * each]
+    assert shown[1]["bytes"] - shown[0]["bytes"] >= 16 * each
+    assert ", of which 1.7 GiB for the activations of a batch of 24 images (student.bat" in said
+    assert "activations" not in describe_text(described())
+    facts["estimate"]["device"] = "cuda"
+    assert "at the peak, and on cuda 1.7 GiB for the activations" in describe_text(facts)
+
+
 def test_the_plan_prints_it(tmp_path):
     facts = described(data=TREE["data"] | {"name": "image_folder", "root": str(tmp_path)})
     assert "at the peak. More than 14,913,080 private images stay on disk.\n" in describe_text(

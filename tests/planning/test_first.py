@@ -62,6 +62,18 @@ def test_natural_pictures_are_asked_about_crops_of_photographs():
     assert "declared public" in first.text
 
 
+@pytest.mark.parametrize(
+    ("side", "model", "batch"),
+    [(40, "cnn-small", 256), (64, "resnet20", 256), (96, "resnet20", 256), (97, "resnet18", 32),
+     (224, "resnet18", 32)],
+)  # fmt: skip
+def test_large_images_get_a_student_and_a_batch_that_fit_in_memory(side, model, batch):
+    has = Holdings(weights="my.pt", model="resnet18", shape=(3, side, side), classes=4)
+    first = first_config(has, "f")
+    assert (first.config.student.model, first.config.student.batch_size) == (model, batch)
+    assert len(first.text.splitlines()) < 25 and max(map(len, first.text.splitlines())) <= 100
+
+
 def test_the_worst_case_for_a_record_stands_beside_an_answer(tmp_path):
     first = first_config(Holdings(weights="my.pt", model="resnet18", epsilon=4, **OWN), "f")
     worst = dpsd.plan(yaml.safe_load(first.text)).worst_case_epsilon(1e-5)
