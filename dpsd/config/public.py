@@ -55,10 +55,19 @@ SHIPPED_PHOTOGRAPHS = (
 """The photographs that come with scikit-learn: CC BY 2.0, by danielbuechele and by vultilion."""
 
 
+def drawn_shares(generator: GeneratorConfig) -> dict[str, float]:
+    """The shares above 0 of sources that are drawn, by name; none for images of a user's source."""
+    if generator.kind == "images":
+        return {}
+    if generator.kind == "adversarial":
+        return {"adversarial": 1.0}
+    left_out = "adversarial" if generator.kind == "procedural" else ""
+    return {k: v for k, v in generator.shares.items() if v > 0 and k != left_out}
+
+
 def public_photographs(generator: GeneratorConfig) -> tuple[Photograph, ...]:
     """The photographs that a run's images are cut from; none without a share of photographs."""
-    share = generator.shares.get("photographs", 0)
-    if generator.kind not in ("procedural", "mixed") or share == 0:
+    if "photographs" not in drawn_shares(generator):
         return ()
     return SHIPPED_PHOTOGRAPHS if generator.photographs is None else generator.photographs
 

@@ -280,6 +280,9 @@ class GeneratorConfig(Section):
     candidates with --balanced alone."""
     source: Line | None = None
     """kind `images`: an image folder that you declare public, or `package.module:callable`."""
+    source_sha256: Annotated[str | None, Field(pattern="^(contents|sizes):[0-9a-f]{64}$")] = None
+    """Hash of the folder's sorted file names and their contents (above 1 GiB of files: their
+    sizes). Null: any. A run enters the hash that it found, and refuses to go on with another."""
     steps: int = Field(default=50, ge=0)
     """Updates of the trainable generator in a round."""
     lr: float = Field(default=0.001, gt=0)

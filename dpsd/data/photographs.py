@@ -1,6 +1,7 @@
 """Public photographs: files in, pixels out, each known by its hash."""
 
 import hashlib
+import os
 from pathlib import Path
 
 import numpy as np
@@ -18,15 +19,20 @@ LEAST_SIDE = 24
 """Pixels of a photograph that the smallest crop shows along its shorter side."""
 _MOST_FLOATS = 2**28
 """Of all photographs together with their smaller copies: 1 GiB."""
+_HASHED_BYTES = 2**30
+"""Files of a public folder up to which their contents are hashed, above it only their sizes."""
 _COPIES = 3 * 4 / 3  # channels, and the smaller copies of smaller copies
 
 
 def pinned(generator: GeneratorConfig) -> GeneratorConfig:
     """The same section with each photograph by its absolute path and hash, folders listed.
 
+    A public folder of query images is pinned by its hash.
+
     Raises:
         UserError: a file is missing, or is another one than its hash says.
     """
+    generator = with_folder_hash(generator)
     if not public_photographs(generator) or generator.photographs is None:
         return generator
     found = [
@@ -37,6 +43,41 @@ def pinned(generator: GeneratorConfig) -> GeneratorConfig:
     return generator.model_copy(update={"photographs": tuple(found)})
 
 
+def with_folder_hash(generator: GeneratorConfig) -> GeneratorConfig:
+    """The same section with the hash of the public folder that images are drawn from, if any.
+
+    It is SHA-256 of the sorted file names with the files' SHA-256, or, where the files take more
+    than 1 GiB, with their sizes. So a file of a large folder may change unnoticed.
+
+    Raises:
+        UserError: no images there, a file cannot be read, or the folder has another hash.
+    """
+    source, expected = generator.source or "", generator.source_sha256
+    if generator.kind != "images" or ":" in source:
+        return generator
+    folder, digest = Path(source), hashlib.sha256()
+    names = image_names(folder, "generator.source")
+    try:
+        sizes = [os.stat(os.path.join(folder, name)).st_size for name in names]
+        of = "contents" if sum(sizes) <= _HASHED_BYTES else "sizes"
+        for name, size in zip(names, sizes, strict=True):
+            known = str(size) if of == "sizes" else _file_hash(folder / name)
+            digest.update(os.fsencode(f"{len(os.fsencode(name))} {name} {known}\n"))
+    except OSError as e:
+        raise UserError(f"generator.source: {folder} cannot be read ({brief(e)})") from e
+    found = f"{of}:{digest.hexdigest()}"
+    if expected not in (None, found):
+        raise UserError(
+            f"generator.source: {folder} has changed: SHA-256 {found}; accepted: the folder with "
+            f"{expected}"
+        )
+    return generator.model_copy(update={"source_sha256": found})
+
+
+def _file_hash(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def hash_of(path: Path, expected: str | None) -> str:
     """SHA-256 of a photograph's file.
 
@@ -44,7 +85,7 @@ def hash_of(path: Path, expected: str | None) -> str:
         UserError: it cannot be read, or has another hash than expected.
     """
     try:
-        found = hashlib.sha256(path.read_bytes()).hexdigest()
+        found = _file_hash(path)
     except OSError as e:
         raise UserError(
             f"generator.photographs: {path} cannot be read ({brief(e)}); accepted: an image file "

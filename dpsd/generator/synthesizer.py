@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dpsd.config import Config, PublicFacts
+from dpsd.config.public import drawn_shares
 from dpsd.config.sections import GeneratorConfig
 from dpsd.data.folders import image_names
 from dpsd.data.load import load_public_images
@@ -232,14 +233,9 @@ class Synthesizer:
         return images[rows[(weight.log() - (-uniform.log()).log()).topk(n).indices]]
 
     def _normalised(self) -> dict[str, float]:
-        kind, shares = self.config.kind, dict(self.config.shares)
+        kind, shares = self.config.kind, drawn_shares(self.config)
         if kind == "images":
             return {}
-        if kind == "adversarial":
-            return {"adversarial": 1.0}
-        if kind == "procedural":
-            shares.pop("adversarial", None)
-        shares = {name: share for name, share in shares.items() if share > 0}
         if not shares:
             raise UserError(
                 f"generator.shares: {self.config.shares} leaves nothing for kind {kind}; "

@@ -3,7 +3,7 @@
 from typing import Any
 
 from dpsd.config import Config, PublicFacts
-from dpsd.config.public import public_photographs
+from dpsd.config.public import drawn_shares, public_photographs
 
 _SMALL = 40  # pixels of the longer side: a written sign or an icon, as a rule
 _WRITTEN = ("digits", "mnist")
@@ -18,14 +18,8 @@ def priors(config: Config) -> dict[str, Any]:
         first; `why`, in words.
     """
     g = config.generator
-    if g.kind == "images":
-        asked = {"images": 1.0}
-    elif g.kind == "adversarial":
-        asked = {"adversarial": 1.0}
-    else:
-        left_out = () if g.kind == "mixed" else ("adversarial",)
-        shares = {k: v for k, v in g.shares.items() if v > 0 and k not in left_out}
-        asked = {k: v / sum(shares.values()) for k, v in shares.items()}
+    shares = drawn_shares(g) or {"images": 1.0}
+    asked = {k: v / sum(shares.values()) for k, v in shares.items()}
     fits, why = _fitting(config.data.name, config.facts)
     if "photographs" in fits and g.kind != "images" and not public_photographs(g):
         why += f"; this run takes none: set generator.shares.photographs ({_LISTED})"

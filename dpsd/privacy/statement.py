@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from dpsd.config import Config, quorum
-from dpsd.config.public import SHIPPED_PHOTOGRAPHS, public_photographs
+from dpsd.config.public import SHIPPED_PHOTOGRAPHS, drawn_shares, public_photographs
+from dpsd.config.sections import GeneratorConfig
 from dpsd.data.identity import dataset_name
 from dpsd.errors import UserError
 from dpsd.privacy import accounting
@@ -175,17 +176,16 @@ def plan_facts(config: Config, plan: Plan, versions: dict[str, str]) -> dict[str
 def declared_public(config: Config) -> dict[str, Any]:
     """What the statement lists as public knowledge."""
     g, facts, normalize = config.generator, config.facts, config.teacher.normalize
-    source = f"declared public by the user: {g.source}" if g.kind == "images" else g.kind
     photographs = public_photographs(g)
-    if photographs:
-        others = [k for k, share in g.shares.items() if share > 0 and k != "photographs"]
-        source = "crops of the photographs listed" + (f", and {g.kind} images" if others else "")
     listed: dict[str, Any] = {
         "image_shape": list(facts.shape),
         "classes": facts.classes,
         "pixel_range": list(facts.pixel_range),
-        "query_images": source,
+        "query_images": _query_images(g),
     }
+    if g.kind == "images" and g.source_sha256 is not None:
+        of, digest = g.source_sha256.split(":")
+        listed["query_folder"] = {"sha256": digest, "of": f"sorted file names and {of}"}
     if photographs:
         listed["photographs"] = [p.model_dump() for p in photographs]
     if "scatter-public" in (config.teacher.model, config.student.model):
@@ -195,6 +195,20 @@ def declared_public(config: Config) -> dict[str, Any]:
             "mean": list(normalize.mean), "std": list(normalize.std),
         }  # fmt: skip
     return listed
+
+
+def _query_images(g: GeneratorConfig) -> str:
+    """The sources that images are drawn from, in words."""
+    if g.kind == "images":
+        return f"declared public by the user: {g.source}"
+    drawn = sorted(drawn_shares(g))
+    families = [name for name in drawn if name not in ("photographs", "adversarial")]
+    parts = [
+        *(["crops of the photographs listed"] if "photographs" in drawn else []),
+        *([f"procedural images ({', '.join(families)})"] if families else []),
+        *(["images of a generator that learns from the student"] if "adversarial" in drawn else []),
+    ]
+    return ", and ".join(parts)
 
 
 def guarantee(facts: dict[str, Any]) -> dict[str, Any]:

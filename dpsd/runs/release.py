@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dpsd.config import PublicFacts, load_config
+from dpsd.data.photographs import with_folder_hash
 from dpsd.data.rows import Images
 from dpsd.device import rows_at_once
 from dpsd.errors import UserError
@@ -77,7 +78,7 @@ def released_synthesizer(
 
     Raises:
         UserError: no release is there, weights that cannot be read or do not fit, or photographs
-            that are not at hand.
+            or a public folder that are not at hand or have changed.
     """
     release = release_folder(run)
     config = load_config(release / "config.yaml")
@@ -87,7 +88,7 @@ def released_synthesizer(
         generator = generator.model_copy(update={"photographs": photographs})
     if select is not None:
         generator = generator.model_copy(update={"select": select})
-    config = config.model_copy(update={"generator": generator})
+    config = config.model_copy(update={"generator": with_folder_hash(generator)})
     synthesizer = Synthesizer(config, config.facts, device)
     if synthesizer.adversarial is not None:
         path = release / "generator.safetensors"

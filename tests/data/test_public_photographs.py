@@ -74,3 +74,33 @@ def test_many_large_images_are_shrunk_to_fit_in_memory(tmp_path, monkeypatch):
     picture(tmp_path / "b.png")
     with pytest.raises(UserError, match=r"generator.photographs: 2 images; accepted .* up to 1,"):
         read_photographs(section(tmp_path))
+
+
+@pytest.mark.parametrize(("most", "of"), [(2**30, "contents"), (0, "sizes")])
+def test_a_public_folder_is_pinned_by_names_and_contents(tmp_path, monkeypatch, most, of):
+    monkeypatch.setattr("dpsd.data.photographs._HASHED_BYTES", most)
+    folder = GeneratorConfig(kind="images", source=str(tmp_path))
+    files = [picture(tmp_path / "b.png", 30), picture(tmp_path / "a.png", 40)]
+    known = {
+        "contents": lambda f: hashlib.sha256(f.read_bytes()).hexdigest(),
+        "sizes": lambda f: f.stat().st_size,
+    }[of]
+    lines = "".join(f"5 {f.name} {known(f)}\n" for f in reversed(files))
+    found = pinned(folder)
+    assert found.source_sha256 == f"{of}:{hashlib.sha256(lines.encode()).hexdigest()}"
+    assert pinned(found) == found
+    picture(tmp_path / "c.png")
+    with pytest.raises(UserError, match=r"generator.source: .* has changed: .* accepted"):
+        pinned(found)
+    (tmp_path / "c.png").unlink()
+    files[0].write_bytes(files[0].read_bytes()[::-1])  # as many bytes
+    if of == "contents":
+        with pytest.raises(UserError, match=r"generator.source: .* has changed"):
+            pinned(found)
+    else:
+        assert pinned(found) == found
+
+
+def test_a_callable_is_not_pinned():
+    source = GeneratorConfig(kind="images", source="package.module:draw")
+    assert pinned(source) == source

@@ -263,3 +263,29 @@ def test_photographs_that_fix_features_are_declared_public(who):
     listed = declared_public(parse_config(tree | {who: {"model": "scatter-public"}}))
     assert [p["file"] for p in listed["feature_photographs"]] == ["china.jpg", "flower.jpg"]
     assert {k: v for k, v in listed.items() if k != "feature_photographs"} == plain
+
+
+@pytest.mark.parametrize(
+    ("generator", "says"),
+    [
+        ({"shares": {"photographs": 1, "adversarial": 0.5}}, "crops of the photographs listed"),
+        ({"shares": {"strokes": 1, "blobs": 0}}, "procedural images (strokes)"),
+        (
+            {"kind": "mixed", "shares": {"photographs": 1, "leaves": 2, "adversarial": 1}},
+            "crops of the photographs listed, and procedural images (leaves), and images of a "
+            "generator that learns from the student",
+        ),
+        ({"kind": "adversarial"}, "images of a generator that learns from the student"),
+    ],
+)
+def test_the_sources_that_are_drawn_are_named(generator, says):
+    tree = {"data": {"name": "cifar10"}, "privacy": {"mechanism": "none"}, "generator": generator}
+    assert declared_public(parse_config(tree))["query_images"] == says
+
+
+def test_a_pinned_folder_of_query_images_is_listed_by_its_hash():
+    generator = {"kind": "images", "source": "public", "source_sha256": f"sizes:{'0' * 64}"}
+    tree = {"data": {"name": "cifar10"}, "privacy": {"mechanism": "none"}, "generator": generator}
+    listed = declared_public(parse_config(tree))
+    assert listed["query_images"] == "declared public by the user: public"
+    assert listed["query_folder"] == {"sha256": "0" * 64, "of": "sorted file names and sizes"}

@@ -50,7 +50,7 @@ TAIL = (
     "Trust: whoever runs the transcription holds the teacher and is trusted; readers of release/ "
     "are not.\n"
     'Declared public: {"image_shape": [1, 3, 3], "classes": 4, "pixel_range": [0, 255], '
-    '"query_images": "procedural"}.\n'
+    '"query_images": "procedural images (blobs, leaves, spectra, strokes)"}.\n'
     "Covered: the student's weights, the generator's weights, every image sampled and every label "
     "given by them, the public metrics and pictures: all post-processing of the answers and public "
     "facts.\n"

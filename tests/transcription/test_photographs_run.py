@@ -61,5 +61,29 @@ def test_the_default_photographs_are_listed_too(tmp_path):
     declared = json.loads((run.release / "statement.json").read_text())["declared_public"]
     assert [p["file"] for p in declared["photographs"]] == ["china.jpg", "flower.jpg"]
     assert all(len(p["sha256"]) == 64 for p in declared["photographs"])
-    assert declared["query_images"] == "crops of the photographs listed, and procedural images"
+    assert (
+        declared["query_images"]
+        == "crops of the photographs listed, and procedural images (strokes)"
+    )
     verify_release(run.release, ledger=run.ledger_folder)
+
+
+def test_a_run_on_a_public_folder_goes_on_with_the_same_folder_alone(tmp_path):
+    folder = tmp_path / "public"
+    folder.mkdir()
+    for i in range(400):
+        picture(folder / f"{i}.png", i)
+    generator = {"kind": "images", "source": str(folder)}
+    run = transcribe(few_config(tmp_path, generator=generator), out=tmp_path / "run")
+    listed = json.loads((run.release / "statement.json").read_text())["declared_public"]
+    of, digest = run.config.generator.source_sha256.split(":")
+    assert of == "contents"
+    assert listed["query_folder"] == {"sha256": digest, "of": "sorted file names and contents"}
+    verify_release(run.release, ledger=run.ledger_folder)
+    samples = draw_samples(run, 10)
+    assert torch.equal(samples.images, draw_samples(run, 10).images)
+    picture(folder / "0.png", 401)
+    with pytest.raises(UserError, match=r"generator.source: .*public has changed"):
+        draw_samples(run, 10)
+    with pytest.raises(UserError, match=r"generator.source: .*public has changed"):
+        transcribe(few_config(tmp_path, generator=generator), out=tmp_path / "run", resume=True)
