@@ -118,6 +118,23 @@ def test_configuration(refused, override, says):
         refused(command, "tiny.yaml", "--set", override, says=says)
 
 
+@pytest.mark.parametrize("command", ["plan", "transcribe"])
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("small.png", ["small.png has 40x20 pixels", "from 24x24"]),
+        ("broken.png", ["broken.png is not a readable image"]),
+        ("empty", ["generator.photographs: empty", "image"]),
+    ],
+)
+def test_photographs_that_cannot_be_cut(refused, command, name, says):
+    Image.new("RGB", (40, 20)).save("small.png")
+    Path("broken.png").write_bytes(b"no picture")
+    Path("empty").mkdir()
+    args = ("--set", f"generator={{shares: {{photographs: 1}}, photographs: {name}}}")
+    refused(command, "tiny.yaml", *args, says=says)
+
+
 def test_gaussian_top_k_above_the_classes(refused):
     args = ("--set", "privacy.mechanism=gaussian", "privacy.top_k=11")
     refused("transcribe", "tiny.yaml", *args, says=["privacy.top_k: 11", "up to 10"])
@@ -254,6 +271,8 @@ def test_sample_and_its_check(refused, run, finished):
     refused("sample", "run", "--n", "20", says="--out: missing")
     refused("sample", "run", "--n", "9", "--balanced", *out, says=["n: 9", "from 10"])
     refused("sample", "run", "--n", "9", "--split", "test", *out, says="--split: accepted with")
+    refused("sample", "run", "--n", "9", "--rows", "x", *out, says="--rows: accepted with --check")
+    refused("sample", "run", *check, "--rows", "nowhere", says="--rows: nowhere: no such file")
     refused("sample", "run/release", *check, says="run/release: no run folder")
     refused("sample", "run", *check, "--model", "cnn-small", says="the student's architecture")
     refused("sample", "run", *check, "--model", "cnn-smal", says=["cnn-smal", "cnn-small"])
