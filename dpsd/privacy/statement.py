@@ -206,9 +206,16 @@ def _query_images(g: GeneratorConfig) -> str:
     parts = [
         *(["crops of the photographs listed"] if "photographs" in drawn else []),
         *([f"procedural images ({', '.join(families)})"] if families else []),
-        *(["images of a generator that learns from the student"] if "adversarial" in drawn else []),
+        *([_generator(g)] if "adversarial" in drawn else []),
     ]
     return ", and ".join(parts)
+
+
+def _generator(g: GeneratorConfig) -> str:
+    if g.untrained == 1:
+        return "images of untrained networks"
+    beside = " and of untrained networks" if g.untrained > 0 else ""
+    return f"images of a generator that learns from the student{beside}"
 
 
 def guarantee(facts: dict[str, Any]) -> dict[str, Any]:

@@ -73,7 +73,7 @@ TRUST = {"": ("threads", "owner", "retention"), "privacy": ("allow_open", "allow
 LATER = {
     "data": {"class_names": None},
     "generator": {"photographs": None, "augment": None, "network": "decoder", "untrained": 0.0,
-                  "restart": None},
+                  "restart": None, "source_sha256": None},
     "student": {"balance": 0.0},
 }  # fmt: skip
 """Keys by section that came after cells were measured; a hash covers them where they are set."""

@@ -65,7 +65,7 @@ def _problem(own: dict[str, dict], results: dict[str, list[dict]]) -> list[str]:
         f"{first['clone']}; agreement in percent after {ladder[-1]:,} asked images, by defence, on "
         f"{runs[0]['rows']:,} test rows."
         + (_of_plain(runs) if plain else "")
-        + (f" All took {minutes:.0f} minutes of one core, some beside other work." if minutes else ""),
+        + (f" It took {minutes:.0f} minutes of a core, some beside other work." if minutes else ""),
         "",
         *table(("attack", *defences.values(), *(_PLAIN if plain else ())), rows),
         "",
