@@ -71,13 +71,13 @@ class Pool:
         self.images = dict(state)
 
 
-def _pairs(pools: list[Tensor], which: Tensor, picked: Tensor) -> Tensor:
-    """The images `picked`, int64 [2, B], of the pools `which`, int64 [B]: uint8 [2, B, C, H, W]."""
+def _pairs(pools: list[Tensor], which: Tensor, picked: Tensor) -> tuple[Tensor, Tensor]:
+    """Images `picked`, int64 [2, B], of pools `which`, int64 [B]: twice uint8 [B, C, H, W]."""
     pairs = torch.empty((2, len(which), *pools[0].shape[1:]), dtype=torch.uint8)
     for i in which.unique().tolist():
         rows = (which == i).nonzero()[:, 0]
         pairs[:, rows] = pools[i][picked[:, rows]]
-    return pairs
+    return pairs[0], pairs[1]
 
 
 def recombine(a: Tensor, b: Tensor, rng: Generator) -> Tensor:
