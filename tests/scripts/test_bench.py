@@ -104,7 +104,7 @@ def test_a_downstream_job_keeps_its_run_and_takes_no_other(tmp_path_factory, tmp
     run = copy_of(tiny_run(tmp_path_factory), tmp_path / "run")
     config = tiny_config(tmp_path_factory.getbasetemp() / "products")
     made = {"samples": 40, "balanced": False, "best": 1, "select": 1, "model": "cnn-tiny",
-            "passes": 1, "soft": True}  # fmt: skip
+            "passes": 1, "soft": True, "temperature": 1.0}  # fmt: skip
     found = downstream.measure(config, run.path, made)
     assert found["samples"] == 40 and found["split"] == "test" and found["relation"]
     assert found["choice"] == {"balanced": False, "best": 1, "select": 1}
