@@ -98,8 +98,9 @@ def downstream(
     start = time.perf_counter()
     student = Labeller(load_student(run), pick_device(config.device)).predict
     known = on_rows(measured, config.facts.class_names, ask_teacher(found, run, teacher), student)
-    softer = soften(samples.probabilities.clamp_min(_LEAST).log(), temperature)
-    targets = softer if soft else samples.labels
+    targets = samples.labels
+    if soft:
+        targets = soften(samples.probabilities.clamp_min(_LEAST).log(), temperature)
     fresh = _trained(config, name, samples.images, targets, recipe, say)
     rng = torch.Generator().manual_seed(config.seed)
     shuffled = targets[torch.randperm(len(targets), generator=rng)]

@@ -33,7 +33,10 @@ class BudgetSpent(UserError):
 
 
 class VictimFailed(UserError):
-    """The victim gave no answer, or none that can be one. It says nothing about the attack."""
+    """The victim raised an error, or its answer is not finite numbers [B, K].
+
+    An attack cannot be judged by it, so that the run ends and keeps nothing of the cell.
+    """
 
 
 class Endpoint:
@@ -73,7 +76,7 @@ class Endpoint:
 
         Raises:
             BudgetSpent: more images than are left; nothing was asked.
-            VictimFailed: the model raised, or its answer is none.
+            VictimFailed: the model raised an error, or its answer is not finite numbers [B, K].
             UserError: other images than the model takes.
         """
         if images.dtype != torch.uint8 or tuple(images.shape[1:]) != self.shape:
