@@ -150,13 +150,8 @@ def training_files(root: Path) -> tuple[Path, list[str]]:
     return base, _listed(base, _subfolders(base), empty=True)[0]
 
 
-def read_images(folder: Path, shape: Shape) -> torch.Tensor:
-    """All images under a folder, resized to `shape`, uint8 [N, C, H, W]."""
-    return image_rows(folder, shape)[:]
-
-
 def image_rows(folder: Path, shape: Shape) -> DiskRows:
-    """The same, still on disk."""
+    """All images under a folder, resized to `shape` when they are read, uint8 [N, C, H, W]."""
     names = Names.packed(image_names(folder, "generator.source"))
     return DiskRows(Files(folder, names, shape), torch.arange(len(names)))
 

@@ -13,7 +13,7 @@ from dpsd.config import NUMBERED, PublicFacts, public_facts
 from dpsd.config.sections import DataConfig
 from dpsd.data import sources
 from dpsd.data.archives import as_pixels, is_mapped, mapped_rows, read_npz
-from dpsd.data.folders import read_image_folder, read_images
+from dpsd.data.folders import image_rows, read_image_folder
 from dpsd.data.rows import DiskRows, Images, fits_in_memory, join, on_disk_line, pick
 from dpsd.data.tars import read_webdataset
 from dpsd.data.users import held_users, read_user_ids
@@ -262,6 +262,10 @@ def _checked(images: sources.Array, facts: PublicFacts, where: str) -> Images:
     return torch.tensor(np.ascontiguousarray(as_pixels(images)))
 
 
-def load_public_images(folder: Path, facts: PublicFacts) -> torch.Tensor:
-    """All images under a folder that the user declares public, uint8 [N, C, H, W]."""
-    return read_images(folder, facts.shape)
+def load_public_images(folder: Path, facts: PublicFacts) -> Images:
+    """All images under a folder that the user declares public, uint8 [N, C, H, W].
+
+    Many of them (`fits_in_memory`) stay on disk.
+    """
+    images = image_rows(folder, facts.shape)
+    return images[:] if fits_in_memory(images.nbytes) else images

@@ -5,6 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Generator, Tensor
 
+from dpsd.data.rows import Images
+
 Draw = Callable[[int, Generator], Tensor]
 """(n, rng) -> images, uint8 [n, C, H, W]."""
 
@@ -13,29 +15,20 @@ class PublicFolder:
     """The images of a folder in an order that a key fixes; the first follows on the last.
 
     Args:
-        images: uint8 [N, C, H, W], at least one.
+        images: uint8 [N, C, H, W], at least one; those on disk are read when they are dealt.
         key: of the order.
     """
 
-    def __init__(self, images: Tensor, key: int) -> None:
-        self._images = images
+    def __init__(self, images: Images, key: int) -> None:
+        self.images = images
         self._order = torch.randperm(len(images), generator=Generator().manual_seed(key))
 
     def __len__(self) -> int:
-        return len(self._images)
+        return len(self.images)
 
-    def deal(self, start: int) -> Draw:
-        """Draws images from a place of the order on; each call goes on where the last one ended.
+    def deal(self, start: int, n: int) -> Tensor:
+        """The numbers of n images from a place of the order on, int64 [n].
 
-        N images in a row are all of the folder's, whatever the place. The random generator that a
-        draw is given stays untouched.
+        As many in a row as the folder has are all of them, whatever the place.
         """
-        place = start
-
-        def draw(n: int, rng: Generator) -> Tensor:
-            nonlocal place
-            rows = self._order[(place + torch.arange(n)) % len(self)]
-            place += n
-            return self._images[rows]
-
-        return draw
+        return self._order[(start + torch.arange(n)) % len(self)]

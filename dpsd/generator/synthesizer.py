@@ -128,7 +128,7 @@ class Synthesizer:
         pool = torch.empty((0, *self.facts.shape), dtype=torch.uint8)
         new, tries, folder = self._own or self._anew, _TRIES, self._folder
         if folder is not None:
-            new = folder.deal(round * n * self.config.select)
+            new = self._dealt(folder, round * n * self.config.select)
             tries += len(folder) // max(n, _LEAST_DRAW)
         for _ in range(tries):
             missing = n - len(pool)
@@ -183,6 +183,22 @@ class Synthesizer:
         if variants is None:
             return new(n, rng)
         return torch.cat([new(n - len(variants), rng), variants])
+
+    def _dealt(self, folder: PublicFolder, start: int) -> Draw:
+        """Draws a folder's images from a place of its order on; each draw goes on from the last.
+
+        The random generator that a draw is given stays untouched.
+        """
+
+        def draw(n: int, rng: torch.Generator) -> Tensor:
+            nonlocal start
+            rows, start = folder.deal(start, n), start + n
+            if isinstance(folder.images, Tensor):
+                return folder.images[rows]
+            parts = rows.split(_CHUNK)
+            return self._pieces(n, len(parts), lambda i: folder.images[parts[i]])
+
+        return draw
 
     def _anew(self, n: int, rng: torch.Generator) -> Tensor:
         """Images of the mix, in chunks that have a random stream each."""

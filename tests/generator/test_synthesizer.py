@@ -5,6 +5,8 @@ import torch
 from PIL import Image
 
 from dpsd.config import parse_config
+from dpsd.data import rows
+from dpsd.data.folders import Files
 from dpsd.errors import UserError
 from dpsd.generator import synthesizer as module
 from dpsd.generator.synthesizer import Synthesizer
@@ -119,6 +121,18 @@ def test_a_folder_is_drawn_again_where_nothing_is_asked(tmp_path):
     images = made.sample(140, Undecided(), round=2)
     found = list(map(as_bytes, images))
     assert len(set(found)) == 70 and sorted(found) == sorted(2 * list(set(found)))
+
+
+def test_a_large_folder_stays_on_disk(tmp_path, monkeypatch):
+    """The same images as in memory; only those that are drawn are read."""
+    path = folder_of(tmp_path / "public", 700)
+    expected = of_folder(path).sample(600, Undecided(), round=1)
+    monkeypatch.setattr(rows, "IN_MEMORY_BYTES", 700 * 48 - 1)
+    made, read, one = of_folder(path), [], Files.read
+    monkeypatch.setattr(Files, "read", lambda self, n: read.append(n) or one(self, n))
+    assert not read
+    assert torch.equal(made.sample(600, Undecided(), round=1), expected)
+    assert len(read) == len(set(read)) == 600
 
 
 class Allows:
