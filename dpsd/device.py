@@ -163,22 +163,34 @@ def joined(rows: int, pieces: Iterable[Tensor]) -> Tensor:
     return out
 
 
-def shared(pieces: int, work: Callable[[int], Tensor]) -> Tensor:
+def shared(rows: int, pieces: int, work: Callable[[int], Tensor]) -> Tensor:
     """The rows of `work(0)`, `work(1)`, ... in order, on every rank; each is made by one rank.
 
-    All ranks call it. `work` must give the same rows on every rank.
+    All ranks call it. `work` must give the same rows on every rank. A rank holds all rows once and
+    those that it made a second time.
 
     Args:
+        rows: of all pieces together.
         pieces: how many there are, from 1.
-        work: makes one piece, [B, ...].
+        work: makes one piece on the CPU, [B, ...].
     """
+    if world_size() == 1:
+        return joined(rows, map(work, range(pieces)))
     mine = own_share(torch.arange(pieces)).tolist()
     made = agreed(lambda: [work(i) for i in mine])
-    if world_size() == 1:
-        return torch.cat(made)
-    parts: list[list[Tensor]] = [[] for _ in range(world_size())]
-    dist.all_gather_object(parts, made)
-    return torch.cat([piece for part in parts for piece in part])
+    kind = made[0].new_empty((0, *made[0].shape[1:])) if made else None
+    told: list[tuple[int, Tensor | None]] = [(0, None)] * world_size()
+    dist.all_gather_object(told, (sum(map(len, made)), kind))
+    known = next(kind for _, kind in told if kind is not None)
+    out, done = known.new_empty((rows, *known.shape[1:])), 0
+    for source, (count, _) in enumerate(told):
+        part = out[done : done + count]
+        if source == rank() and made:
+            torch.cat(made, out=part)
+        if count:
+            dist.broadcast(part, source)
+        done += count
+    return out
 
 
 def gather_rows(rows: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from dpsd.config.sections import GeneratorConfig
 from dpsd.data.folders import image_names
 from dpsd.data.load import load_public_images
 from dpsd.data.photographs import read_large, read_photographs
-from dpsd.device import joined, rows_at_once, shared, world_size
+from dpsd.device import joined, rows_at_once, shared
 from dpsd.errors import UserError
 from dpsd.generator.adversarial import Adversarial
 from dpsd.generator.folder import Draw, PublicFolder
@@ -210,9 +210,7 @@ class Synthesizer:
 
     def _pieces(self, n: int, count: int, work: Callable[[int], Tensor]) -> Tensor:
         """The n rows of `work(0)`, `work(1)`, ... in order; ranks that draw together share them."""
-        if self._together and world_size() > 1:
-            return shared(count, work)
-        return joined(n, map(work, range(count)))
+        return shared(n, count, work) if self._together else joined(n, map(work, range(count)))
 
     def _mixed(self, n: int, key: int, chunk: int) -> Tensor:
         rng = torch.Generator().manual_seed(self._key(key, chunk))

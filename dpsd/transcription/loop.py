@@ -75,7 +75,7 @@ def predicted_together(student: Student, images: Tensor) -> Tensor:
         images: uint8 [B, C, H, W], B from 1, the same on every rank.
     """
     parts = images.split(rows_at_once(tuple(images.shape[1:])))
-    return shared(len(parts), lambda i: student.predict(parts[i]))
+    return shared(len(images), len(parts), lambda i: student.predict(parts[i]))
 
 
 def asking_prior(plan: Plan, student: Student, round: int) -> Prior:
