@@ -45,11 +45,11 @@ _SHARED = {
     "own": 0.1, "tune_steps": 100, "prune": 0.5, "probes": 3_000, "block": 5,
 }  # fmt: skip
 CELLS = {
-    "digits-copies": _SHARED | {"kind": "copies", "seeds": list(range(22))},
-    "digits-independent": _SHARED | {"kind": "independent", "seeds": list(range(6))},
+    "digits-copies": _SHARED | {"kind": "copies", "seeds": [*range(2, 7), *range(9, 24)]},
+    "digits-independent": _SHARED | {"kind": "independent", "seeds": list(range(4))},
 }
 """`own`: share of the attacker's rows that are labelled and fine-tuned on; a seed is a block. The
-settings were chosen with the keys of blocks 0 and 1."""
+settings were chosen with the keys of blocks 0 and 1, the test's filter with those of 7 and 8."""
 _ACCOUNT = "account-0"  # as the endpoint names the first
 
 
