@@ -181,8 +181,8 @@ def _by_wave(mark: Mark, suspect: Suspect, base: Base) -> Found:
     frequency = float(mark.parameters["frequency"])
     found = wave_test(answers, base.probabilities, base.images, mark.key, frequency)
     text = (
-        "the keyed waves in the suspect's log probabilities, beyond the unmarked student's, against "
-        f"{found.keys} random keys (Student t tail; exact permutation beside it)"
+        "the keyed waves in the suspect's log probabilities, beyond the unmarked student's, "
+        f"against {found.keys} random keys (Student t tail; exact permutation beside it)"
     )
     return found.p_value, text, asdict(found)
 
