@@ -52,6 +52,29 @@ def speed(path: Path) -> list[str]:
     ]
 
 
+def source_speed(path: Path) -> list[str]:
+    """How fast each source draws, beside the student; nothing where the file is missing."""
+    result = read(path)
+    if not result:
+        return []
+    names, rates = result["configs"], result["rates"]
+    sources = [source for source in rates[names[0]] if source != "student"]
+    rows = [("the student learns from", *(f"{rates[n]['student']:,.0f}" for n in names))]
+    rows += [(s, *(_beside(rates[n][s], rates[n]["student"]) for n in names)) for s in sources]
+    return [
+        f"Images a second that each source draws (`scripts/bench sources`, "
+        f"{result['machine']['threads']} thread), and how many times as many as the student learns "
+        "from in the same run, augmentation included.",
+        "",
+        *table(("source", *(f"`configs/{n}`" for n in names)), rows),
+        "",
+    ]
+
+
+def _beside(rate: float, learned: float) -> str:
+    return f"{rate:,.0f} ({rate / learned:.1f} times)"
+
+
 def ensemble_speed(path: Path) -> list[str]:
     """How much faster an ensemble trains together; nothing where the file is missing."""
     result = read(path)
