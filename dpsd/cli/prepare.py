@@ -152,7 +152,7 @@ def _plan_routes(args: argparse.Namespace) -> int:
 
     tree = read_tree(args.target, overrides(args), warnings.warn)
     from dpsd.planning.routes import plan_routes, planning_config
-    from dpsd.planning.text import planner_text
+    from dpsd.planning.routes_text import planner_text
 
     facts = plan_routes(
         planning_config(tree), args.route or "auto", args.unit or "record", rows=args.rows,

@@ -10,7 +10,7 @@ from dpsd.cli import main
 from dpsd.config import parse_config
 from dpsd.data.load import load_data
 from dpsd.planning.routes import plan_routes, planning_config
-from dpsd.planning.text import planner_text
+from dpsd.planning.routes_text import planner_text
 from dpsd.privacy.accounting import compose_epsilon
 from dpsd.privacy.inherited import DpTraining, write_dp_ledger
 from dpsd.privacy.plan import make_plan
