@@ -10,7 +10,7 @@ from dpsd.cli import main
 from dpsd.config import load_config
 from dpsd.device import use_threads
 from dpsd.errors import UserError
-from dpsd.runs.folder import create_run, resume_run
+from dpsd.runs.begin import create_run, resume_run
 
 
 @pytest.fixture(autouse=True)

@@ -11,14 +11,8 @@ from dpsd.data.users import read_roster
 from dpsd.errors import UserError
 from dpsd.privacy.inherited import read_dp_ledger
 from dpsd.privacy.plan import Plan, inherit, make_plan
-from dpsd.runs.folder import (
-    Run,
-    create_run,
-    declared_public,
-    default_run_folder,
-    refuse_existing,
-    resume_run,
-)
+from dpsd.runs.begin import create_run, refuse_existing, resume_run
+from dpsd.runs.folder import Run, declared_public, default_run_folder
 from dpsd.teachers.folder import TeacherFolder
 from dpsd.teachers.teacher import ensure_teacher, load_teacher
 from dpsd.transcription.entries import admit

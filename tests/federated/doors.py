@@ -16,7 +16,8 @@ from dpsd.federated.home import Home, chosen
 from dpsd.federated.server_oracle import FederatedOracle
 from dpsd.privacy.ledger import Ledger
 from dpsd.privacy.plan import make_plan
-from dpsd.runs.folder import Run, create_run
+from dpsd.runs.begin import create_run
+from dpsd.runs.folder import Run
 
 CLIENTS, QUERIES, ROUNDS = 3, 40, 2
 

@@ -10,7 +10,7 @@ from dpsd.privacy.ledger import Ledger
 from dpsd.privacy.signature import sign, signing_key
 from dpsd.privacy.statement import Made, file_hashes, guarantee, statement_facts
 from dpsd.privacy.statement_text import statement_text
-from dpsd.runs.folder import released_config
+from dpsd.runs.begin import released_config
 
 
 def stated(config, plan, run, teacher, folder, owner="t", **made):

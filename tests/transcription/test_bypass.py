@@ -19,7 +19,8 @@ from dpsd.privacy import inherited
 from dpsd.privacy.ledger import Ledger, image_hashes, open_ledger
 from dpsd.privacy.oracle import Oracle
 from dpsd.privacy.plan import make_plan
-from dpsd.runs.folder import Run, create_run
+from dpsd.runs.begin import create_run
+from dpsd.runs.folder import Run
 from dpsd.teachers.folder import read_folder
 from dpsd.teachers.teacher import ensure_teacher, load_teacher
 from dpsd.transcription.begin import plan_of

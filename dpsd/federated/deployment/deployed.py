@@ -12,7 +12,8 @@ from dpsd.data.load import load_data
 from dpsd.federated.certificates import Credentials, make_credentials
 from dpsd.federated.deployment.deploy import deploy
 from dpsd.federated.home import client_rows
-from dpsd.runs.folder import Run, default_run_folder, open_run, refuse_existing
+from dpsd.runs.begin import refuse_existing
+from dpsd.runs.folder import Run, default_run_folder, open_run
 
 
 def federate_deployed(
