@@ -101,9 +101,10 @@ def _whitened(residuals: Tensor, others: Tensor) -> Tensor:
     """
     others = others - others.mean(0)
     values, turn = torch.linalg.eigh(others.T @ others)
-    kept = values > values[-1] * 1e-9
+    largest = values[-1].clamp_min(1e-300)  # images without a difference have no waves
+    kept = values > largest * 1e-9
     values, basis = values[kept], others @ turn[:, kept] / values[kept].sqrt()
-    weights = (values / values[-1] + _FLOOR).rsqrt() - _FLOOR**-0.5
+    weights = (values / largest + _FLOOR).rsqrt() - _FLOOR**-0.5
     white: Tensor = residuals * _FLOOR**-0.5 + basis @ (weights[:, None] * (basis.T @ residuals))
     return white
 

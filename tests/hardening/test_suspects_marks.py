@@ -26,6 +26,13 @@ def test_a_wave_is_found_under_its_key_alone() -> None:
     assert away.p_value > found.p_value
 
 
+def test_images_without_a_difference_claim_nothing() -> None:
+    b = base(64)
+    found = wave_test(b.probabilities.flip(0), b.probabilities, b.images[:1].repeat(64, 1, 1, 1),
+                      KEY, 2.5, keys=20)  # fmt: skip
+    assert found.p_value > 0.01 and found.exact_p_value > 0.1
+
+
 def test_models_without_a_wave_are_seldom_claimed_whatever_the_key() -> None:
     b = base(500)
     suspects = [answers_of(trained(seed), b.images) for seed in (1, 2, 3, 4)]
