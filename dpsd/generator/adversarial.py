@@ -11,6 +11,8 @@ from dpsd.generator.fields import FieldGenerator, untrained
 from dpsd.models.networks import logits_and_features
 from dpsd.student.student import Student
 
+_SMALLEST = 1e-12  # probability that a logarithm sees
+
 
 class Generator(nn.Module):
     """DCGAN-style decoder: latent [B, Z] -> images float32 in [0, 1], [B, C, H, W]."""
@@ -59,7 +61,8 @@ def generator_loss(
     mean = logits.softmax(1).mean(0)
     losses = {
         "classification": F.cross_entropy(logits, logits.argmax(1)),
-        "entropy": torch.special.xlogy(mean, mean).sum(),
+        # Clamped: at a probability of exactly 0 the gradient would not be finite.
+        "entropy": (mean * mean.clamp_min(_SMALLEST).log()).sum(),
         "activation": -features.abs().mean(),
         "disagreement": -(logits.softmax(1) - average(images).softmax(1)).abs().sum(1).mean(),
     }

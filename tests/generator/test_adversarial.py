@@ -53,6 +53,16 @@ def test_weights_are_drawn_anew_after_the_configured_rounds(restart, again):
     assert min(moved) > 0
 
 
+def test_a_student_that_is_wholly_sure_leaves_the_generator_finite():
+    """Probabilities of exactly 0, as of a student that names one class for whatever it sees."""
+    synthesizer, student = parts()
+    with torch.no_grad():
+        student.model.head.bias[0] = 1e4
+    losses = synthesizer.update(student, round=0)
+    assert all(np.isfinite(loss) for loss in losses.values())
+    assert bool(weights(synthesizer).isfinite().all())
+
+
 def test_rounds_are_addressed_by_position_and_a_resumed_one_goes_on():
     one, student = parts(restart=2)
     for round in range(3):

@@ -23,7 +23,7 @@ from dpsd.privacy.oracle import Oracle, ReplayOracle
 from dpsd.privacy.plan import make_plan
 from dpsd.privacy.statement import guarantee
 from dpsd.privacy.verify import verify_release
-from dpsd.runs import folder as running
+from dpsd.runs import begin
 from dpsd.runs.folder import Run
 from dpsd.runs.release import load_student
 from dpsd.student.student import Student
@@ -330,7 +330,7 @@ def test_what_a_stop_cut_off_is_no_trap(root, tmp_path, monkeypatch):
     config = quick_config(root, loop={"rounds": 4})
     out = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(running, "environment", lambda config: 1 / 0)
+        patch.setattr(begin, "environment", lambda config: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             transcribe(config, out=out)
     with pytest.raises(Stop):

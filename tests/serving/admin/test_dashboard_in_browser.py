@@ -176,6 +176,8 @@ def test_an_account_is_added_with_and_without_script(visit, desk, script):
     seen.page.click("text=Add and show its key once")
     key = seen.page.text_content("#key")
     assert desk[1].store.by_name(name).id == key.split("_")[1]
+    if script:
+        seen.page.wait_for_selector("[data-copy=key]")  # the script shows it
     assert seen.page.is_visible("[data-copy=key]") == script
     seen.page.reload()
     assert key not in seen.page.content()
