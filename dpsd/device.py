@@ -185,7 +185,7 @@ def shared(rows: int, pieces: int, work: Callable[[int], Tensor]) -> Tensor:
     out, done = known.new_empty((rows, *known.shape[1:])), 0
     for source, (count, _) in enumerate(told):
         part = out[done : done + count]
-        if source == rank() and made:
+        if count and source == rank():
             torch.cat(made, out=part)
         if count:
             dist.broadcast(part, source)

@@ -9,9 +9,8 @@ from torch import Tensor, nn
 from dpsd.config.sections import GeneratorConfig
 from dpsd.generator.fields import FieldGenerator, untrained
 from dpsd.models.networks import logits_and_features
+from dpsd.student.losses import LEAST
 from dpsd.student.student import Student
-
-_SMALLEST = 1e-12  # probability that a logarithm sees
 
 
 class Generator(nn.Module):
@@ -62,7 +61,7 @@ def generator_loss(
     losses = {
         "classification": F.cross_entropy(logits, logits.argmax(1)),
         # Clamped: at a probability of exactly 0 the gradient would not be finite.
-        "entropy": (mean * mean.clamp_min(_SMALLEST).log()).sum(),
+        "entropy": (mean * mean.clamp_min(LEAST).log()).sum(),
         "activation": -features.abs().mean(),
         "disagreement": -(logits.softmax(1) - average(images).softmax(1)).abs().sum(1).mean(),
     }

@@ -84,9 +84,9 @@ def wave_test(
 
 
 def _correlation(signals: Tensor, residuals: Tensor) -> float:
-    """Of signals [N, K] with residuals [N, K] of mean 0, in units of a residual's length.
+    """Of signals [N, K] with residuals [N, K], the mean over classes.
 
-    It is the mean over classes.
+    It is a correlation where each class's residuals have mean 0 and length 1, else a score.
     """
     centred = signals - signals.mean(0)
     spread = centred.norm(dim=0).clamp_min(1e-12)
@@ -96,8 +96,8 @@ def _correlation(signals: Tensor, residuals: Tensor) -> float:
 def _whitened(residuals: Tensor, others: Tensor) -> Tensor:
     """Residuals [N, K] with what waves have in common weighed down.
 
-    A principal component of other keys' waves [N, M] is divided by the root of its variance and a
-    floor.
+    The part of the residuals along a principal component of other keys' waves [N, M] is divided by
+    the root of the component's variance plus a floor. The largest variance counts as 1.
     """
     others = others - others.mean(0)
     values, turn = torch.linalg.eigh(others.T @ others)

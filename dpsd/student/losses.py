@@ -10,6 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+LEAST = 1e-12
+"""Probability that a logarithm sees where there is a smaller one."""
+
 _TINY = 1e-7
 
 

@@ -23,6 +23,7 @@ from dpsd.models.networks import as_input, build_model
 from dpsd.models.together import see_whole_batches, without_rows
 from dpsd.student.bank import Bank
 from dpsd.student.losses import (
+    LEAST,
     answer_gain,
     dkd_loss,
     kd_loss,
@@ -34,7 +35,6 @@ from dpsd.student.losses import (
 
 _WARMUP = 0.05  # of all steps
 _REFIT = "refit: images"
-_LEAST = 1e-12  # probability that a logarithm sees
 
 
 class Student:
@@ -127,7 +127,7 @@ class Student:
             open_ = ~names_a_class(scores) if self.soft_targets else torch.ones(len(places)).bool()
             if open_.any():
                 images, _ = bank.rows(places[open_])
-                scores[open_] += self.predict(images).clamp_min(_LEAST).log()
+                scores[open_] += self.predict(images).clamp_min(LEAST).log()
             parts.append(scores.argmax(1))
         return torch.cat(parts)
 
@@ -189,7 +189,7 @@ class Student:
             prior = logits.detach().log_softmax(1)
             target = posterior(scores, prior, c.prior_temperature)
             if c.temperature != 1:
-                target = soften(target.clamp_min(1e-12).log(), c.temperature)
+                target = soften(target.clamp_min(LEAST).log(), c.temperature)
         if c.loss == "kd":
             return kd_loss(logits, target, alpha=c.alpha, temperature=c.temperature)
         return dkd_loss(logits, target, alpha=c.alpha, beta=c.beta, temperature=c.temperature)

@@ -134,6 +134,22 @@ def test_a_large_folder_stays_on_disk(tmp_path, monkeypatch):
     assert len(read) == len(set(read)) == 600
 
 
+def test_ranks_share_the_reading_of_a_large_folder(tmp_path, monkeypatch):
+    path, calls = folder_of(tmp_path / "public", 700), []
+    expected = of_folder(path).sample(600, Undecided(), round=1)
+
+    def shared(rows, pieces, work):
+        calls.append((rows, pieces))
+        return torch.cat([work(i) for i in range(pieces)])
+
+    monkeypatch.setattr(module, "shared", shared)
+    monkeypatch.setattr(rows, "IN_MEMORY_BYTES", 700 * 48 - 1)
+    made = of_folder(path)
+    made._together = True
+    assert torch.equal(made.sample(600, Undecided(), round=1), expected)
+    assert calls == [(600, 2)]
+
+
 class Allows:
     """Lets the images be asked that a mask names; keeps what it was shown."""
 
