@@ -1,7 +1,7 @@
 """Clients that fail: each kind has a rule, and the noise fits the answers that were used."""
 
 import json
-import time
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -66,17 +66,19 @@ def failures(folder, cfg):
     return {r["node"]: r["failure"] for r in Table(stub_run(cfg, folder)).rows()}
 
 
-def test_a_silent_client_is_left_out_and_named(tmp_path):
+def test_a_silent_client_is_left_out_and_named(tmp_path, clock):
     cfg = config(mechanism="none", epsilon=None, federated=FAST)
+    awake, woken = threading.Event(), []
 
     def asleep(x):
-        time.sleep(1.5)
+        with clock.away():
+            woken.append(awake.wait(60))
         return logits(x)
 
     oracle = door(cfg, tmp_path, teachers={1: asleep})
-    start = time.monotonic()
     answers = oracle.answer(images())
-    assert time.monotonic() - start < 1.2
+    assert woken == []  # the server did not wait for it
+    awake.set()
     assert answers.values.shape == (QUERIES, 4)
     assert failures(tmp_path, cfg)["client 1"] == "silent for 0.4 s"
     torch.testing.assert_close(answers.values, logits(images()).log_softmax(1), atol=1e-4, rtol=0)
@@ -121,17 +123,19 @@ def test_an_answer_to_an_earlier_question_is_refused(tmp_path):
     assert failures(tmp_path, cfg)["client 1"] == "answered another question, late"
 
 
-def test_a_late_answer_is_not_taken_for_the_next_one(tmp_path):
+def test_a_late_answer_is_not_taken_for_the_next_one(tmp_path, clock):
     cfg = config(mechanism="none", epsilon=None, federated=FAST)
+    awake = threading.Event()
 
-    def slow_once(x, seen=[]):  # noqa: B006
-        seen.append(1)
-        time.sleep(0.8 if len(seen) == 1 else 0)
+    def slow_once(x):
+        with clock.away():
+            awake.wait(60)
         return logits(x)
 
     oracle = door(cfg, tmp_path, teachers={1: slow_once})
     oracle.answer(images())
-    time.sleep(0.8)
+    assert failures(tmp_path, cfg)["client 1"] == "silent for 0.4 s"
+    awake.set()  # its first answer comes before its second
     answers = oracle.answer(images(seed=1))
     torch.testing.assert_close(
         answers.values, logits(images(seed=1)).log_softmax(1), atol=1e-4, rtol=0

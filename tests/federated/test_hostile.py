@@ -138,7 +138,7 @@ def test_bytes_of_votes_do_not_depend_on_the_votes(tmp_path):
 def test_a_server_that_asks_in_two_runs_at_once_gets_one(tmp_path):
     cfg = config(federated=FAST | {"runs": 1})
     (home, *_) = homes(cfg, tmp_path)
-    together, refused = threading.Barrier(2, timeout=5), []
+    together, refused = threading.Barrier(2, timeout=60), []
 
     def ask(run):
         together.wait()
@@ -151,7 +151,7 @@ def test_a_server_that_asks_in_two_runs_at_once_gets_one(tmp_path):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(60)
     assert len(refused) == 1 and "federated.runs" in refused[0]
     assert charged(tmp_path, 0) == QUERIES
 

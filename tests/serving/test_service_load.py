@@ -32,7 +32,7 @@ class Service:
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=paths)
         port, self.key = self.process.stdout.readline().split()
         self.port, self.folder = int(port), folder
-        for _ in range(200):  # it listens before it serves
+        for _ in range(1200):  # it listens before it serves
             with contextlib.suppress(OSError):
                 assert self.get("/healthz")[0] == 200
                 return
@@ -56,10 +56,10 @@ class Service:
         return head.encode() + body
 
     def connect(self):
-        return socket.create_connection(("127.0.0.1", self.port), timeout=20)
+        return socket.create_connection(("127.0.0.1", self.port), timeout=60)
 
     def get(self, path):
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         connection.request("GET", path)
         reply = connection.getresponse()
         found = reply.status, reply.read().decode()
@@ -152,7 +152,7 @@ def test_a_kill_under_load_loses_no_charge(service):
     answered, before = [0] * 4, charged(service)
 
     def ask(k):
-        connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=60)
         body = service.request(3).split(b"\r\n\r\n", 1)[1]
         head = {"Authorization": f"Bearer {service.key}", "Content-Type": "application/x-npy"}
         try:

@@ -45,7 +45,7 @@ def test_children_and_grandchildren_go_with_an_exception(
         assert until(lambda: "up" in one.log.read_text())
         assert len(with_mark(mark)) == 2
         raise ZeroDivisionError
-    assert until(lambda: with_mark(mark) == [], seconds=5)
+    assert until(lambda: with_mark(mark) == [], seconds=30)
     assert running.codes() == {"one": -signal.SIGKILL if kind == "stubborn" else -signal.SIGTERM}
 
 
@@ -62,7 +62,7 @@ def test_children_go_when_the_starter_is_signalled(tmp_path: Path, number: signa
         assert len(with_mark(str(tmp_path))) == 1
         driver.send_signal(number)
         assert driver.wait(20) != 0
-        assert until(lambda: with_mark(str(tmp_path)) == [], seconds=5)
+        assert until(lambda: with_mark(str(tmp_path)) == [], seconds=30)
     finally:
         driver.kill()
         driver.wait()
