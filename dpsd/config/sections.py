@@ -233,6 +233,9 @@ class StudentConfig(Section):
     with noise, and those that name no class, are read with the prediction of the loop's student."""
     batch_size: int = Field(default=256, ge=1)
     """Answered images in one update."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """muon: the weights of inner layers by Muon, the rest by AdamW. It learns more from each pass
+    over noisy answers; its batches should be of thousands."""
     lr: float = Field(default=0.01, gt=0)
     """Highest learning rate."""
     average: float = Field(default=0.99, ge=0, lt=1)

@@ -32,6 +32,7 @@ from dpsd.student.losses import (
     posterior,
     soften,
 )
+from dpsd.student.optimizer import make_optimizer
 
 _WARMUP = 0.05  # of all steps
 _REFIT = "refit: images"
@@ -75,9 +76,7 @@ class Student:
             model = see_whole_batches(model)
         self.model = model.to(self.device).to(memory_format=torch.channels_last)
         self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=self.config.lr, weight_decay=1e-4, fused=True
-        )
+        self.optimizer = make_optimizer(self.model, self.config.optimizer, self.config.lr)
         self.steps, self.steps_total = 0, steps
 
     def fit(self, bank: Bank, new: int) -> dict[str, float]:
