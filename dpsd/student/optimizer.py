@@ -16,7 +16,8 @@ class MuonAdamW:
     nearest orthogonal matrix, so that directions with small gradients advance like those with large
     ones. Its steps are as long as AdamW's (Liu et al. 2025, arXiv 2502.16982, equation 4), so that
     both go by one learning rate. A convolution counts as a matrix with a row for each output
-    channel. The last layer, biases and normalisation are AdamW's.
+    channel. The last layer, biases and normalisation are AdamW's, and so is a convolution whose
+    weights lie in another order.
 
     Args:
         model: convolutions in `channels_last`.
@@ -25,6 +26,7 @@ class MuonAdamW:
 
     def __init__(self, model: nn.Module, lr: float) -> None:
         weights = [p for p in model.parameters() if p.ndim in (2, 4)][:-1]
+        weights = [p for p in weights if _rows(p.detach()).data_ptr() == p.data_ptr()]
         self._matrices = [(p, nn.Parameter(_rows(p.detach()))) for p in weights]
         inner = {id(p) for p in weights}
         rest = [p for p in model.parameters() if id(p) not in inner]

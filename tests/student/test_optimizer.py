@@ -69,6 +69,13 @@ def test_every_weight_moves_in_all_kinds_of_networks(name):
     assert all(not torch.equal(p, before[n]) for n, p in model.named_parameters())
 
 
+def test_weights_in_another_order_learn_too():
+    model = _model().to(memory_format=torch.contiguous_format)
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    _learn(model, MuonAdamW(model, LR))
+    assert all(not torch.equal(p, before[n]) for n, p in model.named_parameters())
+
+
 def test_one_learning_rate_is_set_for_both_parts():
     model = _model()
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
