@@ -14,10 +14,10 @@ class MuonAdamW:
 
     Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/) steps along the momentum's
     nearest orthogonal matrix, so that directions with small gradients advance like those with large
-    ones. Its steps are as long as AdamW's (Liu et al. 2025, arXiv 2502.16982, equation 4), so that
-    both go by one learning rate. A convolution counts as a matrix with a row for each output
-    channel. The last layer, biases and normalisation are AdamW's, and so is a convolution whose
-    weights lie in another order.
+    ones. Its steps are as long as AdamW's (Liu et al. 2025, arXiv 2502.16982), so that both go by
+    one learning rate. A convolution counts as a matrix with a row for each output channel. The last
+    layer, biases and normalisation are AdamW's, and so is a convolution whose weights lie in
+    another order.
 
     Args:
         model: convolutions in `channels_last`.
