@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 
 _DECAY = 1e-4
-OptimizerName = Literal["adamw", "muon"]
 
 
 class MuonAdamW:
@@ -71,7 +70,7 @@ class MuonAdamW:
 
 
 def make_optimizer(
-    model: nn.Module, name: OptimizerName, lr: float
+    model: nn.Module, name: Literal["adamw", "muon"], lr: float
 ) -> torch.optim.AdamW | MuonAdamW:
     """The optimiser of this name over all of a model's weights."""
     if name == "muon":
