@@ -51,6 +51,20 @@ def refuse(config: TeacherConfig, *parts: str, facts: PublicFacts = RGB) -> None
         assert part in text, text
 
 
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32), (3, 9, 5)])
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
+def test_the_small_network_is_flatten_and_linear_in_any_memory_order(shape, order):
+    torch.manual_seed(0)
+    model = build_model("cnn-small", shape, 7).to(memory_format=order)
+    state = model.body.state_dict()
+    x = torch.rand(5, *shape).contiguous(memory_format=order)
+    maps = model.body[:12]((x - 0.5) / 0.5)
+    hidden = torch.relu(maps.flatten(1) @ state["13.weight"].T + state["13.bias"])
+    torch.testing.assert_close(model(x), model.head(hidden))
+    model(x).square().sum().backward()
+    assert model.body[13].weight.grad.shape == state["13.weight"].shape
+
+
 @pytest.mark.parametrize("name", ["cnn", "cnn-small", "resnet20", "scatter-bn"])
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32), (1, 112, 92), (3, 9, 5)])
 @pytest.mark.parametrize("norm", ["batch", "group"])
