@@ -6,6 +6,7 @@ Those that are asked serve as parents of the next ones. All of it post-processes
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Generator, Tensor
@@ -19,6 +20,13 @@ _KEPT = 1000  # parents of a class, at most
 _NEW = 0.4  # of a class's parents come from one round, at most
 _LEAST = 20  # parents of a class before it breeds, or as many as fit
 _CHUNK = 512
+
+Pieces = Callable[[int, int, Callable[[int], Tensor]], Tensor]
+"""Joins so many rows from so many pieces; the function makes a piece by its number."""
+
+
+def _in_order(rows: int, pieces: int, work: Callable[[int], Tensor]) -> Tensor:
+    return joined(rows, map(work, range(pieces)))
 
 
 def parents_of_a_class(shape: tuple[int, int, int], classes: int) -> int:
@@ -47,8 +55,11 @@ class Pool:
             new = images[classes == c][: math.ceil(_NEW * self._kept)]
             self.images[c] = torch.cat([new, self.images.get(c, new[:0])])[: self._kept]
 
-    def draw(self, n: int, rng: Generator) -> Tensor | None:
-        """N variants, uint8 [n, C, H, W], evenly over the classes known; None if there are none."""
+    def draw(self, n: int, rng: Generator, pieces: Pieces = _in_order) -> Tensor | None:
+        """N variants, uint8 [n, C, H, W], evenly over the classes known; None if there are none.
+
+        They are made in chunks that have a random stream each; `pieces` puts them together.
+        """
         least = max(1, min(_LEAST, self._kept))
         known = [pool for pool in self.images.values() if len(pool) >= least]
         if not known or n == 0:
@@ -58,9 +69,13 @@ class Pool:
         for i, pool in enumerate(known):
             rows = (which == i).nonzero()[:, 0]
             picked[:, rows] = torch.randint(len(pool), (2, len(rows)), generator=rng)
-        parts = zip(which.split(_CHUNK), picked.split(_CHUNK, 1), strict=True)
-        pairs = (_pairs(known, w, p) for w, p in parts)
-        return joined(n, (recombine(pair[0], pair[1], rng) for pair in pairs))
+        parts = list(zip(which.split(_CHUNK), picked.split(_CHUNK, 1), strict=True))
+        seeds = torch.randint(2**62, (len(parts),), generator=rng).tolist()
+
+        def work(i: int) -> Tensor:
+            return recombine(*_pairs(known, *parts[i]), Generator().manual_seed(seeds[i]))
+
+        return pieces(n, len(parts), work)
 
     def state_dict(self) -> dict[int, Tensor]:
         """The images kept, by class, in the order in which classes were found."""

@@ -179,7 +179,7 @@ class Synthesizer:
 
     def _draw(self, n: int, rng: torch.Generator, new: Draw) -> Tensor:
         """Candidates: `generator.recombine` of them from the pool, the rest new ones."""
-        variants = self.pool.draw(round(n * self.config.recombine), rng)
+        variants = self.pool.draw(round(n * self.config.recombine), rng, self._pieces)
         if variants is None:
             return new(n, rng)
         return torch.cat([new(n - len(variants), rng), variants])

@@ -35,6 +35,20 @@ def test_rare_classes_breed_as_often_as_common_ones():
     assert 0.42 < bright.double().mean() < 0.55  # contrast moves a few across
 
 
+def test_a_chunk_does_not_depend_on_who_makes_the_others():
+    pool = Pool(SHAPE, 10)
+    pool.add(torch.cat([_filled(60, 90), _filled(200)]), torch.tensor([3] * 90 + [7] * 40))
+
+    def backwards(rows, pieces, work):
+        made = [work(i) for i in reversed(range(pieces))]
+        assert pieces == 3
+        return torch.cat(made[::-1])
+
+    whole = pool.draw(1200, torch.Generator().manual_seed(0))
+    parts = pool.draw(1200, torch.Generator().manual_seed(0), backwards)
+    assert torch.equal(whole, parts) and not torch.equal(whole[:100], whole[512:612])
+
+
 def test_a_class_of_few_images_does_not_breed_yet():
     pool = Pool(SHAPE, 10)
     assert pool.draw(5, torch.Generator()) is None
