@@ -9,6 +9,7 @@ from bench_tables import downstream as fresh
 from bench_tables import dpsgd as known
 from render_tables.clean_labels import clean_labels
 from render_tables.curve import curve, draw_curve
+from render_tables.diffusion import diffusion
 from render_tables.downstream import downstream
 from render_tables.dpsgd import dpsgd, dpsgd_beside
 from render_tables.speed import imagenet, ranks
@@ -126,6 +127,22 @@ def test_parts_at_real_sizes_are_tabled_with_what_they_would_take(tmp_path):
     (tmp_path / "ranks.json").write_text(json.dumps(found | {"processes": {"1": one, "2": two}}))
     text = "\n".join(ranks(tmp_path / "ranks.json"))
     assert "| teacher's forward passes | 8.0 | 4.0 |" in text and "| 9 | 18 |" in text
+
+
+def test_a_diffusion_model_is_tabled(tmp_path):
+    assert diffusion(tmp_path / "diffusion.json") == []
+    one = {"accuracy": 0.8, "agreement": 0.81, "entropy_of_classes": 2.1, "mean_confidence": 0.9}
+    names = ("synthesizer", "diffusion", "half guided 0.05")
+    found = {
+        "asked": 12_000, "trained": 60_000, "updates": 2_500, "batch": 128, "steps": 20,
+        "weights": 293_092, "passes": 6, "sources": dict.fromkeys(names, one),
+        "seconds": {"training": 680.0, "diffusion": 155.0},
+    }  # fmt: skip
+    (tmp_path / "diffusion.json").write_text(json.dumps(found))
+    text = "\n".join(diffusion(tmp_path / "diffusion.json"))
+    assert "| the synthesizer's | 80.00 | 81.00 | 2.10 | - |" in text
+    assert "| diffusion, not guided | 80.00 | 81.00 | 2.10 | 155 |" in text
+    assert "half of each: the synthesizer's and diffusion, guided by 0.05 a step" in text
 
 
 def test_what_noisy_answers_are_worth_is_tabled(tmp_path):
