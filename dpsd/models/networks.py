@@ -32,16 +32,29 @@ def _block(width_in: int, width: int, norm: Norm, stride: int = 1) -> list[nn.Mo
     return [nn.Conv2d(width_in, width, 3, stride, 1, bias=False), layer, nn.ReLU()]
 
 
+class _Unflattened(nn.Flatten):
+    """Leaves maps [B, C, H, W] to `_OverMaps`; printed as the layer whose place it takes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+    def _get_name(self) -> str:
+        return "Flatten"
+
+
 class _OverMaps(nn.Linear):
-    """`nn.Flatten` and `nn.Linear` in one, which reads maps [B, C, H, W] in their memory order.
+    """`nn.Linear` on the maps that `nn.Flatten` would flatten, read in their memory order.
 
     In `channels_last`, only the weights are rearranged. To rearrange the maps, and their gradient,
-    costs a step of training up to a sixth of its time.
+    costs a step of training up to a sixth of its time. It is printed as the layer that it equals.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         weight = self.weight.unflatten(1, x.shape[1:]).movedim(1, -1).flatten(1)
         return nn.functional.linear(x.movedim(1, -1).flatten(1), weight, self.bias)
+
+    def _get_name(self) -> str:
+        return "Linear"
 
 
 class ConvNet(nn.Module):
@@ -64,8 +77,8 @@ class ConvNet(nn.Module):
         body += [nn.AvgPool2d(window) if max(window) > 1 else nn.Identity()]
         flat = c * (rows // window[0]) * (columns // window[1])
         head: list[nn.Module] = [nn.Flatten(), nn.Dropout(0.3)]
-        if small:  # without a change to places in the state dict
-            head = [nn.Identity(), _OverMaps(flat, 128), nn.ReLU()]
+        if small:
+            head = [_Unflattened(), _OverMaps(flat, 128), nn.ReLU()]
         self.body = nn.Sequential(*body, *head)
         self.head = nn.Linear(128 if small else flat, classes)
 

@@ -77,21 +77,16 @@ def _apply(
         weight, bias = own["weight"].flatten(), own["bias"].flatten()
         return group_norm(x, count * layer.num_groups, weight, bias, layer.eps)
     if isinstance(layer, nn.Flatten):
-        return _flat(x, count)
+        flat: Tensor = x.unflatten(1, (count, -1)).flatten(2).transpose(0, 1)
+        return flat
     if isinstance(layer, nn.Linear):
-        return _linear(_flat(x, count) if x.ndim == 4 else x, own["weight"], own["bias"])
+        return _linear(x, own["weight"], own["bias"])
     if isinstance(layer, nn.Dropout):  # too few steps on too few records to need it
         return x
     if isinstance(layer, nn.ReLU | nn.MaxPool2d | nn.AvgPool2d | nn.Identity):
         out: Tensor = layer(x)
         return out
     raise TypeError(f"{type(layer).__name__} has no stacked form")
-
-
-def _flat(x: Tensor, count: int) -> Tensor:
-    """[B, G * C, H, W] -> [G, B, C * H * W]."""
-    flat: Tensor = x.unflatten(1, (count, -1)).flatten(2).transpose(0, 1)
-    return flat
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
