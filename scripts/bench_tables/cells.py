@@ -5,7 +5,6 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-import skimage
 import sklearn.datasets
 import yaml
 
@@ -136,7 +135,11 @@ def _users_file(folder: Path, records: int, rows: int = 60_000) -> Path:
 def _shipped(name: str) -> Path:
     """A photograph that ships with scikit-learn or scikit-image."""
     own = Path(sklearn.datasets.__file__).parent / "images" / name
-    return own if own.exists() else Path(skimage.__file__).parent / "data" / name
+    if own.exists():
+        return own
+    import skimage  # of the extra `dev`: only these cells need it
+
+    return Path(skimage.__file__).parent / "data" / name
 
 
 def _read(name: str) -> dict:

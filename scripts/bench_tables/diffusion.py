@@ -210,9 +210,8 @@ def _judged(config: Config, ask: Any, student: Student, images: Tensor) -> dict[
     holdout = load_data(config.data).holdout
     answers = _answers(ask, images)
     shares = answers.argmax(1).bincount(minlength=answers.shape[1]) / len(images)
-    same = student.predict(holdout.images[:]).argmax(1) == _answers(ask, holdout.images[:]).argmax(
-        1
-    )
+    rows = holdout.images[:]
+    same = student.predict(rows).argmax(1) == _answers(ask, rows).argmax(1)
     found = {
         "accuracy": accuracy(student.predict, holdout), "agreement": float(same.float().mean()),
         "entropy_of_classes": float(-(shares * shares.clamp_min(1e-12).log()).sum()),
