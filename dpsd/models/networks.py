@@ -78,7 +78,10 @@ class ConvNet(nn.Module):
         flat = c * (rows // window[0]) * (columns // window[1])
         head: list[nn.Module] = [nn.Flatten(), nn.Dropout(0.3)]
         if small:
-            head = [_Unflattened(), _OverMaps(flat, 128), nn.ReLU()]
+            # Opacus has a rule for a single record's gradient of `Linear`, not of its subclass.
+            batch = norm == "batch"
+            flatten, linear = (_Unflattened, _OverMaps) if batch else (nn.Flatten, nn.Linear)
+            head = [flatten(), linear(flat, 128), nn.ReLU()]
         self.body = nn.Sequential(*body, *head)
         self.head = nn.Linear(128 if small else flat, classes)
 
