@@ -16,8 +16,9 @@ from dpsd.config import PublicFacts
 from dpsd.config.sections import Normalize, TeacherConfig
 from dpsd.errors import UserError
 from dpsd.imports import import_object
+from dpsd.models.dp_networks import DP_MODELS
 from dpsd.models.frozen import Teacher
-from dpsd.models.networks import build_model, logits_and_features
+from dpsd.models.networks import OWN, build_model, logits_and_features
 from dpsd.models.own import load_own_teacher, read_own_teacher
 from dpsd.teachers.check import check_teacher
 
@@ -65,7 +66,7 @@ def test_the_small_network_is_flatten_and_linear_in_any_memory_order(shape, orde
     assert model.body[13].weight.grad.shape == state["13.weight"].shape
 
 
-@pytest.mark.parametrize("name", ["cnn", "cnn-small", "cnn-tiny", "resnet20"])
+@pytest.mark.parametrize("name", OWN + DP_MODELS)
 def test_opacus_has_a_rule_for_each_layer_that_dp_sgd_trains(name):
     from opacus import GradSampleModule
 
