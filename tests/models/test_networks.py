@@ -70,7 +70,7 @@ def test_the_small_network_is_flatten_and_linear_in_any_memory_order(shape, orde
 def test_opacus_has_a_rule_for_each_layer_that_dp_sgd_trains(name):
     from opacus import GradSampleModule
 
-    # Without a rule it differentiates the layer's own code for each record: half as slow again.
+    # Without a rule it differentiates the layer's own code for each record: half as long again.
     layers = [m for m in build_model(name, (1, 28, 28), 10, norm="group").modules()
               if any(True for _ in m.parameters(recurse=False))]  # fmt: skip
     assert layers and all(type(m) in GradSampleModule.GRAD_SAMPLERS for m in layers)
