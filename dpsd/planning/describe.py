@@ -32,7 +32,13 @@ from dpsd.privacy.wording import (
     not_covered,
 )
 from dpsd.teachers.folder import read_folder
-from dpsd.transcription.session import check_room, disk_bytes, expected_bytes, on_disk
+from dpsd.transcription.session import (
+    check_room,
+    disk_bytes,
+    expected_bytes,
+    on_disk,
+    window_of,
+)
 
 _DRAWN = 2000
 _LEAST_DRAWN = 64
@@ -65,6 +71,7 @@ def describe(config: Config) -> dict[str, Any]:
         "rounds": plan.rounds,
         "queries_per_round": plan.queries_per_round,
         "queries_in_last_round": plan.queries(plan.rounds - 1),
+        "window": window_of(config, plan),
         "asks_per_image": plan.asks_per_image,
         "epsilon": _finite(plan.epsilon),
         "delta": plan.delta,

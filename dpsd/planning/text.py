@@ -37,6 +37,7 @@ def describe_text(facts: dict[str, Any]) -> str:
         *labels_lines(facts["mechanism"], facts["unit"]),
         f"Answers: {n:,} at most ({facts['rounds']} rounds of {queries});"
         f" an image is asked at most {facts['asks_per_image']} time(s).",
+        *(_window_line(facts["window"]) if facts["window"] < n else ()),
         "",
     ]
     if facts["clients"] is not None:
@@ -49,6 +50,13 @@ def describe_text(facts: dict[str, Any]) -> str:
     else:
         lines += [_epsilon_line(facts, row) for row in facts["epsilon_at"]]
     return "\n".join(lines + _ending(facts, shape)) + "\n"
+
+
+def _window_line(window: int) -> list[str]:
+    return [
+        f"The bank keeps the newest {window:,} of them (loop.window): the passes at the end do not "
+        "see older ones, which are charged all the same."
+    ]
 
 
 def _single_lines(facts: dict[str, Any]) -> list[str]:

@@ -200,7 +200,9 @@ def _lead(
             prune_releases(run, plan, round + 1, config.loop.window)
             saved = time.perf_counter()
         if last and (passes := config.student.refit_epochs):
-            say(f"now a fresh student makes {passes} passes over all answers")
+            kept = len(session.bank)
+            which = "all" if config.loop.window >= plan.answers else f"the newest {kept:,}"
+            say(f"now a fresh student makes {passes} passes over {which} answers")
 
     if start < plan.rounds:
         working("rounds", oracle.position, plan.answers)

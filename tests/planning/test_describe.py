@@ -164,3 +164,14 @@ def test_the_plan_prints_it(tmp_path):
     assert "at the peak. More than 14,913,080 private images stay on disk.\n" in describe_text(
         facts
     )
+
+
+def test_the_plan_says_which_answers_the_last_passes_do_not_see():
+    short = describe_text(
+        described(loop={"window": 1_000}, privacy={"epsilon": 1, "answers": 1_500})
+    )
+    assert "The bank keeps the newest 1,000 of them (loop.window)" in short
+    whole = describe_text(
+        described(loop={"window": 1_500}, privacy={"epsilon": 1, "answers": 1_500})
+    )
+    assert "loop.window" not in whole

@@ -236,7 +236,9 @@ def test_stopped_with_a_sliding_window_and_resumed_is_bit_for_bit(
     config = quick_config(
         root, loop={"rounds": 8, "window": 350}, student={"epochs_per_round": 2, "batch_size": 50}
     )
-    whole = transcribe(config, out=tmp_path / "whole")
+    heard: list[str] = []
+    whole = transcribe(config, out=tmp_path / "whole", say=heard.append)
+    assert any("passes over the newest 350 answers" in line for line in heard)
     with pytest.raises(Stop):
         transcribe(config, out=tmp_path / "cut", progress=stop_after(6))
     cut = transcribe(config, out=tmp_path / "cut", resume=True)
