@@ -146,9 +146,9 @@ class TeacherConfig(Section):
     """The private model: one to train here (model and recipe), or the user's own (weights)."""
 
     model: str = "cnn"
-    """cnn | cnn-small | cnn-tiny | resnet20 | a torchvision model | `package.module:callable`; for
-    an ensemble cnn | cnn-small | cnn-tiny | scatter-linear; for DP-SGD also scatter-linear |
-    scatter-public | cnn-tanh."""
+    """cnn | cnn-small | cnn-lite | cnn-tiny | resnet20 | a torchvision model |
+    `package.module:callable`; for an ensemble cnn | cnn-small | cnn-tiny | scatter-linear; for
+    DP-SGD also scatter-linear | scatter-public | cnn-tanh."""
     weights: Path | None = None
     """The user's own trained weights (.pt, .safetensors), TorchScript or `torch.export` file. A
     relative path starts at the working folder, not at the configuration. A checkpoint may hold them
@@ -203,8 +203,8 @@ class StudentConfig(Section):
     """The model that is released, and how it learns from the answers."""
 
     model: str = "cnn-small"
-    """cnn | cnn-small | cnn-tiny | resnet20 | scatter-linear | scatter-bn | scatter-public | a
-    torchvision model | `package.module:callable`."""
+    """cnn | cnn-small | cnn-lite | cnn-tiny | resnet20 | scatter-linear | scatter-bn |
+    scatter-public | a torchvision model | `package.module:callable`."""
     loss: Literal["dkd", "kd", "likelihood"] = "dkd"
     """Decoupled KD, Hinton's KD, or the mixture likelihood -log sum_c p(c) exp(ll(c))."""
     alpha: float = Field(default=1.0, ge=0)

@@ -109,7 +109,7 @@ def _serving(name: str) -> list[str]:
 def _plain_loading(name: str, facts: PublicFacts) -> str:
     """Code that loads the weights without dpsd, or the place of the architecture it would need."""
     read = "from safetensors.torch import load_file\n"
-    plain = ("cnn", "cnn-small")
+    plain = ("cnn", "cnn-small", "cnn-lite")
     if ":" in name or (name in (*OWN, *DP_MODELS) and name not in plain):
         where = f"`{name}`" if ":" in name else f'`dpsd.models.build_model("{name}", ...)`'
         return (

@@ -52,11 +52,12 @@ def refuse(config: TeacherConfig, *parts: str, facts: PublicFacts = RGB) -> None
         assert part in text, text
 
 
+@pytest.mark.parametrize("name", ["cnn-small", "cnn-lite"])
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32), (3, 9, 5)])
 @pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
-def test_the_small_network_is_flatten_and_linear_in_any_memory_order(shape, order):
+def test_small_networks_are_flatten_and_linear_in_any_memory_order(name, shape, order):
     torch.manual_seed(0)
-    model = build_model("cnn-small", shape, 7).to(memory_format=order)
+    model = build_model(name, shape, 7).to(memory_format=order)
     state = model.body.state_dict()
     x = torch.rand(5, *shape).contiguous(memory_format=order)
     maps = model.body[:12]((x - 0.5) / 0.5)
@@ -76,7 +77,7 @@ def test_opacus_has_a_rule_for_each_layer_that_dp_sgd_trains(name):
     assert layers and all(type(m) in GradSampleModule.GRAD_SAMPLERS for m in layers)
 
 
-@pytest.mark.parametrize("name", ["cnn", "cnn-small", "resnet20", "scatter-bn"])
+@pytest.mark.parametrize("name", ["cnn", "cnn-small", "cnn-lite", "resnet20", "scatter-bn"])
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32), (1, 112, 92), (3, 9, 5)])
 @pytest.mark.parametrize("norm", ["batch", "group"])
 def test_own_models(name, shape, norm):
@@ -110,6 +111,9 @@ def test_sizes():
     convolutions = 9 * (16 + 16 * 32 + 32 * 64) + 2 * (16 + 32 + 64)
     linear = 64 * 7 * 7 * 128 + 128 + 128 * 10 + 10
     assert count(build_model("cnn-small", (1, 28, 28), 10)) == convolutions + linear
+    convolutions = 9 * (16 + 16 * 32 + 32 * 32) + 2 * (16 + 32 + 32)
+    linear = 32 * 7 * 7 * 128 + 128 + 128 * 10 + 10
+    assert count(build_model("cnn-lite", (1, 28, 28), 10)) == convolutions + linear
     # He et al. 2016, table 6: 0.27 million.
     assert count(build_model("resnet20", (3, 32, 32), 10)) == 269_722
 

@@ -67,14 +67,16 @@ def test_plain_torch_code_on_the_card_gives_the_student(finished, card, monkeypa
     assert torch.allclose(names["logits"], load_student(finished)(names["images"]), atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["cnn", "resnet20", *LINEAR, "resnet18", "package.module:net"])
+@pytest.mark.parametrize(
+    "name", ["cnn", "cnn-lite", "resnet20", *LINEAR, "resnet18", "package.module:net"]
+)
 def test_every_model_says_how_to_load_it(finished, tmp_path, name):
     run = copy_of(finished, tmp_path / "run")
     student = run.config.student.model_copy(update={"model": name})
     run.config = run.config.model_copy(update={"student": student})
     write_card(run, json.loads((run.release / "statement.json").read_text()), None)
     card = (run.release / "README.md").read_text()
-    if name in ("cnn", "resnet18"):
+    if name in ("cnn", "cnn-lite", "resnet18"):
         compile(_code(card, "With plain torch"), "card", "exec")
     else:
         assert "dpsd export" in card
@@ -83,14 +85,15 @@ def test_every_model_says_how_to_load_it(finished, tmp_path, name):
     assert ("`dpsd attack extraction` measures it" in card) == (name in ATTACKS["equations"].of)
 
 
-def test_torchvision_code_on_the_card(finished, tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["squeezenet1_1", "cnn-lite"])
+def test_code_on_the_card_of_other_models(finished, tmp_path, monkeypatch, name):
     from dpsd.models.networks import build_model
 
     run = copy_of(finished, tmp_path / "run")
-    student = run.config.student.model_copy(update={"model": "squeezenet1_1"})
+    student = run.config.student.model_copy(update={"model": name})
     run.config = run.config.model_copy(update={"student": student})
-    model = build_model("squeezenet1_1", (1, 28, 28), 10).eval()
-    facts = {"model": "squeezenet1_1", "shape": [1, 28, 28], "classes": 10}
+    model = build_model(name, (1, 28, 28), 10).eval()
+    facts = {"model": name, "shape": [1, 28, 28], "classes": 10}
     run.save_weights("student", model.state_dict(), facts)
     write_card(run, json.loads((run.release / "statement.json").read_text()), None)
     monkeypatch.chdir(run.release)
