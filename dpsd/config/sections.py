@@ -233,6 +233,10 @@ class StudentConfig(Section):
     with noise, and those that name no class, are read with the prediction of the loop's student."""
     batch_size: int = Field(default=256, ge=1)
     """Answered images in one update."""
+    micro_batch: int | None = Field(default=None, ge=1)
+    """Images whose activations are held at once; a batch's gradients add up. Null: the whole batch.
+    It takes less memory, and less time where a batch's activations exceed the processor's cache.
+    Batch normalisation reads each micro-batch by itself."""
     optimizer: Literal["adamw", "muon"] = "adamw"
     """muon: the weights of inner layers by Muon, the rest by AdamW. It learns more from each pass
     over noisy answers; its batches should be of thousands."""

@@ -90,7 +90,7 @@ def describe(config: Config) -> dict[str, Any]:
         "estimate": {
             "bytes": expected_bytes(config, plan) + peak_bytes() + untimed,
             "activation_bytes": activations["batch"],
-            "batch_size": config.student.batch_size,
+            "images_at_once": activations["images"],
             "disk_bytes": disk_bytes(config, plan),
             "bank_on_disk": on_disk(config, plan),
             "seconds": sum(v for v in seconds.values() if v is not None) * LOOP_OVERHEAD,

@@ -149,7 +149,7 @@ def _activations(cost: dict[str, Any]) -> str:
     where = "of which" if cost["device"] == "cpu" else f"and on {cost['device']}"
     return (
         f", {where} {size / 2**30:.1f} GiB for the activations of a batch of "
-        f"{cost['batch_size']} images (student.batch_size)"
+        f"{cost['images_at_once']} images (student.batch_size or micro_batch)"
     )
 
 

@@ -186,8 +186,9 @@ def activation_bytes(config: Config, facts: PublicFacts) -> dict[str, int]:
         facts: public shape and number of classes.
 
     Returns:
-        `batch`: of `student.batch_size` images. `untimed`: the part of it that `expected_seconds`
-        does not reach, since it times a smaller batch of large images.
+        `images`: held at once, `student.micro_batch` or `batch_size`. `batch`: of so many.
+        `untimed`: the part of it that `expected_seconds` does not reach, since it times a smaller
+        batch of large images.
     """
     device = pick_device(config.device)
     dtype = pick_dtype(config.precision, device)
@@ -195,8 +196,13 @@ def activation_bytes(config: Config, facts: PublicFacts) -> dict[str, int]:
         model = build_model(config.student.model, facts.shape, facts.classes)
         model = model.to(device).to(memory_format=torch.channels_last)
         few, more = (_kept_bytes(model, (n, *facts.shape), dtype) for n in (2, 4))
-    each, batch = max(0, more - few) // 2, config.student.batch_size
-    return {"batch": each * batch, "untimed": each * max(0, batch - _timed_images(facts))}
+    each, student = max(0, more - few) // 2, config.student
+    batch = min(student.batch_size, student.micro_batch or student.batch_size)
+    return {
+        "images": batch,
+        "batch": each * batch,
+        "untimed": each * max(0, batch - _timed_images(facts)),
+    }
 
 
 def _kept_bytes(model: nn.Module, shape: tuple[int, ...], dtype: torch.dtype) -> int:

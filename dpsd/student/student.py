@@ -201,6 +201,22 @@ class Student:
         """
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.lr * self._schedule()
+        self.optimizer.zero_grad()
+        at_once = self.config.micro_batch or max(1, len(images))
+        parts = zip(images.split(at_once), scores.split(at_once), strict=True)
+        losses, logits = zip(*(self._backward(*part, batch) for part in parts), strict=True)
+        sum_gradients(self.model)
+        self.optimizer.step()
+        self.steps += 1
+        self._update_average()
+        return torch.stack(losses).sum(), torch.cat(logits)
+
+    def _backward(self, images: Tensor, scores: Tensor, batch: int) -> tuple[Tensor, Tensor]:
+        """Add to the gradient what these rows have of the mean loss of a batch of so many rows.
+
+        Returns:
+            Their part of this loss; their logits [B, K].
+        """
         if len(images):
             logits = self._logits(images)
             loss = self.loss(logits, scores)
@@ -211,12 +227,7 @@ class Student:
             with without_rows():
                 loss = 0 * self._logits(images.new_zeros(1, *images.shape[1:])).sum()
             logits = loss.new_empty(0, scores.shape[1])
-        self.optimizer.zero_grad()
         loss.backward()
-        sum_gradients(self.model)
-        self.optimizer.step()
-        self.steps += 1
-        self._update_average()
         return loss.detach(), logits.detach()
 
     def _logits(self, images: Tensor) -> Tensor:

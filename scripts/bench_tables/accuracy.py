@@ -1,17 +1,12 @@
 """Accuracy of transcription, unit one answer or one record; its curve; ablations."""
 
 import json
-import os
-import subprocess
-import sys
 import tempfile
 import time
 from argparse import Namespace
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-
-import yaml
 
 from bench_tables.cells import ablations, config_hash, configure, main_cells, stated_epsilon
 from bench_tables.controls import transcribe_control, undone_accuracy
@@ -20,7 +15,7 @@ from dpsd.config import Config
 from dpsd.data.load import load_data
 from dpsd.evaluation.evaluate import evaluate
 from dpsd.privacy.plan import make_plan
-from dpsd.runs.folder import Run, open_run
+from dpsd.runs.folder import open_run
 from dpsd.student.student import Student
 from dpsd.teachers.folder import read_folder
 from dpsd.teachers.teacher import ensure_teacher
@@ -50,33 +45,28 @@ def _jobs(cells: dict[str, dict], args: Namespace) -> Iterator[Job]:
     for name, cell, seed in chosen(cells, args):
         config, control = configure(cell, seed, args.teachers, args.shrink), cell.get("control")
         facts = {"cell": name, "config_hash": config_hash(config, control), "seed": seed}
-        if "processes" in cell:
-            facts["processes"] = cell["processes"]
         path = RESULTS / f"{name}-seed{seed}.json"
         yield Job(path, facts, partial(_measure_once, facts, config, control, args.again))
 
 
 def _measure_once(facts: dict, config: Config, control: str | None, again: bool) -> dict:
-    """The kept result of the same configuration, seed and processes, else a new one."""
+    """The kept result of the same configuration and seed, else a new one."""
     for path in [] if again else sorted(RESULTS.glob("*-seed*.json")):
         result = json.loads(path.read_text())
-        if all(result.get(k) == facts.get(k) for k in ("config_hash", "seed", "processes")):
+        if all(result.get(key) == facts[key] for key in ("config_hash", "seed")):
             return result | facts
-    return measure(config, control, facts.get("processes", 1))
+    return measure(config, control)
 
 
-def measure(config: Config, control: str | None, processes: int = 1) -> dict:
+def measure(config: Config, control: str | None) -> dict:
     """Run one cell with one seed and evaluate it on the test rows.
 
-    Its `seconds` are those of the transcription, with the start of several processes. A missing
-    teacher is trained before.
+    Its `seconds` are those of the transcription. A missing teacher is trained before.
     """
     ensure_teacher(config, print)
     with tempfile.TemporaryDirectory() as scratch:
         out, start = Path(scratch) / "run", time.perf_counter()
-        if processes > 1:
-            run = _by_processes(config, out, processes)
-        elif control is None:
+        if control is None:
             run = transcribe(config, out=out, data_is_public=True, say=print)
         else:
             run = transcribe_control(config, control, out)
@@ -96,17 +86,6 @@ def measure(config: Config, control: str | None, processes: int = 1) -> dict:
         "per_class": result.get("per_class"), "loss": metrics[-1]["loss"],
         "rows": len(load_data(config.data).test),
     }  # fmt: skip
-
-
-def _by_processes(config: Config, out: Path, processes: int) -> Run:
-    """`dpsd transcribe` under torchrun, one thread for each process."""
-    file = out.parent / "config.yaml"
-    file.write_text(yaml.safe_dump(config.model_dump(mode="json")))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone",
-               f"--nproc-per-node={processes}", "-m", "dpsd", "transcribe", str(file),
-               "--out", str(out), "--data-is-public"]  # fmt: skip
-    subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True)
-    return open_run(out)
 
 
 def measure_curve(config: Config) -> dict:

@@ -74,7 +74,7 @@ LATER = {
     "data": {"class_names": None},
     "generator": {"photographs": None, "augment": None, "network": "decoder", "untrained": 0.0,
                   "restart": None, "source_sha256": None},
-    "student": {"balance": 0.0, "optimizer": "adamw"},
+    "student": {"balance": 0.0, "optimizer": "adamw", "micro_batch": None},
 }  # fmt: skip
 """Keys by section that came after cells were measured; a hash covers them where they are set."""
 

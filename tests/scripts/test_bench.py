@@ -177,16 +177,6 @@ def test_undoing_the_permutation(tmp_path_factory, tmp_path):
     assert found["student"]["accuracy"] < found["teacher"]["accuracy"] - 0.2
 
 
-def test_a_cell_that_names_processes_is_run_by_so_many(tmp_path_factory):
-    tiny_run(tmp_path_factory)  # trains the teacher
-    config = tiny_config(tmp_path_factory.getbasetemp() / "products")
-    found = accuracy.measure(config, None, 2)
-    assert found["answers"] == config.answers() and 0.1 < found["student_accuracy"] <= 1
-    cells = {"two": {"config": "digits.yaml", "processes": 2}}
-    (job,) = accuracy._jobs(cells, arguments(tmp_path_factory.mktemp("t"), seed=[0]))
-    assert job.facts["processes"] == 2  # so that one process's result is not taken for it
-
-
 def test_curve_ends_with_the_released_students_accuracy(tmp_path_factory):
     run = tiny_run(tmp_path_factory)
     curve = accuracy.measure_curve(tiny_config(tmp_path_factory.getbasetemp() / "products"))
