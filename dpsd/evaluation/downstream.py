@@ -30,7 +30,7 @@ from dpsd.runs.samples import Samples
 from dpsd.student.losses import soften
 from dpsd.tables import Table
 
-FRESH = ("cnn", "cnn-small")
+FRESH = ("cnn-lite", "cnn")
 """Models that are trained on the samples; the first that is not the student's."""
 PASSES, _LEAST_STEPS, _BATCH = 6, 400, 256
 _LEAST = 1e-7  # of a probability, for its logarithm
@@ -140,12 +140,14 @@ def fresh_model(student: str, wanted: str | None = None) -> str:
 def fresh_recipe(samples: int, passes: int | None = None) -> FitRecipe:
     """How a fresh model is trained on a number of samples.
 
-    Few samples are seen more often, and moved a little each time.
+    Few samples are seen more often, and moved a little each time; where there are enough, that
+    harms.
     """
     size = min(_BATCH, samples)
     per_pass = math.ceil(samples / size)
-    steps = max(PASSES * per_pass, _LEAST_STEPS) if passes is None else passes * per_pass
-    augment = "none" if steps <= PASSES * per_pass else "shift"
+    usual = PASSES * per_pass
+    steps = max(usual, _LEAST_STEPS) if passes is None else passes * per_pass
+    augment = "shift" if usual < min(steps, _LEAST_STEPS) else "none"
     return FitRecipe(steps=steps, batch_size=size, lr=0.01, augment=augment)
 
 

@@ -109,7 +109,7 @@ def test_a_run_without_data_is_measured_on_labelled_pictures(tmp_path_factory, t
 
 
 def test_the_fresh_model_is_another_than_the_students():
-    assert fresh_model("cnn-small") == "cnn" and fresh_model("cnn") == "cnn-small"
+    assert fresh_model("cnn-small") == "cnn-lite" and fresh_model("cnn-lite") == "cnn"
     assert fresh_model("scatter-linear", "cnn-tiny") == "cnn-tiny"
     with pytest.raises(UserError, match="--model cnn: the student's architecture"):
         fresh_model("cnn", "cnn")
@@ -119,7 +119,8 @@ def test_few_samples_are_seen_more_often():
     many, few = fresh_recipe(60_000), fresh_recipe(1_000)
     assert many.steps == checking.PASSES * 235 and many.augment == "none"
     assert few.steps == 400 and few.augment == "shift" and fresh_recipe(1_000, 2).steps == 8
-    assert fresh_recipe(10).batch_size == 10
+    assert fresh_recipe(1_000, 2).augment == "none" and fresh_recipe(1_000, 10).augment == "shift"
+    assert fresh_recipe(60_000, 16).augment == "none" and fresh_recipe(10).batch_size == 10
 
 
 def test_the_fresh_model_learns_probabilities_at_a_temperature(run, good, monkeypatch):

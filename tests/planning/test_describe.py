@@ -137,7 +137,10 @@ def test_activations_of_a_batch_are_counted_by_hand():
         })  # fmt: skip
         found, each = activation_bytes(config, config.facts), 4 * (371 * side**2 + 64)
         timed = 256 if side == 12 else 8
-        assert found == {"batch": 300 * each, "untimed": (300 - timed) * each}
+        assert found == {"images": 300, "batch": 300 * each, "untimed": (300 - timed) * each}
+        parts = config.student.model_copy(update={"micro_batch": 5})
+        found = activation_bytes(config.model_copy(update={"student": parts}), config.facts)
+        assert found == {"images": 5, "batch": 5 * each, "untimed": 0}
 
 
 def test_the_plan_says_what_a_large_batch_takes():

@@ -10,7 +10,7 @@ from dpsd.student.student import Student
 FACTS = PublicFacts((1, 8, 8), 3, ("a", "b", "c"))
 
 
-def student(augment="none", smoothing=0.0, balance=0.0, soft_targets=False):
+def student(augment="none", smoothing=0.0, balance=0.0, soft_targets=False, micro_batch=None):
     config = parse_config(
         {
             "seed": 5,
@@ -21,6 +21,7 @@ def student(augment="none", smoothing=0.0, balance=0.0, soft_targets=False):
                 "smoothing": smoothing,
                 "balance": balance,
                 "batch_size": 8,
+                "micro_batch": micro_batch,
                 "refit_epochs": 2,
             },
             "loop": {"rounds": 1},
@@ -47,6 +48,19 @@ def seen_in(learner, bank, monkeypatch):
     monkeypatch.setattr(learner, "_step", lambda x, *y: (seen.append(x.clone()), step(x, *y))[1])
     learner.refit(bank)
     return torch.cat(seen)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.5])
+def test_the_gradients_of_micro_batches_add_up_to_the_batchs(smoothing, monkeypatch):
+    """The network has no batch norm; with 3 of 8 images at once the last part has two."""
+    bank, seen = filled(), []
+    whole, parts = (student(smoothing=smoothing, micro_batch=n) for n in (None, 3))
+    backward = parts._backward
+    monkeypatch.setattr(parts, "_backward", lambda x, *y: (seen.append(len(x)), backward(x, *y))[1])
+    first, second = (learner._train(bank, torch.arange(32)) for learner in (whole, parts))
+    assert seen == 4 * [3, 3, 2] and second == pytest.approx(first, abs=1e-5)
+    for one, other in zip(whole.model.parameters(), parts.model.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
 
 
 def test_without_augmentation_the_bank_is_seen_as_it_is(monkeypatch):
