@@ -202,8 +202,9 @@ class Student:
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.lr * self._schedule()
         self.optimizer.zero_grad()
-        at_once = self.config.micro_batch or max(1, len(images))
-        parts = zip(images.split(at_once), scores.split(at_once), strict=True)
+        # Parts of nearly one size: batch normalisation cannot read a last part of one row.
+        n = max(1, math.ceil(len(images) / (self.config.micro_batch or batch)))
+        parts = zip(images.tensor_split(n), scores.tensor_split(n), strict=True)
         losses, logits = zip(*(self._backward(*part, batch) for part in parts), strict=True)
         sum_gradients(self.model)
         self.optimizer.step()

@@ -50,15 +50,16 @@ def seen_in(learner, bank, monkeypatch):
     return torch.cat(seen)
 
 
+@pytest.mark.parametrize(("at_once", "sizes"), [(3, [3, 3, 2]), (7, [4, 4]), (9, [8])])
 @pytest.mark.parametrize("smoothing", [0.0, 0.5])
-def test_the_gradients_of_micro_batches_add_up_to_the_batchs(smoothing, monkeypatch):
-    """The network has no batch norm; with 3 of 8 images at once the last part has two."""
+def test_the_gradients_of_micro_batches_add_up(smoothing, at_once, sizes, monkeypatch):
+    """The network has no batch norm. No part of a batch of 8 has one image."""
     bank, seen = filled(), []
-    whole, parts = (student(smoothing=smoothing, micro_batch=n) for n in (None, 3))
+    whole, parts = (student(smoothing=smoothing, micro_batch=n) for n in (None, at_once))
     backward = parts._backward
     monkeypatch.setattr(parts, "_backward", lambda x, *y: (seen.append(len(x)), backward(x, *y))[1])
     first, second = (learner._train(bank, torch.arange(32)) for learner in (whole, parts))
-    assert seen == 4 * [3, 3, 2] and second == pytest.approx(first, abs=1e-5)
+    assert seen == 4 * sizes and second == pytest.approx(first, abs=1e-5)
     for one, other in zip(whole.model.parameters(), parts.model.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
 
