@@ -1,6 +1,9 @@
-"""How many threads a process computes with."""
+"""How many threads a process computes with, and what becomes of memory that it frees."""
 
 import json
+import platform
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -26,6 +29,26 @@ def test_threads_are_set_or_left_as_they_are(monkeypatch):
     assert "OMP_NUM_THREADS" in use_threads(None) and torch.get_num_threads() == 2
     monkeypatch.delenv("OMP_NUM_THREADS")
     assert "all" in use_threads(None)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can keep what is freed")
+def test_freed_memory_is_used_again():
+    blocks = """
+import resource, torch
+from dpsd.device import use_threads
+def faults(): return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+def of_ten_blocks():
+    before = faults()
+    for _ in range(10): torch.ones(2**24)  # 64 MiB, freed at once
+    return faults() - before
+given_back = of_ten_blocks()
+use_threads(1)
+of_ten_blocks()  # the heap grows first
+print(given_back, of_ten_blocks())
+"""
+    run = subprocess.run([sys.executable, "-c", blocks], capture_output=True, text=True, check=True)
+    given_back, kept = map(int, run.stdout.split())
+    assert kept < given_back / 10 or given_back < 1000  # huge pages leave few faults to save
 
 
 @pytest.mark.parametrize("threads", [0, -1, 1.5])

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from dpsd.device import use_threads
 from dpsd.files import write_json
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -55,6 +56,7 @@ def run_jobs(jobs: Iterable[Job], keep: bool = True, again: bool = False) -> Non
         keep: write the files; without it every job is measured and nothing is written.
         again: measure what a file keeps too.
     """
+    use_threads(None)
     for job in jobs:
         if keep and not again and job.done():
             print(f"{job.path.stem}: there already")
