@@ -165,7 +165,7 @@ class TeacherConfig(Section):
     """Teachers of an ensemble, each trained on its own part of the data. None: one teacher."""
     epochs: int = Field(default=12, ge=1)
     """Passes over the training rows of a teacher that is trained here without DP."""
-    batch_size: int = Field(default=256, ge=1)
+    batch_size: int = Field(default=256, ge=2)
     """Rows in one update."""
     lr: float = Field(default=0.01, gt=0)
     """Highest learning rate of the training."""
@@ -231,7 +231,7 @@ class StudentConfig(Section):
     likeliest class to the power of minus this. 0 shows each row once a pass; 1 shows all classes
     equally often. Synthetic images look like some classes far oftener than like others. Answers
     with noise, and those that name no class, are read with the prediction of the loop's student."""
-    batch_size: int = Field(default=256, ge=1)
+    batch_size: int = Field(default=256, ge=2)
     """Answered images in one update."""
     micro_batch: int | None = Field(default=None, ge=1)
     """Images whose activations are held at once; a batch's gradients add up. Null: the whole batch.

@@ -85,6 +85,17 @@ def fit(
     model.eval()
 
 
+def in_batches(rows: Tensor, size: int) -> list[Tensor]:
+    """Rows [N, ...] in batches of this size, from 2; the last one may be smaller.
+
+    No last one has a single row, as batch normalisation cannot read one value a channel.
+    """
+    batches = list(rows.split(size))
+    if len(batches) > 1 and len(batches[-1]) == 1:
+        batches[-2:] = torch.cat(batches[-2:]).split(size - 1 if size > 2 else 3)
+    return batches
+
+
 def _batches(images: Images, recipe: FitRecipe) -> Generator[tuple[Tensor, Tensor]]:
     """Row numbers and images of each step.
 
@@ -93,6 +104,6 @@ def _batches(images: Images, recipe: FitRecipe) -> Generator[tuple[Tensor, Tenso
     """
     left = recipe.steps
     while left > 0:
-        order = torch.randperm(len(images)).split(recipe.batch_size)[:left]
+        order = in_batches(torch.randperm(len(images)), recipe.batch_size)[:left]
         yield from ahead(images, order)
         left -= len(order)

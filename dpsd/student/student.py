@@ -19,6 +19,7 @@ from dpsd.device import (
     world_size,
 )
 from dpsd.models.augment import DRAWS, augment
+from dpsd.models.fit import in_batches
 from dpsd.models.networks import as_input, build_model
 from dpsd.models.together import see_whole_batches, without_rows
 from dpsd.student.bank import Bank
@@ -63,7 +64,8 @@ class Student:
     ) -> None:
         self.config, self.facts, self.device, self._dtype = config.student, facts, device, dtype
         self.soft_targets, self.seed = soft_targets, config.seed
-        self.draws = max(1, round(self.config.epochs_per_round * queries_per_round))
+        # Two at least: batch normalisation cannot read a single row.
+        self.draws = max(2, round(self.config.epochs_per_round * queries_per_round))
         self._start(self.seed, rounds * math.ceil(self.draws / self.config.batch_size))
 
     def _start(self, seed: int, steps: int) -> None:
@@ -97,10 +99,10 @@ class Student:
         order learns far more from them.
 
         Returns:
-            As `fit`, of the last pass; empty without passes or answers.
+            As `fit`, of the last pass; empty without passes, or with one answered image at most.
         """
         figures = dict[str, float]()
-        if not self.config.refit_epochs or not len(bank):
+        if not self.config.refit_epochs or len(bank) < 2:
             return figures
         balance, classes = self.config.balance, self._classes(bank)
         steps = self.config.refit_epochs * math.ceil(len(bank) / self.config.batch_size)
@@ -146,7 +148,7 @@ class Student:
         losses, rows = [], 0
         # Summed where the student computes: a figure read in each batch would wait for the GPU.
         gain, hits, named = torch.zeros(3, dtype=torch.float64, device=self.device)
-        for batch in places.split(self.config.batch_size):
+        for batch in in_batches(places, self.config.batch_size):
             mine = own_share(batch)
             pixels, scores = bank.rows(mine)
             images = self._augmented(pixels.to(self.device), len(batch))

@@ -5,7 +5,7 @@ import torch
 from picture_data import SIZE, both_ways, picture_folder
 from torch import nn
 
-from dpsd.models.fit import FitRecipe, fit
+from dpsd.models.fit import FitRecipe, fit, in_batches
 
 IMAGES = torch.cat([torch.zeros(20, 1, 4, 4), torch.full((20, 1, 4, 4), 255)]).to(torch.uint8)
 LABELS = torch.arange(40) // 20
@@ -29,6 +29,25 @@ def test_a_classifier_learns_and_is_left_for_evaluation():
     assert all(
         torch.equal(p, q) for p, q in zip(model.parameters(), trained().parameters(), strict=True)
     )
+
+
+@pytest.mark.parametrize(
+    ("rows", "size", "sizes"),
+    [(8, 4, [4, 4]), (9, 4, [4, 3, 2]), (10, 4, [4, 4, 2]), (4, 3, [2, 2]), (3, 2, [3]),
+     (5, 2, [2, 3]), (1, 4, [1])],
+)  # fmt: skip
+def test_no_last_batch_of_many_has_one_row(rows, size, sizes):
+    batches = in_batches(torch.arange(rows), size)
+    assert [len(batch) for batch in batches] == sizes
+    assert torch.equal(torch.cat(batches), torch.arange(rows))
+
+
+def test_batch_norm_on_maps_of_one_pixel_reads_every_batch():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+    recipe = FitRecipe(6, batch_size=13, lr=0.05, augment="none")  # 40 rows are three and one
+    fit(model, IMAGES, LABELS, recipe)
+    assert probabilities(model.eval()).isfinite().all()
 
 
 def test_passes_see_every_row_once_and_the_last_may_be_cut_short():

@@ -64,6 +64,20 @@ def test_the_gradients_of_micro_batches_add_up(smoothing, at_once, sizes, monkey
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("answered", [1, 2, 9])
+def test_no_step_has_one_row(answered, monkeypatch):
+    """Batches have eight images. Batch normalisation cannot read one value a channel."""
+    bank, sizes = Bank(32, FACTS.shape, 3), []
+    bank.add(filled().images[:answered], torch.zeros(answered, 3))
+    learner = student()
+    learner.draws = 9
+    step = learner._step
+    monkeypatch.setattr(learner, "_step", lambda x, *y: (sizes.append(len(x)), step(x, *y))[1])
+    learner.fit(bank, new=answered)
+    learner.refit(bank)
+    assert sizes == [7, 2] + {1: [], 2: [2, 2], 9: [7, 2, 7, 2]}[answered]
+
+
 def test_without_augmentation_the_bank_is_seen_as_it_is(monkeypatch):
     bank = filled()
     seen = seen_in(student("none"), bank, monkeypatch)

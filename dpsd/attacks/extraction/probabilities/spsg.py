@@ -29,7 +29,7 @@ from dpsd.attacks.extraction.endpoint import Endpoint
 from dpsd.attacks.extraction.probabilities.superpixels import superpixels
 from dpsd.console import Say
 from dpsd.models.augment import augment
-from dpsd.models.fit import FitRecipe
+from dpsd.models.fit import FitRecipe, in_batches
 from dpsd.models.networks import build_model
 
 PER_SIDE = 3
@@ -155,7 +155,7 @@ def _batches(rows: int, plan: FitRecipe) -> Iterator[Tensor]:
     """Row numbers of each step; every pass has an order of its own."""
     left = plan.steps
     while left > 0:
-        order = torch.randperm(rows).split(plan.batch_size)[:left]
+        order = in_batches(torch.randperm(rows), plan.batch_size)[:left]
         yield from order
         left -= len(order)
 
