@@ -235,7 +235,6 @@ class StudentConfig(Section):
     """Answered images in one update."""
     micro_batch: int | None = Field(default=None, ge=1)
     """Images whose activations are held at once; a batch's gradients add up. Null: the whole batch.
-    It takes less memory, and less time where a batch's activations exceed the processor's cache.
     Batch normalisation reads each micro-batch by itself."""
     optimizer: Literal["adamw", "muon"] = "adamw"
     """muon: the weights of inner layers by Muon, the rest by AdamW. It learns more from each pass
