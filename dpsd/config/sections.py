@@ -233,7 +233,7 @@ class StudentConfig(Section):
     with noise, and those that name no class, are read with the prediction of the loop's student."""
     batch_size: int = Field(default=256, ge=2)
     """Answered images in one update."""
-    micro_batch: int | None = Field(default=None, ge=1)
+    micro_batch: int | None = Field(default=None, ge=2)
     """Images whose activations are held at once; a batch's gradients add up. Null: the whole batch.
     Batch normalisation reads each micro-batch by itself."""
     optimizer: Literal["adamw", "muon"] = "adamw"

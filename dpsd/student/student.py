@@ -204,8 +204,9 @@ class Student:
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.lr * self._schedule()
         self.optimizer.zero_grad()
-        # Parts of nearly one size: batch normalisation cannot read a last part of one row.
-        n = max(1, math.ceil(len(images) / (self.config.micro_batch or batch)))
+        # Parts of nearly one size: batch normalisation cannot read a part of one row.
+        n = math.ceil(len(images) / (self.config.micro_batch or batch))
+        n = max(1, min(n, len(images) // 2))
         parts = zip(images.tensor_split(n), scores.tensor_split(n), strict=True)
         losses, logits = zip(*(self._backward(*part, batch) for part in parts), strict=True)
         sum_gradients(self.model)

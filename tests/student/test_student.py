@@ -50,7 +50,9 @@ def seen_in(learner, bank, monkeypatch):
     return torch.cat(seen)
 
 
-@pytest.mark.parametrize(("at_once", "sizes"), [(3, [3, 3, 2]), (7, [4, 4]), (9, [8])])
+@pytest.mark.parametrize(
+    ("at_once", "sizes"), [(2, [2, 2, 2, 2]), (3, [3, 3, 2]), (7, [4, 4]), (9, [8])]
+)
 @pytest.mark.parametrize("smoothing", [0.0, 0.5])
 def test_the_gradients_of_micro_batches_add_up(smoothing, at_once, sizes, monkeypatch):
     """The network has no batch norm. No part of a batch of 8 has one image."""
@@ -76,6 +78,16 @@ def test_no_step_has_one_row(answered, monkeypatch):
     learner.fit(bank, new=answered)
     learner.refit(bank)
     assert sizes == [7, 2] + {1: [], 2: [2, 2], 9: [7, 2, 7, 2]}[answered]
+
+
+def test_an_odd_batch_has_no_part_of_one_row(monkeypatch):
+    bank, seen, learner = filled(), [], student(micro_batch=2)
+    backward = learner._backward
+    monkeypatch.setattr(
+        learner, "_backward", lambda x, *y: (seen.append(len(x)), backward(x, *y))[1]
+    )
+    learner._train(bank, torch.arange(7))
+    assert seen == [3, 2, 2]
 
 
 def test_without_augmentation_the_bank_is_seen_as_it_is(monkeypatch):
