@@ -4,8 +4,7 @@ import contextlib
 import ctypes
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -18,7 +17,6 @@ from dpsd.imports import brief
 
 T = TypeVar("T")
 _PATIENCE = timedelta(days=2)  # rank 0 may train a teacher; a rank that died is noticed at once
-_WORKERS = 8  # each holds the temporary tensors of its own piece
 _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1  # of mallopt(3)
 _LARGEST_KEPT, _MOST_KEPT = 2**28, 2**31 - 1  # bytes
 
@@ -185,31 +183,7 @@ def joined(rows: int, pieces: Iterable[Tensor]) -> Tensor:
     return out
 
 
-def in_threads(work: Callable[[int], Tensor], items: Iterable[int]) -> Iterator[Tensor]:
-    """As `map`, by workers of one thread each: as many as torch has threads, at most eight.
-
-    Many small operations gain little from a second thread within each. Every piece is computed
-    with one thread, so that it does not depend on their number. `work` draws from generators of
-    its own alone: torch's global one is everybody's.
-    """
-    threads = torch.get_num_threads()
-    if threads == 1:
-        yield from map(work, items)
-        return
-    try:
-        with ThreadPoolExecutor(
-            min(threads, _WORKERS), initializer=torch.set_num_threads, initargs=(1,)
-        ) as workers:
-            yield from workers.map(work, items)
-    finally:
-        torch.set_num_threads(threads)  # the workers have set it for threads that start later
-
-
-Each = Callable[[Callable[[int], Tensor], Iterable[int]], Iterator[Tensor]]
-"""`map` or `in_threads`."""
-
-
-def shared(rows: int, pieces: int, work: Callable[[int], Tensor], each: Each = map) -> Tensor:
+def shared(rows: int, pieces: int, work: Callable[[int], Tensor]) -> Tensor:
     """The rows of `work(0)`, `work(1)`, ... in order, on every rank; each is made by one rank.
 
     All ranks call it. `work` must give the same rows on every rank. A rank holds all rows once and
@@ -219,12 +193,11 @@ def shared(rows: int, pieces: int, work: Callable[[int], Tensor], each: Each = m
         rows: of all pieces together.
         pieces: how many there are, from 1.
         work: makes one piece on the CPU, [B, ...].
-        each: how a rank makes its pieces.
     """
     if world_size() == 1:
-        return joined(rows, each(work, range(pieces)))
+        return joined(rows, map(work, range(pieces)))
     mine = own_share(torch.arange(pieces)).tolist()
-    made = agreed(lambda: list(each(work, mine)))
+    made = agreed(lambda: [work(i) for i in mine])
     kind = made[0].new_empty((0, *made[0].shape[1:])) if made else None
     told: list[tuple[int, Tensor | None]] = [(0, None)] * world_size()
     dist.all_gather_object(told, (sum(map(len, made)), kind))

@@ -11,7 +11,7 @@ import torch
 import dpsd
 from dpsd.cli import main
 from dpsd.config import load_config
-from dpsd.device import in_threads, use_threads
+from dpsd.device import use_threads
 from dpsd.errors import UserError
 from dpsd.runs.begin import create_run, resume_run
 
@@ -29,20 +29,6 @@ def test_threads_are_set_or_left_as_they_are(monkeypatch):
     assert "OMP_NUM_THREADS" in use_threads(None) and torch.get_num_threads() == 2
     monkeypatch.delenv("OMP_NUM_THREADS")
     assert "all" in use_threads(None)
-
-
-def test_workers_have_a_thread_each_and_leave_the_number_as_it_was():
-    torch.set_num_threads(2)
-    made = in_threads(lambda i: torch.tensor([i, torch.get_num_threads()]), range(5))
-    assert torch.stack(list(made)).tolist() == [[i, 1] for i in range(5)]
-    assert torch.get_num_threads() == 2
-
-
-def test_what_a_worker_raises_is_raised():
-    torch.set_num_threads(2)
-    with pytest.raises(ZeroDivisionError):
-        list(in_threads(lambda i: torch.tensor(1 // i), [1, 0]))
-    assert torch.get_num_threads() == 2
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can keep what is freed")

@@ -16,7 +16,7 @@ from dpsd.config.sections import GeneratorConfig
 from dpsd.data.folders import image_names
 from dpsd.data.load import load_public_images
 from dpsd.data.photographs import read_large, read_photographs
-from dpsd.device import Each, in_threads, joined, rows_at_once, shared
+from dpsd.device import joined, rows_at_once, shared
 from dpsd.errors import UserError
 from dpsd.generator.adversarial import Adversarial
 from dpsd.generator.folder import Draw, PublicFolder
@@ -206,19 +206,11 @@ class Synthesizer:
         sizes = [len(part) for part in torch.arange(n).split(_CHUNK)]
         if not sizes:
             return torch.empty((0, *self.facts.shape), dtype=torch.uint8)
-        # Networks are drawn with torch's global generator.
-        apart = self._device.type == "cpu" and self.adversarial is None
-        return self._pieces(
-            n, len(sizes), lambda i: self._mixed(sizes[i], key, i), in_threads if apart else map
-        )
+        return self._pieces(n, len(sizes), lambda i: self._mixed(sizes[i], key, i))
 
-    def _pieces(
-        self, n: int, count: int, work: Callable[[int], Tensor], each: Each = map
-    ) -> Tensor:
+    def _pieces(self, n: int, count: int, work: Callable[[int], Tensor]) -> Tensor:
         """The n rows of `work(0)`, `work(1)`, ... in order; ranks that draw together share them."""
-        if self._together:
-            return shared(n, count, work, each)
-        return joined(n, each(work, range(count)))
+        return shared(n, count, work) if self._together else joined(n, map(work, range(count)))
 
     def _mixed(self, n: int, key: int, chunk: int) -> Tensor:
         rng = torch.Generator().manual_seed(self._key(key, chunk))

@@ -28,7 +28,7 @@ def test_ranks_share_the_work_of_the_loops_synthesizer_alone(monkeypatch):
     """A synthesizer of one rank would wait for the others for ever if it shared its work."""
     calls = []
 
-    def shared(rows, pieces, work, each):
+    def shared(rows, pieces, work):
         calls.append(pieces)
         return torch.cat([work(i) for i in range(pieces)])
 
@@ -37,22 +37,6 @@ def test_ranks_share_the_work_of_the_loops_synthesizer_alone(monkeypatch):
     assert calls == []
     assert torch.equal(drawn(together=True), alone)
     assert calls == [3, 3]  # 1,400 candidates are drawn, and then ranked, in chunks of 512
-
-
-def test_images_do_not_depend_on_the_number_of_threads():
-    shares = {"strokes": 1, "blobs": 1, "spectra": 1, "leaves": 1, "photographs": 1}
-    config = parse_config(
-        {"privacy": {"epsilon": 1}, "generator": {"shares": shares, "select": 1}, "device": "cpu"}
-    )
-    before, images = torch.get_num_threads(), []
-    try:
-        for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
-            made = Synthesizer(config, config.facts, torch.device("cpu"))
-            images.append(made.sample(1600, Undecided()))
-    finally:
-        torch.set_num_threads(before)
-    assert torch.equal(images[0], images[1]) and torch.equal(images[0], images[2])
 
 
 def test_a_chunk_does_not_depend_on_how_many_images_follow():
@@ -154,7 +138,7 @@ def test_ranks_share_the_reading_of_a_large_folder(tmp_path, monkeypatch):
     path, calls = folder_of(tmp_path / "public", 700), []
     expected = of_folder(path).sample(600, Undecided(), round=1)
 
-    def shared(rows, pieces, work, each):
+    def shared(rows, pieces, work):
         calls.append((rows, pieces))
         return torch.cat([work(i) for i in range(pieces)])
 
