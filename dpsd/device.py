@@ -45,8 +45,8 @@ def keep_freed_memory() -> None:
 
     By default glibc gives blocks of more than 32 MiB back to the system as they are freed, and
     what is free at the end of its heap. The next batch then waits for zeroed pages, a fault for
-    every 4 KiB: on a virtual machine up to half of the time. Blocks of up to 256 MiB now stay in
-    the heap, and up to 2 GiB at its end. See mallopt(3).
+    every 4 KiB: a third of a training step on one virtual machine. Here blocks of up to 256 MiB
+    stay in the heap, and up to 2 GiB at its end. See mallopt(3).
     """
     with contextlib.suppress(AttributeError, OSError, TypeError):
         mallopt = ctypes.CDLL(None).mallopt

@@ -21,7 +21,7 @@ from dpsd.planning.votes import Choice
 from dpsd.privacy.noise import NoiseSource
 from dpsd.privacy.plan import Plan
 from dpsd.student.bank import Bank
-from dpsd.student.student import Student
+from dpsd.student.student import Student, draws_per_round
 from dpsd.teachers.dp_sgd import train_dp
 from dpsd.teachers.members import Members, Weights, member_choices, train_members
 
@@ -161,7 +161,7 @@ def expected_seconds(config: Config, plan: Plan) -> dict[str, float | None]:
     many = min(4 * n, plan.queries_per_round)  # a call's fixed cost weighs less in a real round
     drawn = plan.answers * config.generator.select
     looked = drawn * (config.generator.select > 1) + plan.answers * plan.mechanism.uses_prior
-    trained = plan.rounds * max(2, round(config.student.epochs_per_round * plan.queries_per_round))
+    trained = plan.rounds * draws_per_round(config.student, plan.queries_per_round)
     trained += config.student.refit_epochs * min(config.loop.window, plan.answers)
     parts: dict[str, float | None] = {
         "images": _warm_seconds(lambda: synthesizer.sample(many, student, round=1)) / many * drawn,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dpsd.config import Config, PublicFacts
+from dpsd.config.sections import StudentConfig
 from dpsd.console import working
 from dpsd.device import (
     mean_buffers,
@@ -39,6 +40,14 @@ _WARMUP = 0.05  # of all steps
 _REFIT = "refit: images"
 
 
+def draws_per_round(config: StudentConfig, queries: int) -> int:
+    """Images that the student learns from in a round of so many queries.
+
+    Two at least, as batch normalisation cannot read a single row.
+    """
+    return max(2, round(config.epochs_per_round * queries))
+
+
 class Student:
     """A model under training and the moving average of its weights, which is released.
 
@@ -64,8 +73,7 @@ class Student:
     ) -> None:
         self.config, self.facts, self.device, self._dtype = config.student, facts, device, dtype
         self.soft_targets, self.seed = soft_targets, config.seed
-        # Two at least: batch normalisation cannot read a single row.
-        self.draws = max(2, round(self.config.epochs_per_round * queries_per_round))
+        self.draws = draws_per_round(self.config, queries_per_round)
         self._start(self.seed, rounds * math.ceil(self.draws / self.config.batch_size))
 
     def _start(self, seed: int, steps: int) -> None:
